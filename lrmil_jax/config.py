@@ -1,0 +1,278 @@
+"""Every config key once, with its default, unit and reason; checks; and `:tiny`.
+
+A file in `configs/` starts from `default()`, sets what differs and ends with `finish(config, arg)`.
+Keys that may be unset are placeholders: they print as None and keep their type.
+"""
+
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from lrmil_jax.errors import ConfigError
+
+
+def training(**changes: Any) -> ConfigDict:
+    """Optimisation of one stage; every stage that learns has this block, read by one trainer."""
+    block = ConfigDict()
+    block.optimizer = "adamw"
+    block.learning_rate = 1e-3
+    block.warmup_steps = 0
+    block.schedule = "cosine"  # or "constant"
+    block.weight_decay = 1e-2  # never on biases and norms
+    block.clip_norm = 1.0  # global gradient norm; 0 switches clipping off
+    block.accumulate = 1  # micro-batches per update
+    block.eval_every = 50  # steps between validations; a checkpoint is kept at each
+    block.log_every = 25
+    block.patience = 20  # validations without improvement before stopping; 0 never stops early
+    block.fsdp = False  # shard parameters over the devices too (large encoders)
+    block.update(changes)
+    return block
+
+
+def bag_training(**changes: Any) -> ConfigDict:
+    """Training on bags of patch features."""
+    block = training(learning_rate=5e-4, weight_decay=1e-2, eval_every=25, log_every=25)
+    block.epochs = 100
+    block.budget = 4096  # instances per batch, padding included
+    block.balance = "weights"  # class balance: "none", "weights" (of the loss) or "sampling"
+    block.select = "loss"  # validation figure that picks the checkpoint: "loss" or "auc"
+    block.resident_gib = 4.0  # features up to this size stay on the device, else they are streamed
+    block.update(changes)
+    return block
+
+
+def default() -> ConfigDict:
+    """The whole tree of keys with defaults for a TCGA-like cohort at 20x against 5x."""
+    config = ConfigDict()
+    config.method = "lrmil"  # "lrmil", or "mil": plain MIL at HR, the baseline
+    config.seed = 0
+    config.folds = 5
+
+    config.data = data = ConfigDict()
+    data.labels = placeholder(str)  # label CSV; unset needs synthetic.slides > 0
+    data.slides = placeholder(str)  # folder of slides
+    data.tiles = placeholder(str)  # folder of labelled tiles, one folder a class, for `pretrain`
+    data.classes = ()  # names in order; empty takes the CSV's, sorted
+    data.label_column = "label"
+
+    config.geometry = geometry = ConfigDict()
+    geometry.hr_mpp = 0.5  # um/px, 20x
+    geometry.lr_mpp = 2.0  # um/px, 5x
+    geometry.patch_px = 256  # px, at both resolutions
+
+    config.prepare = prepare = ConfigDict()
+    prepare.reader = "auto"  # "tiffslide", "openslide", "fastslide"
+    prepare.tissue_mpp = 8.0  # um/px of the thumbnail in which tissue is found
+    prepare.min_tissue = 0.25  # share of a child's area that must be tissue
+    prepare.hr = "store"  # "store" HR mosaics as JPEG, or "skip" and read the slide when encoding
+    prepare.keep_hr = True  # False deletes the mosaics once encode_hr is done
+    prepare.jpeg_quality = 90
+    prepare.workers = 0  # processes; 0 is one per core
+
+    config.encoder = encoder = ConfigDict()
+    encoder.name = "vit-b16"
+    encoder.weights = placeholder(str)  # safetensors file; unset trains one on data.tiles
+    encoder.batch = 64  # images per step of encode_hr, encode_lr and predict
+    encoder.dtype = "float32"  # compute; "bfloat16" on GPU and TPU
+    encoder.threads = 4  # decoding threads
+
+    config.features = features = ConfigDict()
+    features.dtype = "float16"  # or "bfloat16"
+    features.rows = 1024  # patches per record, 64 to 2048
+
+    config.pretrain = training(learning_rate=1e-3, eval_every=100)
+    config.pretrain.steps = 600
+    config.pretrain.batch = 64
+    config.pretrain.val_share = 0.1
+
+    config.teacher = bag_training()
+    config.teacher.head = "gated_abmil"
+    config.teacher.hidden = 128
+    config.teacher.dropout = 0.0
+
+    config.distill = distill = training(learning_rate=1e-4, weight_decay=1e-2, eval_every=500)
+    distill.steps = 10_000
+    distill.batch = 64  # LR patches
+    distill.val_patches = 2048  # validation patches that choose the checkpoint, at most
+    # Blocks of L_layer, from 0; empty: (0, 1, 10) of 12, else first, second and last but one.
+    distill.layers = ()
+    distill.lambda_layer = 1.0
+    distill.lambda_attn = 1.0
+    distill.normalise = True  # divide each block's term by the variance of its targets
+
+    config.student = student = bag_training()
+    student.head = "gated_abmil"
+    student.hidden = 128
+    student.dropout = 0.0
+    student.lambda_ce = 1.0
+    student.lambda_bag = 1.0
+    student.lambda_soft = 1.0
+    student.lambda_hard = 0.1
+    student.temperature_bag = 2.0
+    student.temperature_attn = 1.0
+    student.topk = 8
+    student.guide = "mass"  # or "mean", "max": how the teacher's attention reaches LR patches
+    student.hard = "rank"  # or "instance"
+    student.no_distillation = True  # also train the baseline: undistilled encoder, cross-entropy
+
+    config.evaluate = evaluate = ConfigDict()
+    evaluate.bootstrap_samples = 2000
+    evaluate.timed_slides = 3  # test slides read again from the file to time every phase; 0 is none
+
+    config.report = report = ConfigDict()
+    report.heatmaps = 4  # test slides per fold drawn with the student's attention
+
+    config.synthetic = synthetic = ConfigDict()
+    synthetic.slides = 0  # procedural slides made when data.labels is unset
+    synthetic.size_px = 1024
+    synthetic.tiles_per_class = 200
+    return config
+
+
+def finish(config: ConfigDict, arg: str | None) -> ConfigDict:
+    """Applies what follows the colon in `--config file.py:arg`."""
+    if arg in (None, ""):
+        return config
+    if arg != "tiny":
+        raise ConfigError(f"the config takes ':tiny' or nothing after its name, not ':{arg}'")
+    return tiny(config)
+
+
+def tiny(config: ConfigDict) -> ConfigDict:
+    """Shrinks any config to a smoke test of a minute: synthetic slides, a tiny ViT, few steps."""
+    config.folds = 1
+    if config.data.labels is None:
+        config.synthetic.slides = 20
+        config.synthetic.size_px = 512
+        config.synthetic.tiles_per_class = 12
+        config.data.classes = ()
+        config.geometry.update(hr_mpp=0.5, lr_mpp=2.0, patch_px=64)
+    if config.encoder.weights is None:
+        config.encoder.name = "vit-tiny"
+    config.encoder.update(batch=16, dtype="float32", threads=2)
+    config.prepare.workers = 2
+    config.pretrain.update(steps=6, batch=16, eval_every=3, log_every=3)
+    config.distill.update(steps=6, batch=8, eval_every=3, log_every=3, val_patches=16, layers=())
+    for block in (config.teacher, config.student):
+        block.update(epochs=3, budget=256, eval_every=2, log_every=2, hidden=16)
+    config.student.topk = 2
+    config.evaluate.update(bootstrap_samples=100, timed_slides=1)
+    config.report.heatmaps = 1
+    return config
+
+
+def _one_of(*choices: str) -> Callable[[Any], bool]:
+    check = lambda value: value in choices  # noqa: E731
+    check.wanted = "one of " + ", ".join(choices)
+    return check
+
+
+def _range(low: float, high: float) -> Callable[[Any], bool]:
+    check = lambda value: low <= value <= high  # noqa: E731
+    check.wanted = f"from {low} to {high}"
+    return check
+
+
+_INFINITE = float("inf")
+_TRAINING_CHECKS = {
+    "optimizer": _one_of("adamw"),
+    "schedule": _one_of("cosine", "constant"),
+    "learning_rate": _range(0, _INFINITE),
+    "weight_decay": _range(0, _INFINITE),
+    "clip_norm": _range(0, _INFINITE),
+    "accumulate": _range(1, _INFINITE),
+    "eval_every": _range(1, _INFINITE),
+    "log_every": _range(1, _INFINITE),
+    "patience": _range(0, _INFINITE),
+    "epochs": _range(1, _INFINITE),
+    "steps": _range(1, _INFINITE),
+    "batch": _range(1, _INFINITE),
+    "budget": _range(1, _INFINITE),
+    "balance": _one_of("none", "weights", "sampling"),
+    "select": _one_of("loss", "auc"),
+    "dropout": _range(0, 0.99),
+}
+_CHECKS = {
+    "method": _one_of("lrmil", "mil"),
+    "folds": _range(1, 100),
+    "geometry.hr_mpp": _range(0.1, 10),
+    "geometry.lr_mpp": _range(0.1, 10),
+    "geometry.patch_px": _range(16, 4096),
+    "prepare.reader": _one_of("auto", "tiffslide", "openslide", "fastslide"),
+    "prepare.hr": _one_of("store", "skip"),
+    "prepare.min_tissue": _range(0, 1),
+    "prepare.tissue_mpp": _range(0.5, 64),
+    "prepare.jpeg_quality": _range(1, 100),
+    "prepare.workers": _range(0, 1024),
+    "encoder.batch": _range(1, _INFINITE),
+    "encoder.dtype": _one_of("float32", "bfloat16"),
+    "encoder.threads": _range(1, 256),
+    "features.dtype": _one_of("float16", "bfloat16"),
+    "features.rows": _range(64, 2048),
+    "pretrain.val_share": _range(0.01, 0.5),
+    "distill.lambda_layer": _range(0, _INFINITE),
+    "distill.lambda_attn": _range(0, _INFINITE),
+    "student.lambda_ce": _range(0, _INFINITE),
+    "student.lambda_bag": _range(0, _INFINITE),
+    "student.lambda_soft": _range(0, _INFINITE),
+    "student.lambda_hard": _range(0, _INFINITE),
+    "student.temperature_bag": _range(1e-3, 1e3),
+    "student.temperature_attn": _range(1e-3, 1e3),
+    "student.topk": _range(1, _INFINITE),
+    "student.guide": _one_of("mass", "mean", "max"),
+    "student.hard": _one_of("rank", "instance"),
+    "evaluate.bootstrap_samples": _range(1, 1_000_000),
+}
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks ranges and choices, and that resolutions fit together.
+
+    Raises:
+      ConfigError: naming the key, its value and what it may be.
+    """
+    flat = flatten(config)
+    blocks = ("pretrain", "teacher", "distill", "student")
+    checks = dict(_CHECKS)
+    checks |= {
+        f"{block}.{key}": check for block in blocks for key, check in _TRAINING_CHECKS.items()
+    }
+    for key, check in checks.items():
+        if key in flat and not check(flat[key]):
+            raise ConfigError(f"config.{key} is {flat[key]!r}, but it must be {check.wanted}")
+    ratio = config.geometry.lr_mpp / config.geometry.hr_mpp
+    if round(ratio) not in (2, 4, 8) or abs(ratio - round(ratio)) > 1e-6:
+        raise ConfigError(
+            f"geometry.lr_mpp / geometry.hr_mpp is {ratio:g}, but it must be 2, 4 or 8"
+        )
+    if config.data.labels is None and config.synthetic.slides == 0:
+        raise ConfigError(
+            "data.labels is not set; give --config.data.labels=LABELS.csv and "
+            "--config.data.slides=FOLDER, or try the config on synthetic slides with ':tiny'"
+        )
+
+
+def flatten(config: Mapping, prefix: str = "") -> dict[str, Any]:
+    """`{"student.lambda_bag": 1.0, ...}`, with tuples as tuples."""
+    flat: dict[str, Any] = {}
+    for key in sorted(config.keys()):
+        value = config[key]
+        if isinstance(value, Mapping | ConfigDict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def nearest_key(config: ConfigDict, key: str) -> str:
+    """The right key that a wrong one looks most like, as a hint for the message."""
+    known = list(flatten(config))
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    if not close:
+        tail = key.rsplit(".", 1)[-1]
+        ends = {name.rsplit(".", 1)[-1]: name for name in known}
+        close = [ends[name] for name in difflib.get_close_matches(tail, ends, n=1, cutoff=0.5)]
+    return f"; did you mean {close[0]}?" if close else ""

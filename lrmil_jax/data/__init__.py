@@ -1,0 +1,1 @@
+"""From slides to shards and from shards to batches."""

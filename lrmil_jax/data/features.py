@@ -1,0 +1,141 @@
+"""Encoded patches of a slide on disk: written whole, read as a bag or region by region."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from lrmil_jax.data import schema, source, writer
+from lrmil_jax.errors import DataError
+
+
+@dataclasses.dataclass
+class SlideFeatures:
+    """Rows of one slide, one per encoded patch.
+
+    Attributes:
+      embedding: [n, D].
+      xy: [n, 2] level-0 px of each patch.
+      parent: [n] which LR patch of the slide's regions a row belongs to.
+      child: [n] its place v * r + u in that patch, -1 for an LR patch.
+      child_mask: [n, r, r] the parent's mask.
+      cls: [n, L, W] CLS after L blocks, or None.
+    """
+
+    embedding: Float[np.ndarray, "n D"]
+    xy: Int[np.ndarray, "n 2"]
+    parent: Int[np.ndarray, " n"]
+    child: Int[np.ndarray, " n"]
+    child_mask: Bool[np.ndarray, "n r r"]
+    cls: Float[np.ndarray, "n L W"] | None = None
+
+    def cast(self, dtype: str, slide_id: str) -> "SlideFeatures":
+        """The same with features as they are stored.
+
+        Raises:
+          DataError: a feature does not fit the type.
+        """
+        target = schema.FEATURE_DTYPES[dtype]
+
+        def convert(values):
+            with np.errstate(over="ignore"):
+                converted = values.astype(target)
+            if not np.isfinite(converted.astype(np.float32)).all():
+                raise DataError(
+                    f"features of slide {slide_id} do not fit {dtype} (not finite); "
+                    "set features.dtype=bfloat16, or check the encoder's weights"
+                )
+            return converted
+
+        cls = None if self.cls is None else convert(self.cls)
+        return dataclasses.replace(self, embedding=convert(self.embedding), cls=cls)
+
+
+def write(path: Path, slide_id: str, rows: SlideFeatures, *, dtype: str, block: int | None) -> None:
+    """Writes one slide's features, whole or not at all.
+
+    Args:
+      path: the ArrayRecord file.
+      slide_id: kept in every record.
+      rows: the features, sorted by parent.
+      dtype: "float16" or "bfloat16".
+      block: rows a record; None makes one record per LR patch, so that a training example of
+        stage 1 is one read.
+    """
+    rows = rows.cast(dtype, slide_id)
+    count = len(rows.embedding)
+    if block is None:
+        edges = np.flatnonzero(np.diff(rows.parent)) + 1
+        bounds = [0, *edges.tolist(), count]
+    else:
+        bounds = [*range(0, count, block), count]
+    features = row_features(rows, dtype)
+
+    def examples() -> Iterator[dict]:
+        for start, stop in itertools.pairwise(bounds):
+            names = ("embedding", "xy", "parent", "child", "child_mask")
+            names += () if rows.cls is None else ("cls",)
+            yield {"slide_id": slide_id} | {name: getattr(rows, name)[start:stop] for name in names}
+
+    writer.write_records(path, features, examples())
+
+
+def row_features(rows: SlideFeatures, dtype: str):
+    """The TFDS features of files like `rows`."""
+    layers, layer_width = (0, 0) if rows.cls is None else rows.cls.shape[1:]
+    return schema.patch_features(
+        width=rows.embedding.shape[1],
+        ratio=rows.child_mask.shape[-1],
+        dtype=dtype,
+        layers=layers,
+        layer_width=layer_width,
+    )
+
+
+class FeatureStore:
+    """The bags of some slides: their sizes now, their rows when asked for.
+
+    Attributes:
+      slide_ids: in order.
+      sizes: [S] patches per slide.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        slide_ids: Sequence[str],
+        parser: Callable[[tuple[str, ...]], schema.RecordParser],
+    ):
+        self.slide_ids = list(slide_ids)
+        self._paths = list(paths)
+        self._embedding = parser(("embedding",))
+        self._places = parser(("xy", "parent", "child"))
+        counter = parser(("parent",))
+        self.sizes = np.array(
+            [len(source.read_rows(path, counter)["parent"]) for path in self._paths], np.int64
+        )
+
+    def embedding(self, slide: int) -> Float[np.ndarray, "n D"]:
+        """Features of the slide at this place in the order, as stored."""
+        return source.read_rows(self._paths[slide], self._embedding)["embedding"]
+
+    def places(self, slide: int) -> dict[str, np.ndarray]:
+        """xy, parent and child of the rows."""
+        return source.read_rows(self._paths[slide], self._places)
+
+    def statistics(self, slides: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and SD [D] of all patches of some slides, in two sums of float64."""
+        total = squares = 0.0
+        count = 0
+        for slide in slides:
+            values = self.embedding(slide).astype(np.float64)
+            total = total + values.sum(0)
+            squares = squares + np.square(values).sum(0)
+            count += len(values)
+        mean = total / count
+        variance = np.maximum(squares / count - np.square(mean), 0)
+        # A constant feature would otherwise be divided by 0.
+        return mean.astype(np.float32), np.sqrt(variance + 1e-6).astype(np.float32)

@@ -1,0 +1,101 @@
+"""Training examples of stage 1: an LR tile, its children's HR features, the teacher's attention."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import grain
+import numpy as np
+
+from lrmil_jax.data import source
+from lrmil_jax.data.schema import RecordParser
+
+
+class PatchPairs:
+    """One example per LR patch that has HR children, random access, in the order of the slides.
+
+    Items are dicts: `lr` uint8 [px, px, 3]; `child_cls` [r, r, L, W] and `child_embedding`
+    [r*r, D] as stored, 0 where masked; `child_mask` bool [r, r]; `attention` float32 [r*r], the
+    teacher's logits.
+
+    Args:
+      regions: region shards, one a slide.
+      targets: the target shards of the same slides.
+      region_parser: reads `lr`.
+      target_parser: reads `embedding`, `cls`, `parent`, `child`.
+      attention: the teacher's attention logits over each slide's HR patches.
+      ratio: r.
+    """
+
+    def __init__(
+        self,
+        regions: Sequence[Path],
+        targets: Sequence[Path],
+        *,
+        region_parser: RecordParser,
+        target_parser: RecordParser,
+        attention: Sequence[np.ndarray],
+        ratio: int,
+    ):
+        self._regions = source.RecordSource(regions, region_parser)
+        self._targets = source.RecordSource(targets, target_parser)
+        self._ratio = ratio
+        self._attention = np.concatenate([np.asarray(values, np.float32) for values in attention])
+        # A region of which no child exists has no target record, so places are counted apart.
+        first_region, region, rows = 0, [], []
+        for path, target in zip(regions, targets, strict=True):
+            records = source.RecordSource([target], target_parser)
+            parents = [records[place]["parent"] for place in range(len(records))]
+            region += [first_region + int(parent[0]) for parent in parents]
+            rows += [len(parent) for parent in parents]
+            first_region += len(source.RecordSource([path], region_parser))
+        self._region = np.array(region)
+        self._first_row = np.concatenate([[0], np.cumsum(rows)])
+
+    def __len__(self) -> int:
+        return len(self._region)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        target = self._targets[index]
+        child, children = target["child"], self._ratio**2
+        rows = slice(self._first_row[index], self._first_row[index + 1])
+
+        def spread(values: np.ndarray) -> np.ndarray:
+            full = np.zeros((children, *values.shape[1:]), values.dtype)
+            full[child] = values
+            return full
+
+        cls = spread(target["cls"])
+        square = (self._ratio, self._ratio)
+        return {
+            "lr": source.decode_lr(self._regions[int(self._region[index])]),
+            "child_cls": cls.reshape(*square, *cls.shape[1:]),
+            "child_embedding": spread(target["embedding"]),
+            "child_mask": spread(np.ones(len(child), bool)).reshape(square),
+            "attention": spread(self._attention[rows]),
+        }
+
+    def targets(self, index: int) -> np.ndarray:
+        """The children's CLS [n, L, W] of one example, without its pixels."""
+        return self._targets[index]["cls"]
+
+    def batches(self, *, batch: int, seed: int, steps: int, threads: int) -> grain.IterDataset:
+        """Shuffled batches over epochs without end; decode runs in Grain's threads."""
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * batch)
+        epochs = -(-steps * batch // len(self)) + 1
+        shuffled = grain.MapDataset.source(self).seed(seed).shuffle().repeat(epochs)
+        return shuffled.to_iter_dataset(options).batch(batch, drop_remainder=True)
+
+    def sample(self, *, batch: int, most: int) -> list[dict[str, np.ndarray]]:
+        """At most `most` evenly spaced examples in batches; the last batch's filling weighs 0."""
+        chosen = np.unique(np.linspace(0, len(self) - 1, min(most, len(self))).round().astype(int))
+        batches = []
+        for start in range(0, len(chosen), batch):
+            items = [self[int(index)] for index in chosen[start : start + batch]]
+            filling = batch - len(items)
+            stacked = {
+                name: np.stack([item[name] for item in items] + [items[0][name]] * filling)
+                for name in items[0]
+            }
+            weight = np.array([1.0] * len(items) + [0.0] * filling, np.float32)
+            batches.append(stacked | {"weight": weight})
+        return batches

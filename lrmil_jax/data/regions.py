@@ -1,0 +1,275 @@
+"""One slide into its regions: tissue, lattice, and one record per LR patch with its HR children.
+
+This module runs in worker processes, one slide each, so it imports no JAX, and its memory is
+bounded by one region whatever the slide's size.
+"""
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+
+from lrmil_jax import files
+from lrmil_jax.data import writer
+from lrmil_jax.data.schema import Geometry, region_features
+from lrmil_jax.errors import SlideError, TileError, WorkdirError
+from lrmil_jax.slides import lattice, open_slide, tissue
+
+
+@dataclasses.dataclass(frozen=True)
+class TilingSettings:
+    """What decides which pixels a region holds; part of a cohort's identity."""
+
+    geometry: Geometry
+    reader: str = "auto"
+    tissue_mpp: float = 8.0
+    min_tissue: float = 0.25
+    with_hr: bool = True
+    jpeg_quality: int = 90
+
+
+@dataclasses.dataclass(frozen=True)
+class SlideJob:
+    """One slide to prepare: where it is, the um/px to use if not its own, where regions go."""
+
+    slide_id: str
+    path: Path
+    mpp: float | None
+    folder: Path
+    settings: TilingSettings
+
+    @property
+    def shard(self) -> Path:
+        return self.folder / f"{self.slide_id}.array_record"
+
+    @property
+    def status_path(self) -> Path:
+        return self.folder / f"{self.slide_id}.json"
+
+    def source(self) -> dict:
+        """What must be the same for the regions on disk to be this slide's."""
+        stat = self.path.stat()
+        return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "mpp": self.mpp}
+
+
+@dataclasses.dataclass
+class SlidePlan:
+    """An open slide with its tissue and lattice: all that is known before patches are read."""
+
+    slide: object
+    tissue: tissue.Tissue
+    lattice: lattice.Lattice
+    seconds: float
+
+
+def plan_slide(path: Path, *, mpp: float | None, settings: TilingSettings) -> SlidePlan:
+    """Opens a slide and finds its LR patches, at low power alone.
+
+    Raises:
+      SlideError: the slide cannot be opened, has no usable um/px, no tissue, or is too small.
+    """
+    start = time.perf_counter()
+    geometry = settings.geometry
+    slide = open_slide(path, mpp, reader=settings.reader)
+    try:
+        lattice.check_resolution(slide, geometry.hr_mpp, "HR")
+        found = tissue.detect(slide, mpp=settings.tissue_mpp)
+        cells = lattice.build(
+            slide,
+            hr_mpp=geometry.hr_mpp,
+            lr_mpp=geometry.lr_mpp,
+            patch_px=geometry.patch_px,
+            tissue=found,
+            min_tissue=settings.min_tissue,
+        )
+        if len(cells.lr_xy) == 0:
+            raise SlideError(
+                f"{path} has tissue, but no patch of it reaches {settings.min_tissue:.0%} tissue; "
+                "lower prepare.min_tissue or look at the slide"
+            )
+    except BaseException:
+        slide.close()
+        raise
+    return SlidePlan(slide, found, cells, time.perf_counter() - start)
+
+
+def inspect_slide(job: SlideJob) -> dict:
+    """What `check` tells of a slide before anything is written; never raises for a bad slide.
+
+    Returns:
+      um/px, patches, and the bytes and seconds of one region in its middle; or the reason why
+      the slide cannot be used.
+    """
+    try:
+        plan = plan_slide(job.path, mpp=job.mpp, settings=job.settings)
+        with plan.slide as slide:
+            start = time.perf_counter()
+            unreadable: list[dict] = []
+            middle = len(plan.lattice.lr_xy) // 2
+            example = _region(slide, plan.lattice, middle, job.settings, unreadable) or {}
+            seconds = time.perf_counter() - start
+            size = sum(len(example.get(name, b"")) for name in ("lr", "hr"))
+            return {
+                "slide_id": job.slide_id,
+                "status": "ok",
+                "reason": "",
+                "mpp": slide.mpp,
+                "mpp_source": slide.mpp_source,
+                "objective": slide.objective,
+                "dimensions": [int(side) for side in slide.dimensions],
+                "lr_patches": len(plan.lattice.lr_xy),
+                "hr_patches": int(plan.lattice.child_mask.sum()),
+                "seconds": plan.seconds + seconds * len(plan.lattice.lr_xy),
+                "bytes": size * len(plan.lattice.lr_xy),
+            }
+    except SlideError as error:
+        return {"slide_id": job.slide_id, "status": "failed", "reason": str(error)}
+    except Exception as error:  # one slide's surprise must not hide the others' state
+        reason = f"{type(error).__name__}: {error}"
+        return {"slide_id": job.slide_id, "status": "failed", "reason": reason}
+
+
+def tile_slide(job: SlideJob) -> dict:
+    """Writes one slide's regions, tissue mask and overlay; never raises for a bad slide.
+
+    Returns:
+      The status that is also kept in `<slide_id>.json`: counts, um/px, seconds per phase, regions
+      that could not be decoded; or `status: "failed"` with the reason.
+
+    Raises:
+      WorkdirError: the disk is full or read-only, which concerns every slide.
+    """
+    try:
+        status = _tile(job)
+    except WorkdirError:
+        raise
+    except SlideError as error:
+        status = {"status": "failed", "reason": str(error)}
+    except Exception as error:  # one slide's surprise must not stop the others
+        status = {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+    status |= {"slide_id": job.slide_id, "path": str(job.path)}
+    status["source"] = job.source() if job.path.exists() else None
+    if status["status"] == "failed":
+        job.shard.unlink(missing_ok=True)
+    files.write_json(job.status_path, status)
+    return status
+
+
+def _tile(job: SlideJob) -> dict:
+    settings = job.settings
+    plan = plan_slide(job.path, mpp=job.mpp, settings=settings)
+    start = time.perf_counter()
+    unreadable: list[dict] = [
+        {"what": "thumbnail", "xy": [int(x), int(y)], "side": int(side)}
+        for x, y, side in plan.tissue.unreadable
+    ]
+    children = 0
+    with plan.slide as slide:
+        _write_pictures(job, plan)
+
+        def examples() -> Iterator[dict]:
+            nonlocal children
+            for index in range(len(plan.lattice.lr_xy)):
+                example = _region(slide, plan.lattice, index, settings, unreadable)
+                if example is not None:
+                    children += int(example["child_mask"].sum())
+                    yield {"slide_id": job.slide_id, **example}
+
+        features = region_features(settings.geometry, with_hr=settings.with_hr)
+        regions = writer.write_records(job.shard, features, examples())
+    if regions == 0 or (settings.with_hr and children == 0):
+        raise SlideError(f"{job.path}: none of its patches could be decoded")
+    return {
+        "status": "ok",
+        "reason": "",
+        "mpp": slide.mpp,
+        "mpp_source": slide.mpp_source,
+        "objective": slide.objective,
+        "reader": slide.reader,
+        "dimensions": [int(side) for side in slide.dimensions],
+        "lr_patches": regions,
+        "hr_patches": children,
+        "hr": settings.with_hr,
+        "unreadable": unreadable,
+        "seconds": {
+            "open_tissue": round(plan.seconds, 4),
+            "read_write": round(time.perf_counter() - start, 4),
+        },
+    }
+
+
+def _write_pictures(job: SlideJob, plan: SlidePlan) -> None:
+    pictures = {
+        "mask": plan.tissue.mask.astype(np.uint8) * 255,
+        "overlay": tissue.overlay(plan.tissue, plan.lattice),
+    }
+    for name, picture in pictures.items():
+        with files.atomic_path(job.folder / "tissue" / f"{job.slide_id}-{name}.png") as path:
+            path.write_bytes(imagecodecs.png_encode(np.ascontiguousarray(picture)))
+
+
+def _region(
+    slide, cells: lattice.Lattice, index: int, settings: TilingSettings, unreadable: list[dict]
+) -> dict | None:
+    """One record; None when the LR tile itself cannot be decoded (listed in `unreadable`)."""
+    geometry = settings.geometry
+    xy = tuple(int(value) for value in cells.lr_xy[index])
+    mask = cells.child_mask[index].copy()
+    example = {}
+    if settings.with_hr:
+        mosaic = read_mosaic(
+            slide,
+            lr_xy=cells.lr_xy[index],
+            lr_side=cells.lr_side,
+            geometry=geometry,
+            mask=mask,
+            unreadable=unreadable,
+        )
+        example["hr"] = imagecodecs.jpeg8_encode(mosaic, level=settings.jpeg_quality)
+    try:
+        tile = slide.read(xy, geometry.patch_px, cells.lr_side)
+    except TileError:
+        unreadable.append({"what": "lr", "xy": list(xy), "side": cells.lr_side})
+        return None
+    return example | {
+        "index": index,
+        "lr": imagecodecs.png_encode(tile, level=1),
+        "lr_xy": cells.lr_xy[index].astype(np.int32),
+        "lr_side": cells.lr_side,
+        "child_mask": mask,
+    }
+
+
+def read_mosaic(
+    slide,
+    *,
+    lr_xy: np.ndarray,
+    lr_side: int,
+    geometry: Geometry,
+    mask: np.ndarray,
+    unreadable: list[dict],
+) -> np.ndarray:
+    """The HR pixels of one LR patch, [r*px, r*px, 3], read as one block.
+
+    A block that cannot be decoded is read child by child; a child that cannot is masked in `mask`
+    (in place), listed in `unreadable` and left white.
+    """
+    px, ratio = geometry.patch_px, geometry.ratio
+    x, y = (int(value) for value in lr_xy)
+    try:
+        return slide.read((x, y), px * ratio, lr_side)
+    except TileError:
+        mosaic = np.full((px * ratio, px * ratio, 3), 255, np.uint8)
+    side = lr_side // ratio
+    for row, column in np.argwhere(mask):
+        child = (x + int(column) * side, y + int(row) * side)
+        place = np.s_[row * px : (row + 1) * px, column * px : (column + 1) * px]
+        try:
+            mosaic[place] = slide.read(child, px, side)
+        except TileError:
+            mask[row, column] = False
+            unreadable.append({"what": "hr", "xy": list(child), "side": side})
+    return mosaic

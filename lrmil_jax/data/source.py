@@ -1,0 +1,109 @@
+"""Reading the shards: random access for Grain, decode in its threads, whole-slide features."""
+
+import resource
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import grain
+import imagecodecs
+import numpy as np
+from jaxtyping import UInt8
+
+from lrmil_jax.data.schema import RecordParser
+from lrmil_jax.errors import DataError
+
+
+def raise_file_limit(files: int) -> None:
+    """Lets this process hold `files` shards open: ArrayRecord keeps one descriptor a file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = files + 512
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        ceiling = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (ceiling, hard))
+
+
+class RecordSource:
+    """Records of several ArrayRecord files as one sequence, in the order of the files.
+
+    Raises:
+      DataError: a file is missing, truncated or no ArrayRecord, named in the message.
+    """
+
+    def __init__(self, paths: Sequence[Path], parser: RecordParser):
+        raise_file_limit(2 * len(paths))
+        self._paths = list(paths)
+        self._parser = parser
+        for path in self._paths:
+            if not path.is_file() or path.stat().st_size == 0:
+                raise DataError(_broken(path, "it is missing or empty"))
+        try:
+            self._records = grain.sources.ArrayRecordDataSource([str(path) for path in paths])
+            self._length = len(self._records)
+        except (RuntimeError, ValueError) as error:
+            raise DataError(_broken(self._find_broken(), str(error))) from error
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray | bytes]:
+        try:
+            return self._parser(self._records[index])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise DataError(_broken(self._find_broken(), str(error))) from error
+
+    def _find_broken(self) -> Path:
+        for path in self._paths:
+            try:
+                source = grain.sources.ArrayRecordDataSource([str(path)])
+                for index in range(len(source)):
+                    self._parser(source[index])
+            except (RuntimeError, ValueError, KeyError):
+                return path
+        return self._paths[0]
+
+
+def _broken(path: Path, reason: str) -> str:
+    reason = reason.strip().splitlines()[0][:200] if reason.strip() else "unreadable"
+    return (
+        f"the shard {path} cannot be read ({reason}); delete it and run the same command again: "
+        "only this slide is made anew"
+    )
+
+
+def read_rows(path: Path, parser: RecordParser) -> dict[str, np.ndarray]:
+    """All blocks of one slide's feature file, joined along the rows."""
+    source = RecordSource([path], parser)
+    blocks = [source[index] for index in range(len(source))]
+    names = [name for name, value in blocks[0].items() if isinstance(value, np.ndarray)]
+    return {name: np.concatenate([block[name] for block in blocks]) for name in names}
+
+
+def decode_lr(record: dict) -> UInt8[np.ndarray, "px px 3"]:
+    """The LR tile of a region record."""
+    return imagecodecs.png_decode(record["lr"])
+
+
+def decode_hr(record: dict, ratio: int) -> UInt8[np.ndarray, "r r px px 3"]:
+    """The HR mosaic of a region record, cut into its children [row, column]."""
+    return cut_mosaic(imagecodecs.jpeg8_decode(record["hr"]), ratio)
+
+
+def cut_mosaic(
+    mosaic: UInt8[np.ndarray, "side side 3"], ratio: int
+) -> UInt8[np.ndarray, "r r px px 3"]:
+    """Cuts the block of an LR patch into its r x r children, [row, column, y, x, channel]."""
+    px = mosaic.shape[0] // ratio
+    return mosaic.reshape(ratio, px, ratio, px, 3).swapaxes(1, 2)
+
+
+def stream(source, transform, *, threads: int = 4, buffer: int = 64) -> Iterator:
+    """Items of `source` in order, each through `transform` in Grain's threads (decode, crop).
+
+    Args:
+      source: random access, such as a `RecordSource`.
+      transform: a function of one item; it must release the GIL to gain from the threads.
+      threads: how many items are decoded at once.
+      buffer: how many decoded items may wait; this bounds host memory.
+    """
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer)
+    return iter(grain.MapDataset.source(source).map(transform).to_iter_dataset(options))

@@ -1,0 +1,100 @@
+"""ArrayRecord shards and tables, whole or not there, and the TFDS view of a folder of shards."""
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+from array_record.python import array_record_module
+
+from lrmil_jax.errors import WorkdirError
+from lrmil_jax.files import atomic_path
+
+# One record a group: records are read one by one, and features hardly compress (measured).
+_RECORD_OPTIONS = "group_size:1,uncompressed"
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes temporary files that a killed run left in `folder` (the caller holds the lock)."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def write_table(path: Path, frame) -> None:
+    """Writes a pandas frame as CSV, whole or not at all."""
+    with atomic_path(path) as temporary:
+        frame.to_csv(temporary, index=False)
+
+
+def write_records(
+    path: Path,
+    features: tfds.features.FeaturesDict,
+    examples: Iterable[Mapping[str, Any]],
+) -> int:
+    """Writes one ArrayRecord file under a temporary name and renames it when it is whole.
+
+    Args:
+      path: the file to be.
+      features: the TFDS features that serialise an example; images are given as encoded bytes.
+      examples: consumed one by one, so memory does not grow with the slide.
+
+    Returns:
+      The number of records.
+    """
+    count = 0
+    with atomic_path(path) as temporary:
+        writer = array_record_module.ArrayRecordWriter(str(temporary), _RECORD_OPTIONS)
+        try:
+            for example in examples:
+                writer.write(features.serialize_example(dict(example)))
+                count += 1
+        finally:
+            _close(writer, path)
+    return count
+
+
+def _close(writer, path: Path) -> None:
+    # ArrayRecord reports a full disk as a RuntimeError, most often only when it is closed.
+    try:
+        writer.close()
+    except RuntimeError as error:
+        raise WorkdirError(
+            f"{path} could not be written ({error}); free some space and run the same command again"
+        ) from error
+
+
+def write_tfds_view(
+    folder: Path, features: tfds.features.FeaturesDict, counts: Mapping[Path, int]
+) -> Path:
+    """Makes `folder/tfds`, which `tfds.builder_from_directory(...)` opens without TensorFlow.
+
+    The view is a folder of relative links, because TFDS takes no dots in file names and slide ids
+    have them; its one split is called `slides`.
+
+    Args:
+      folder: where the ArrayRecord files lie.
+      features: what a record holds.
+      counts: records per file.
+    """
+    view = folder / "tfds"
+    view.mkdir(parents=True, exist_ok=True)
+    for stale in view.iterdir():
+        stale.unlink()
+    files = sorted(counts)
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=view, dataset_name=folder.name, split="slides", filetype_suffix="array_record"
+    )
+    for number, file in enumerate(files):
+        link = view / f"{folder.name}-slides.array_record-{number:05d}-of-{len(files):05d}"
+        link.symlink_to(os.path.relpath(file, view))
+    split = tfds.core.SplitInfo(
+        name="slides",
+        shard_lengths=[counts[file] for file in files],
+        num_bytes=sum(file.stat().st_size for file in files),
+        filename_template=template,
+    )
+    tfds.folder_dataset.write_metadata(
+        data_dir=view, features=features, split_infos=[split], version="1.0.0", check_data=False
+    )
+    return view

@@ -1,0 +1,74 @@
+"""Attention-based MIL, plain and gated."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, Shaped
+
+from lrmil_jax.heads.output import HeadOutput
+from lrmil_jax.types import AnyArray
+
+
+class ABMIL(nn.Module):
+    """Attention-based multiple-instance learning over rows of instances.
+
+    `e_n = w . h_n`, `h_n = tanh(V t_n)` or, gated, `tanh(V t_n) * sigmoid(U t_n)`;
+    `alpha = softmax(e)` over the bag; `logits = W sum_n alpha_n t_n + c`.
+
+    Source: Ilse, Tomczak and Welling, "Attention-based Deep Multiple Instance Learning",
+    ICML 2018, equations 7 to 9.
+
+    Attributes:
+      num_classes: C.
+      hidden: width of the attention's hidden layer.
+      gated: multiply by the sigmoid gate.
+      dropout: rate on the hidden layer; needs the rng stream "dropout" when `train=True`.
+      instance_classes: K > 0 adds a linear K-class head on `h`, the learned projection of the
+        instances, as CLAM's instance loss wants it.
+      dtype: compute type of the wide matmul; softmax, pooling and logits are always f32.
+    """
+
+    num_classes: int
+    hidden: int = 128
+    gated: bool = False
+    dropout: float = 0.0
+    instance_classes: int = 0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, bags: Float[AnyArray, "B N D"], mask: Shaped[AnyArray, "B N"], *, train: bool = False
+    ) -> HeadOutput:
+        """Classify bags.
+
+        Args:
+          bags: instance features; rows outside the mask may hold any finite number.
+          mask: True for real instances; a bag without any gives finite logits.
+          train: switch dropout on.
+
+        Returns:
+          `HeadOutput`; `attention_logits` always set, `instance_logits` if asked for.
+        """
+        bags, mask = jnp.asarray(bags), jnp.asarray(mask).astype(bool)
+        batch, count, width = bags.shape
+        # One 2-D matmul over all instances: on CPU the batched form is slower.
+        instances = bags.reshape(batch * count, width).astype(self.dtype)
+        hidden = jnp.tanh(nn.Dense(self.hidden, dtype=self.dtype, name="attention_v")(instances))
+        if self.gated:
+            gate = nn.Dense(self.hidden, dtype=self.dtype, name="attention_u")(instances)
+            hidden = hidden * nn.sigmoid(gate)
+        hidden = nn.Dropout(self.dropout, deterministic=not train)(hidden.astype(jnp.float32))
+        # A sum of products, not a matmul with one column, which XLA's CPU backend does slowly.
+        weight = self.param("attention_w", nn.initializers.lecun_normal(), (self.hidden, 1))
+        scores = (hidden * weight.T).sum(-1).reshape(batch, count)
+        attention = jax.nn.softmax(scores, where=mask)
+        pooled = jnp.einsum("bn,bnd->bd", attention, bags, preferred_element_type=jnp.float32)
+        logits = nn.Dense(self.num_classes, name="classifier")(pooled)
+        instance_logits = None
+        if self.instance_classes:
+            instance_logits = nn.Dense(self.instance_classes, name="instance_classifier")(hidden)
+            instance_logits = instance_logits.reshape(batch, count, self.instance_classes)
+            instance_logits = jnp.where(mask[..., None], instance_logits, 0.0)
+        return HeadOutput(logits, jnp.where(mask, scores, 0.0), instance_logits)

@@ -1,0 +1,37 @@
+"""Mean pooling: the baseline without attention."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Float, Shaped
+
+from lrmil_jax.heads.output import HeadOutput
+from lrmil_jax.types import AnyArray
+
+
+class MeanPool(nn.Module):
+    """A linear classifier on the mean of a bag's instances.
+
+    Attributes:
+      num_classes: C.
+      dropout: rate on the pooled feature; needs the rng stream "dropout" when `train=True`.
+      dtype: type in which the instances are read; the mean and the logits are f32.
+    """
+
+    num_classes: int
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, bags: Float[AnyArray, "B N D"], mask: Shaped[AnyArray, "B N"], *, train: bool = False
+    ) -> HeadOutput:
+        """Classify bags; a bag without instances pools to 0. `attention_logits` is None."""
+        bags, mask = jnp.asarray(bags), jnp.asarray(mask).astype(bool)
+        weights = mask / jnp.maximum(mask.sum(-1, keepdims=True), 1)
+        pooled = jnp.einsum(
+            "bn,bnd->bd", weights, bags.astype(self.dtype), preferred_element_type=jnp.float32
+        )
+        pooled = nn.Dropout(self.dropout, deterministic=not train)(pooled)
+        return HeadOutput(nn.Dense(self.num_classes, name="classifier")(pooled))

@@ -1,0 +1,79 @@
+"""`python -m lrmil_jax.main`: flags, devices, dispatch. Mistakes end in one sentence."""
+
+import logging
+import sys
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from lrmil_jax.errors import ConfigError, UserError
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "configs/X.py or configs/X.py:tiny")
+_WORKDIR = flags.DEFINE_string("workdir", None, "where all output goes")
+_STAGES = flags.DEFINE_list("stages", [], "stages to run (default all), or predict, or check")
+_SLIDE = flags.DEFINE_string("slide", None, "predict: one slide file")
+_SLIDES = flags.DEFINE_string("slides", None, "predict: a folder of slides, or a CSV")
+_MODEL = flags.DEFINE_string("model", None, "predict: the model folder")
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "join the other processes of a TPU pod")
+
+log = logging.getLogger("lrmil_jax")
+
+
+def main(arguments: list[str]) -> int:
+    """Dispatches; the exit status is 1 if anything could not be done."""
+    import jax  # after the flags: a mistyped one should not wait for it
+
+    from lrmil_jax.train.logging import setup_logging
+
+    setup_logging()
+    try:
+        if len(arguments) > 1:
+            raise ConfigError(f"{arguments[1]!r} is no flag; did you forget '--'?")
+        if _DISTRIBUTED.value:
+            jax.distributed.initialize()
+        return min(dispatch(), 1)
+    except UserError as error:
+        log.error("%s", error)
+        return 1
+
+
+def dispatch() -> int:
+    """Runs what the flags ask for and gives the number of slides or checks that failed."""
+    from lrmil_jax import config as configuration
+    from lrmil_jax import pipeline
+    from lrmil_jax.stages import check, layout, predict
+
+    stages = _STAGES.value
+    if _WORKDIR.value is None:
+        raise ConfigError("--workdir is missing; name a folder for the output")
+    workdir = Path(_WORKDIR.value)
+    if stages == ["predict"]:
+        if _MODEL.value is None or (_SLIDE.value is None) == (_SLIDES.value is None):
+            raise ConfigError("predict needs --model DIR and one of --slide FILE or --slides PATH")
+        slide, slides = (None if v is None else Path(v) for v in (_SLIDE.value, _SLIDES.value))
+        with layout.locked(workdir):
+            return predict.run(Path(_MODEL.value), workdir, slide=slide, slides=slides)
+    if _CONFIG.value is None:
+        raise ConfigError("--config is missing; for a first look: --config configs/quickstart.py")
+    configuration.validate(_CONFIG.value)
+    with layout.locked(workdir):
+        if stages == ["check"]:
+            return check.run(_CONFIG.value, workdir)
+        return pipeline.run(_CONFIG.value, workdir, stages)
+
+
+def parse_flags(arguments: list[str]) -> list[str]:
+    """Parses the command line; a mistake in a flag or in the config file is one sentence."""
+    try:
+        return flags.FLAGS(arguments)
+    except (flags.Error, UserError, OSError, AttributeError, TypeError, ValueError) as error:
+        text = " ".join(str(error).split())
+        sys.stderr.write(
+            f"{text}\nRun with --help for the flags; lrmil_jax/config.py has all keys.\n"
+        )
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

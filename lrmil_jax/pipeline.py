@@ -1,0 +1,189 @@
+"""The stages in order, what each depends on, and what is skipped, redone or gone on with.
+
+Two kinds of stages. `prepare` and the encoding stages work slide by slide: a finished file stays,
+and `cohort.json` refuses to mix two configs. Training stages carry a fingerprint of the config
+keys and of the stages before them: the same fingerprint and a finished stage is skipped, the same
+and unfinished goes on where it was, another one is made anew.
+"""
+
+import dataclasses
+import hashlib
+import importlib
+import json
+import logging
+import shutil
+import time
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from lrmil_jax import config as configuration
+from lrmil_jax import files
+from lrmil_jax.errors import ConfigError, WorkdirError
+from lrmil_jax.stages import layout
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One stage: its module is `lrmil_jax.stages.<name>`, its work is that module's `run`.
+
+    Attributes:
+      name: also the folder of its output.
+      keys: config keys, or beginnings of keys, that its result depends on.
+      after: stages whose results it reads.
+      per_fold: runs once a fold.
+      by_slide: keeps its own account slide by slide, so it has no fingerprint to skip it.
+    """
+
+    name: str
+    keys: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    per_fold: bool = False
+    by_slide: bool = False
+
+
+_IDENTITY = ("seed", "geometry.", "data.classes", "data.label_column")
+STAGES = {
+    stage.name: stage
+    for stage in (
+        Stage("pretrain", keys=("pretrain.", "encoder.name", "encoder.weights", "data.tiles",
+                                "synthetic.", *_IDENTITY)),
+        Stage("prepare", keys=("prepare.min_tissue", "prepare.tissue_mpp", "prepare.reader",
+                               "prepare.hr", "prepare.jpeg_quality", "synthetic.", *_IDENTITY),
+              by_slide=True),
+        Stage("encode_hr", keys=("encoder.name", "encoder.weights", "encoder.dtype",
+                                 "features.dtype"),
+              after=("pretrain", "prepare"), by_slide=True),
+        Stage("teacher", keys=("teacher.",), after=("encode_hr",), per_fold=True),
+        Stage("distill", keys=("distill.",), after=("teacher",), per_fold=True),
+        Stage("encode_lr", after=("distill",), per_fold=True),
+        Stage("student", keys=("student.",), after=("encode_lr",), per_fold=True),
+        Stage("evaluate", keys=("evaluate.",), after=("teacher", "student"), per_fold=True),
+        Stage("report", keys=("report.",), after=("evaluate",)),
+    )
+}  # fmt: skip
+METHODS = {
+    "lrmil": ("pretrain", "prepare", "encode_hr", "teacher", "distill", "encode_lr", "student",
+              "evaluate", "report"),
+    "mil": ("pretrain", "prepare", "encode_hr", "teacher", "evaluate", "report"),
+}  # fmt: skip
+
+
+def choose_stages(config: ConfigDict, names: list[str]) -> list[Stage]:
+    """The stages to run, in the method's order; an empty list means all of them.
+
+    Raises:
+      ConfigError: a name that is no stage of this method.
+    """
+    order = METHODS[config.method]
+    unknown = [name for name in names if name not in order]
+    if unknown:
+        raise ConfigError(
+            f"--stages has {unknown[0]!r}; the stages of method {config.method} are "
+            f"{', '.join(order)}, and predict and check run on their own"
+        )
+    return [STAGES[name] for name in order if not names or name in names]
+
+
+def run(config: ConfigDict, workdir: Path, names: list[str]) -> int:
+    """Runs the chosen stages; the caller holds the lock of `workdir`.
+
+    Returns:
+      How many slides could not be prepared: they are listed, and the rest went on.
+    """
+    stages = choose_stages(config, names)
+    files.write_json(workdir / "config.json", configuration.flatten(config))
+    for number, stage in enumerate(stages, 1):
+        folds = range(1, config.folds + 1) if stage.per_fold else (None,)
+        for fold in folds:
+            where = "" if fold is None else f", fold {fold} of {config.folds}"
+            log.info("[%d/%d] %s%s", number, len(stages), stage.name, where)
+            _run_stage(config, workdir, stage, fold)
+    return _report_failures(workdir)
+
+
+def _run_stage(config: ConfigDict, workdir: Path, stage: Stage, fold: int | None) -> None:
+    function = importlib.import_module(f"lrmil_jax.stages.{stage.name}").run
+    arguments = (config, workdir) if fold is None else (config, workdir, fold)
+    if stage.by_slide:
+        function(*arguments)
+        return
+    folder = layout.stage_folder(workdir, stage.name, fold)
+    mark = folder / "stage.json"
+    wanted = fingerprint(config, workdir, stage, fold)
+    known = json.loads(mark.read_text()) if mark.is_file() else None
+    if known is not None and known["fingerprint"] == wanted and known["complete"]:
+        log.info("already done in %s", folder)
+        return
+    if known is None or known["fingerprint"] != wanted:
+        _start_over(folder)
+        files.write_json(mark, {"fingerprint": wanted, "complete": False})
+    else:
+        log.info("going on in %s", folder)
+    start = time.perf_counter()
+    function(*arguments)
+    seconds = round(time.perf_counter() - start, 2)
+    files.write_json(mark, {"fingerprint": wanted, "complete": True, "seconds": seconds})
+
+
+def _start_over(folder: Path) -> None:
+    with files.disk_errors(folder):
+        # Renamed first, so that a kill in the middle never leaves half of an old stage.
+        stale = folder.with_name(f".{folder.name}.stale")
+        shutil.rmtree(stale, ignore_errors=True)
+        if folder.exists():
+            log.info("%s was made with other settings; it is made anew", folder)
+            folder.rename(stale)
+            shutil.rmtree(stale)
+        folder.mkdir(parents=True)
+
+
+def fingerprint(config: ConfigDict, workdir: Path, stage: Stage, fold: int | None) -> str:
+    """A hash of everything that the stage's result depends on, stages before it included."""
+    flat = configuration.flatten(config)
+    content = {
+        "stage": stage.name,
+        "fold": fold,
+        "keys": {key: flat[key] for key in sorted(flat) if key.startswith(_needed_keys(stage))},
+        "inputs": _inputs(config, workdir, stage, fold),
+    }
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _needed_keys(stage: Stage) -> tuple[str, ...]:
+    keys = set(stage.keys)
+    for name in stage.after:
+        keys |= set(_needed_keys(STAGES[name]))
+    return tuple(sorted(keys))
+
+
+def _inputs(config: ConfigDict, workdir: Path, stage: Stage, fold: int | None) -> dict:
+    """Labels, splits, slide files and encoder weights, as far as the stage comes after them."""
+    if not stage.after:
+        return {}
+    cohort = layout.prepared_cohort(config, workdir)
+    columns = ["slide_id", "patient_id", "label"]
+    columns += [f"fold_{fold}"] if fold else [c for c in cohort.table if c.startswith("fold_")]
+    sources = [layout.read_status(workdir, name)["source"] for name in cohort.table.slide_id]
+    record = json.loads((workdir / "cohort.json").read_text())
+    if "encoder" not in record:
+        raise WorkdirError(f"{workdir} has no HR features yet; run --stages encode_hr first")
+    return {
+        "table": cohort.table[columns].to_csv(index=False),
+        "sources": sources,
+        "encoder": record["encoder"],
+    }
+
+
+def _report_failures(workdir: Path) -> int:
+    failed = []
+    for path in sorted(layout.regions_folder(workdir).glob("*.json")):
+        status = json.loads(path.read_text())
+        if status["status"] != "ok":
+            failed.append(status)
+    for status in failed:
+        log.error("slide %s was left out: %s", status["slide_id"], status["reason"])
+    return len(failed)

@@ -1,0 +1,1 @@
+"""Results as pictures, tables and files that other programs open."""

@@ -1,0 +1,77 @@
+"""Attention over the thumbnail, as a pathologist expects to see it."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from lrmil_jax import files
+
+
+def rank_scaled(attention: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
+    """Attention as ranks from 0 to 1, ties sharing their mean: one hot patch hides no other."""
+    _, inverse, counts = np.unique(attention, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    middle = ends - (counts + 1) / 2
+    return (middle / max(len(attention) - 1, 1))[inverse]
+
+
+def blend(
+    thumbnail: UInt8[np.ndarray, "h w 3"],
+    downsample: float,
+    xy: Int[np.ndarray, "N 2"],
+    side: int,
+    attention: Float[np.ndarray, " N"],
+    *,
+    alpha: float = 0.5,
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The thumbnail with every patch coloured by the rank of its attention.
+
+    Args:
+      thumbnail: of the whole slide.
+      downsample: level-0 px per thumbnail px.
+      xy: level-0 corners of the patches.
+      side: their side in level-0 px.
+      attention: of each patch.
+      alpha: weight of the colour.
+    """
+    picture = thumbnail.astype(np.float32)
+    colours = matplotlib.colormaps["coolwarm"](rank_scaled(attention))[:, :3] * 255
+    for (x, y), colour in zip(xy / downsample, colours, strict=True):
+        right, bottom = x + side / downsample, y + side / downsample
+        place = np.s_[round(y) : max(round(bottom), round(y) + 1),
+                      round(x) : max(round(right), round(x) + 1)]  # fmt: skip
+        picture[place] = (1 - alpha) * picture[place] + alpha * colour
+    return picture.round().astype(np.uint8)
+
+
+def save(
+    path: Path,
+    thumbnail: UInt8[np.ndarray, "h w 3"],
+    downsample: float,
+    xy: Int[np.ndarray, "N 2"],
+    side: int,
+    attention: Float[np.ndarray, " N"],
+    *,
+    title: str,
+) -> None:
+    """Writes thumbnail and heatmap side by side with a colour bar, as PNG."""
+    height, width = thumbnail.shape[:2]
+    # Thumbnails of small slides are enlarged, those of large ones shown at most 8 inches wide.
+    inches = float(np.clip(width / 100, 4, 8))
+    figure = Figure(figsize=(2 * inches + 1, inches * height / width + 0.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, 2)
+    pictures = (thumbnail, blend(thumbnail, downsample, xy, side, attention))
+    for axis, picture in zip(axes, pictures, strict=True):
+        axis.imshow(picture, interpolation="nearest")
+        axis.set_axis_off()
+    bar = matplotlib.cm.ScalarMappable(cmap="coolwarm")
+    bar.set_clim(0, 1)
+    figure.colorbar(bar, ax=axes, label="attention, rank among the slide's patches", shrink=0.9)
+    figure.suptitle(title)
+    with files.atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=100)

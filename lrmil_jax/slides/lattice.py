@@ -1,0 +1,150 @@
+"""One lattice per slide: low-resolution cells and their high-resolution children.
+
+The child's side is rounded first and the cell is exactly r children wide: rounding both on their
+own drifts (414 against 415 px), and children would no longer tile their cell.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from lrmil_jax.errors import ConfigError, SlideError
+
+RATIOS = (2, 4, 8)
+
+
+@runtime_checkable
+class SlideLike(Protocol):
+    """What the lattice asks of a slide."""
+
+    mpp: float | int
+    dimensions: tuple[int, int]
+
+
+@runtime_checkable
+class TissueLike(Protocol):
+    """What the lattice asks of a tissue map."""
+
+    def fraction(self, xy: Int[np.ndarray, "m 2"], side: int) -> Float[np.ndarray, "m"]:
+        """Share of tissue in squares of `side` level-0 pixels at `xy`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """N low-resolution cells, row by row; coordinates are (x, y) in level-0 pixels.
+
+    Attributes:
+      lr_xy: top left corners of the cells.
+      lr_side: side of a cell, r * child_side.
+      child_xy: top left corners of the children, indexed [cell, v (row), u (column)].
+      child_side: side of a child.
+      child_mask: whether the child exists: centre inside the slide, and tissue enough.
+    """
+
+    lr_xy: Int[np.ndarray, "n 2"]
+    lr_side: int
+    child_xy: Int[np.ndarray, "n r r 2"]
+    child_side: int
+    child_mask: Bool[np.ndarray, "n r r"]
+
+    def __len__(self) -> int:
+        return len(self.lr_xy)
+
+
+def ratio(*, hr_mpp: float | int, lr_mpp: float | int) -> int:
+    """Children per cell side, r = lr_mpp / hr_mpp.
+
+    Raises:
+      ConfigError: r is not 2, 4 or 8.
+    """
+    value = lr_mpp / hr_mpp if hr_mpp > 0 else float("nan")
+    for r in RATIOS:
+        if abs(value - r) < 1e-3 * r:
+            return r
+    raise ConfigError(
+        f"geometry.lr_mpp / geometry.hr_mpp must be 2, 4 or 8 and is {value:g} "
+        f"({lr_mpp:g} / {hr_mpp:g})."
+    )
+
+
+def check_resolution(slide: SlideLike, mpp: float | int, what: str) -> None:
+    """Refuse to invent detail: patches at `mpp` from a slide more than twice as coarse.
+
+    Args:
+      slide: an open slide.
+      mpp: the um/px at which patches are wanted.
+      what: the patches' name in the message, "HR" or "LR".
+
+    Raises:
+      SlideError: the slide is coarser than 2 x `mpp`.
+    """
+    if slide.mpp > 2 * mpp:
+        raise SlideError(
+            f"{_name(slide)}: {slide.mpp:g} um/px is too coarse for {what} patches at {mpp:g} "
+            "um/px; leave the slide out, or choose a geometry.hr_mpp and lr_mpp that it can give."
+        )
+
+
+def build(
+    slide: SlideLike,
+    *,
+    hr_mpp: float | int,
+    lr_mpp: float | int,
+    patch_px: int,
+    tissue: TissueLike | None = None,
+    min_tissue: float | int = 0.25,
+) -> Lattice:
+    """Lay the lattice over a slide, anchored at its origin.
+
+    Cells over the edge are kept; their children whose centre is outside are masked, as are
+    children with less than `min_tissue` of their own area on tissue; a cell without children is
+    dropped.
+
+    Args:
+      slide: anything with `.mpp`, `.dimensions` and, for messages, `.path`.
+      hr_mpp: um/px of the children.
+      lr_mpp: um/px of the cells.
+      patch_px: side in pixels of a child at hr_mpp and of a cell at lr_mpp.
+      tissue: None means that all is tissue.
+      min_tissue: least share of tissue in a child.
+
+    Raises:
+      ConfigError: lr_mpp / hr_mpp is not 2, 4 or 8.
+      SlideError: the slide is smaller than one cell, or no child has tissue enough.
+    """
+    r = ratio(hr_mpp=hr_mpp, lr_mpp=lr_mpp)
+    child_side = max(1, round(patch_px * hr_mpp / slide.mpp))
+    lr_side = r * child_side
+    width, height = slide.dimensions
+    if width < lr_side and height < lr_side:
+        raise SlideError(
+            f"{_name(slide)}: {width} x {height} px is smaller than one low-resolution patch "
+            f"({lr_side} px of {slide.mpp:g} um/px); leave the slide out."
+        )
+    lr_xy = _grid(-(-width // lr_side), -(-height // lr_side)).reshape(-1, 2) * lr_side
+    child_xy = lr_xy[:, None, None] + _grid(r, r) * child_side
+    # Twice the centre, to stay in integers.
+    mask = np.all(2 * child_xy + child_side < 2 * np.array([width, height]), axis=-1)
+    if tissue is not None:
+        share = tissue.fraction(child_xy.reshape(-1, 2), child_side).reshape(mask.shape)
+        mask &= share >= min_tissue
+    keep = mask.any(axis=(1, 2))
+    if not keep.any():
+        raise SlideError(
+            f"{_name(slide)}: no tissue fills {min_tissue:.0%} of any {child_side} px patch; lower "
+            "prepare.min_tissue, or leave the slide out."
+        )
+    return Lattice(lr_xy[keep], lr_side, child_xy[keep], child_side, mask[keep])
+
+
+def _name(slide: SlideLike) -> str:
+    return str(getattr(slide, "path", "slide"))
+
+
+def _grid(columns: int, rows: int) -> Int[np.ndarray, "{rows} {columns} 2"]:
+    """Indices (u, v) of every place, in row-major order."""
+    v, u = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
+    return np.stack([u, v], axis=-1)

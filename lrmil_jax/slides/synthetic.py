@@ -1,0 +1,252 @@
+"""Labelled slides and tiles of procedural tissue: for tests, quickstart and the miniature.
+
+The task can be seen in fine form alone. Tumour and benign epithelium have the same amount of
+nuclei, ink and colour; a tumour nucleus carries one large nucleolus where a benign one carries five
+granules of the same total area and depth, and tumour nuclei vary more in size at the same mean
+area. Positive slides hold a few small clumps of tumour inside their epithelium.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import tifffile
+from jaxtyping import Bool, UInt8
+from PIL import Image
+
+from lrmil_jax.errors import DataError
+from lrmil_jax.files import atomic_path, write_json
+from lrmil_jax.slides.procedural import TISSUES, paint, random_map, slide_map
+
+LABELS = ("benign", "tumour")
+_FORMAT = 1  # of a cohort on disk; raise it when the same seed gives other slides
+
+
+def tissue_image(
+    rng: np.random.Generator, *, size_px: int, positive: bool, background: float | int = 0.0
+) -> tuple[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"]]:
+    """A slide's pixels at 0.5 um/px, and where its tumour is.
+
+    Args:
+      rng: the same generator state gives the same slide.
+      size_px: side in pixels, at least 256; high-resolution patches are meant to be 64 px.
+      positive: whether 5-10 % of the tissue is turned into tumour, in 1-3 clumps.
+      background: share of the slide that is left as empty glass, from 0 to 0.9.
+    """
+    if size_px < 256 or not 0 <= background <= 0.9:
+        raise ValueError(f"size_px {size_px} (>= 256) or background {background} (0 to 0.9)")
+    # Streams of their own, so that the label does not change the stain of the same seed.
+    where, how = rng.spawn(2)
+    tissue = slide_map(where, size_px=size_px, positive=positive, background=background)
+    return paint(how, tissue), tissue == TISSUES.index("tumour")
+
+
+def write_slide(
+    path: str | Path,
+    image: UInt8[np.ndarray, "h w 3"],
+    *,
+    mpp: float | int,
+    levels: Sequence[int] = (1, 4),
+    tile: int = 256,
+    quality: int = 90,
+) -> None:
+    """Write a pyramidal, tiled JPEG TIFF that tiffslide and openslide open with its um/px.
+
+    The file appears under its name when it is whole.
+
+    Args:
+      path: the file to write.
+      image: level 0.
+      mpp: um/px of level 0.
+      levels: whole-number downsamples, starting with 1; (1,) for a single-level file.
+      tile: tile side in pixels, a multiple of 16.
+      quality: JPEG quality.
+    """
+    if not levels or levels[0] != 1:
+        raise ValueError(f"levels {tuple(levels)} must start with 1")
+    source = Image.fromarray(image)
+    bigtiff = image.nbytes > 2**31
+    with atomic_path(path) as part, tifffile.TiffWriter(part, bigtiff=bigtiff) as writer:
+        for downsample in levels:
+            per_cm = 1e4 / (mpp * downsample)
+            writer.write(
+                np.asarray(source.reduce(downsample)) if downsample > 1 else image,
+                photometric="rgb",  # of the input; JPEG stores it as YCbCr
+                subsampling=(1, 1),  # full colour: at low power nuclei are 4 px wide
+                compression="jpeg",
+                compressionargs={"level": quality},
+                tile=(tile, tile),
+                resolution=(per_cm, per_cm),
+                resolutionunit="CENTIMETER",
+                subfiletype=int(downsample > 1),  # a reduced image: a level of the pyramid
+                metadata=None,
+            )
+
+
+def write_cohort(
+    folder: str | Path,
+    *,
+    seed: int,
+    slides: int,
+    size_px: int = 1024,
+    mpp: float | int = 0.5,
+    background: float | int = 0.0,
+    slides_per_patient: int = 1,
+    levels: Sequence[int] = (1, 4),
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write a labelled cohort, half of it positive; what is there already is kept.
+
+    The folder gets `slides/<slide_id>.tif`, `masks/<slide_id>.png` (tumour white) and `labels.csv`
+    with slide_id, patient_id, label ("benign" or "tumour") and path (inside `slides`).
+
+    Args:
+      folder: where to write.
+      seed: slide i depends on (seed, i) alone.
+      slides: number of slides.
+      size_px: side of a slide.
+      mpp: um/px written into the files; the tissue is drawn for 0.5.
+      background: see `tissue_image`.
+      slides_per_patient: consecutive slides of one label that share a patient.
+      levels: see `write_slide`.
+      progress: called with (done, total) after each slide.
+
+    Returns:
+      The path of labels.csv.
+
+    Raises:
+      DataError: the folder holds a cohort made with other arguments.
+    """
+    folder = Path(folder)
+    recipe = {
+        "format": _FORMAT,
+        "seed": seed,
+        "slides": slides,
+        "size_px": size_px,
+        "mpp": mpp,
+        "background": background,
+        "slides_per_patient": slides_per_patient,
+        "levels": list(levels),
+    }
+    _claim(folder, recipe)
+    for name in ("slides", "masks"):
+        (folder / name).mkdir(exist_ok=True)
+    rows = []
+    for i in range(slides):
+        patient = i // slides_per_patient
+        positive = patient % 2 == 1
+        slide_id = f"slide_{i:04d}"
+        rows.append((slide_id, f"patient_{patient:04d}", LABELS[positive], f"{slide_id}.tif"))
+        slide, mask = folder / "slides" / f"{slide_id}.tif", folder / "masks" / f"{slide_id}.png"
+        if not slide.exists():  # written last, so that a slide has its mask
+            image, lesion = tissue_image(
+                np.random.default_rng([seed, i]),
+                size_px=size_px,
+                positive=positive,
+                background=background,
+            )
+            _write_png(mask, lesion.astype(np.uint8) * 255)
+            write_slide(slide, image, mpp=mpp, levels=levels)
+        if progress is not None:
+            progress(i + 1, slides)
+    table = io.StringIO(newline="")
+    csv.writer(table, lineterminator="\n").writerows(
+        [("slide_id", "patient_id", "label", "path"), *rows]
+    )
+    labels = folder / "labels.csv"
+    _write(labels, table.getvalue().encode())
+    return labels
+
+
+def write_tiles(
+    folder: str | Path,
+    *,
+    seed: int,
+    per_class: int,
+    tile_px: int = 64,
+    classes: Sequence[str] = TISSUES,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write labelled tiles, `<class>/<number>.png`, kept apart from every slide of a cohort.
+
+    Tiles are cut from many small fields, each with its own stain; at least 70 % of a tile is of
+    its class. What is there already is kept.
+
+    Args:
+      folder: where to write.
+      seed: a field depends on (seed, class, field number) alone, by a stream apart from cohorts.
+      per_class: tiles of each class.
+      tile_px: side of a tile in pixels of 0.5 um.
+      classes: names out of stroma, lymphoid, fat, benign, tumour.
+      progress: called with (done, total) after each field.
+
+    Returns:
+      The folder.
+
+    Raises:
+      DataError: the folder holds tiles made with other arguments.
+    """
+    unknown = sorted(set(classes) - set(TISSUES))
+    if unknown:
+        raise DataError(f"tile classes {unknown} are unknown; use {', '.join(TISSUES)}.")
+    folder = Path(folder)
+    recipe = {"format": _FORMAT, "seed": seed, "per_class": per_class, "tile_px": tile_px}
+    _claim(folder, recipe | {"classes": list(classes)})
+    total = per_class * len(classes)
+    for number, name in enumerate(classes):
+        (folder / name).mkdir(exist_ok=True)
+        done, field = 0, 0
+        while done < per_class:
+            rng = np.random.default_rng([seed, 2**31 + TISSUES.index(name), field])
+            for tile in _field_tiles(rng, TISSUES.index(name), tile_px)[: per_class - done]:
+                path = folder / name / f"{done:05d}.png"
+                if not path.exists():
+                    _write_png(path, tile)
+                done += 1
+            field += 1
+            if progress is not None:
+                progress(number * per_class + done, total)
+    return folder
+
+
+def _field_tiles(
+    rng: np.random.Generator, kind: int, tile_px: int, *, across: int = 4
+) -> list[UInt8[np.ndarray, "t t 3"]]:
+    """The tiles of one field that are mostly of `kind`; a field is `across` tiles wide."""
+    tissue = random_map(rng, size_px=across * tile_px, main=kind)
+    image = paint(rng, tissue)
+    tiles = []
+    for y in range(0, across * tile_px, tile_px):
+        for x in range(0, across * tile_px, tile_px):
+            window = slice(y, y + tile_px), slice(x, x + tile_px)
+            if np.mean(tissue[window] == kind) >= 0.7:
+                tiles.append(image[window])
+    return tiles
+
+
+def _claim(folder: Path, recipe: dict) -> None:
+    """Note how the folder was made, or check that it was made so."""
+    note = folder / "synthetic.json"
+    if note.exists():
+        found = json.loads(note.read_text())
+        if found != recipe:
+            raise DataError(
+                f"{folder} holds synthetic data made with {found}, not {recipe}; use another "
+                "folder or delete this one."
+            )
+        return
+    write_json(note, recipe)
+
+
+def _write_png(path: Path, pixels: np.ndarray) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    _write(path, buffer.getvalue())
+
+
+def _write(path: Path, data: bytes) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)

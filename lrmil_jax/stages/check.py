@@ -1,0 +1,142 @@
+"""check: before a long run, every slide opened and every problem told at once."""
+
+import logging
+import os
+import shutil
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from lrmil_jax import encoders
+from lrmil_jax.data import splits
+from lrmil_jax.data.regions import inspect_slide
+from lrmil_jax.errors import UserError
+from lrmil_jax.stages import layout, models
+from lrmil_jax.stages.processes import map_slides
+from lrmil_jax.train.encode import BatchEncoder, Encoder
+
+log = logging.getLogger(__name__)
+
+
+def run(config: ConfigDict, workdir: Path) -> int:
+    """Logs what a run would work on and cost; writes nothing but the folds.
+
+    Returns:
+      The number of problems found.
+    """
+    problems: list[str] = []
+    cohort = _attempt(problems, lambda: layout.read_cohort(config, workdir))
+    encoder = _attempt(problems, lambda: _encoder(config))
+    if encoder is not None:
+        _attempt(problems, lambda: models.layers(config, encoder))
+    _attempt(problems, lambda: _regions_claim(config, workdir))
+    if cohort is not None:
+        _log_folds(cohort)
+        jobs = layout.slide_jobs(config, workdir, cohort.table)
+        slides = map_slides(inspect_slide, jobs, workers=config.prepare.workers, label="check")
+        problems += [f"slide {s['slide_id']}: {s['reason']}" for s in slides if s["reason"]]
+        good = [slide for slide in slides if slide["status"] == "ok"]
+        for slide in good:
+            log.info(
+                "%s: %.4f um/px (%s), %d x %d px, %d LR and %d HR patches",
+                slide["slide_id"], slide["mpp"], slide["mpp_source"], *slide["dimensions"],
+                slide["lr_patches"], slide["hr_patches"],
+            )  # fmt: skip
+        if good and encoder is not None:
+            problems += _log_cost(config, workdir, good, encoder)
+    for problem in problems:
+        log.error("problem: %s", problem)
+    log.info("%d problem%s found", len(problems), "" if len(problems) == 1 else "s")
+    return len(problems)
+
+
+def _attempt(problems: list[str], function):
+    """The function's value; None and one more problem if the user has to mend something."""
+    try:
+        return function()
+    except UserError as error:
+        problems.append(str(error))
+        return None
+
+
+def _encoder(config: ConfigDict) -> Encoder:
+    """The encoder with its weights, or a random one of its shape where they are trained here."""
+    if config.encoder.weights is not None:
+        path = Path(config.encoder.weights)
+        return models.load_encoder(config.encoder.name, path, dtype=config.encoder.dtype)
+    options = {"px": config.geometry.patch_px}
+    module = encoders.create(config.encoder.name, **options)
+    images = np.zeros((1, config.geometry.patch_px, config.geometry.patch_px, 3), np.float32)
+    params = jax.jit(module.init)(jax.random.key(0), images)["params"]
+    transform = encoders.transform(config.encoder.name, **options)
+    return Encoder(config.encoder.name, options, module, params, transform, "random")
+
+
+def _regions_claim(config: ConfigDict, workdir: Path) -> None:
+    if (workdir / "cohort.json").is_file():
+        layout.claim_regions(config, workdir)
+
+
+def _log_folds(cohort: splits.Cohort) -> None:
+    for fold in range(1, cohort.folds + 1):
+        for split in splits.SPLITS:
+            table = cohort.slides(fold, split)
+            counts = [
+                f"{name} {int((table.label == index).sum())}"
+                for index, name in enumerate(cohort.classes)
+            ]
+            log.info(
+                "fold %d %s: %d slides of %d patients (%s)",
+                fold, split, len(table), table.patient_id.nunique(), ", ".join(counts),
+            )  # fmt: skip
+
+
+def _log_cost(config: ConfigDict, workdir: Path, slides: list[dict], encoder: Encoder) -> list[str]:
+    """Disk and time to expect: from one region a slide, and one batch through the encoder."""
+    lr = sum(slide["lr_patches"] for slide in slides)
+    hr = sum(slide["hr_patches"] for slide in slides)
+    blocks = models.layers(config, encoder) if config.method == "lrmil" else ()
+    width = encoder.module.width
+    regions = sum(slide["bytes"] for slide in slides)
+    copies = 2 + len(blocks) if blocks else 1
+    features = 2 * width * (copies * hr + (config.folds + 1) * lr)
+    need, free = (regions + features) / 2**30, _free_gib(workdir)
+    rate = _images_per_second(config, encoder)
+    workers = config.prepare.workers or os.cpu_count() or 1
+    prepare = sum(slide["seconds"] for slide in slides) / workers
+    log.info("%d slides, %d LR and %d HR patches", len(slides), lr, hr)
+    log.info("disk: %.2f GiB needed, %.1f GiB free in %s", need, free, workdir)
+    log.info(
+        "time: prepare about %s; %s at %.1f images/s: encode_hr about %s, encode_lr %s a fold",
+        _duration(prepare), encoder.name, rate, _duration(hr / rate), _duration(lr / rate),
+    )  # fmt: skip
+    if need > free:
+        return [
+            f"{need:.1f} GiB are needed in {workdir} and {free:.1f} GiB are free; "
+            "set prepare.hr=skip, or choose another --workdir"
+        ]
+    return []
+
+
+def _free_gib(workdir: Path) -> float:
+    existing = next(path for path in (workdir, *workdir.parents) if path.exists())
+    return shutil.disk_usage(existing).free / 2**30
+
+
+def _images_per_second(config: ConfigDict, encoder: Encoder) -> float:
+    batch, px = config.encoder.batch, config.geometry.patch_px
+    encode = BatchEncoder(encoder, batch=batch)
+    images = np.zeros((batch, px, px, 3), np.uint8)
+    encode([images])
+    start = time.perf_counter()
+    encode([images])
+    return batch / (time.perf_counter() - start)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,123 @@
+"""distill: stage 1, patch by patch. The LR encoder starts from the HR encoder and learns to say
+at 5x what that one says of the children at 20x, most of all where the teacher looks."""
+
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from lrmil_jax.data import schema
+from lrmil_jax.data.pairs import PatchPairs
+from lrmil_jax.distill import patch
+from lrmil_jax.encoders import pretrained
+from lrmil_jax.stages import layout, models
+from lrmil_jax.stages.encode_hr import folders
+from lrmil_jax.stages.teacher import read_outputs
+from lrmil_jax.train import mil
+from lrmil_jax.train.encode import Encoder
+from lrmil_jax.train.loop import fit
+from lrmil_jax.train.step import Evaluator
+
+
+def run(config: ConfigDict, workdir: Path, fold: int) -> None:
+    """Writes `folds/<k>/distill/encoder.safetensors`."""
+    settings = config.distill
+    encoder = models.hr_encoder(config, workdir)
+    blocks = models.layers(config, encoder)
+    pairs = {split: _pairs(config, workdir, fold, split, blocks) for split in ("train", "val")}
+    scale = _target_variance(pairs["train"]) if settings.normalise else np.ones(len(blocks))
+    constants = {"scale": scale.astype(np.float32)}
+    loss_fn = make_loss(
+        encoder,
+        blocks,
+        lambda_layer=settings.lambda_layer,
+        lambda_attn=settings.lambda_attn,
+    )
+    wanted = settings.steps * settings.accumulate
+    folder = layout.stage_folder(workdir, "distill", fold)
+    evaluator = Evaluator(loss_fn, constants=constants)
+    held_out = pairs["val"].sample(batch=settings.batch, most=settings.val_patches)
+    result = fit(
+        name=f"distill, fold {fold}",
+        directory=folder / "training",
+        params=encoder.params,
+        loss_fn=loss_fn,
+        batches=pairs["train"].batches(
+            batch=settings.batch,
+            seed=config.seed,
+            steps=wanted,
+            threads=config.encoder.threads,
+        ),
+        validate=lambda params: evaluator(params, held_out),
+        settings=mil.train_settings(settings, steps=settings.steps, select=("loss", "min")),
+        constants=constants,
+        seed=config.seed,
+    )
+    pretrained.save(
+        folder / "encoder.safetensors", encoder.name, encoder.options, result.params,
+        {"stage": "distill", "fold": str(fold), "step": str(result.step)},
+    )  # fmt: skip
+
+
+def make_loss(
+    encoder: Encoder, blocks: tuple[int, ...], *, lambda_layer: float, lambda_attn: float
+):
+    """L_stage1 of a batch of `PatchPairs`, with its two terms (`method.md` part 2)."""
+
+    def loss_fn(params, constants, batch, key, train):
+        del key, train  # the encoder has no dropout
+        images = encoder.transform.normalise(batch["lr"])
+        wanted = blocks if lambda_layer else ()
+        output = encoder.module.apply({"params": params}, images, blocks=wanted)
+        terms = {}
+        if lambda_layer:
+            tokens = jnp.stack([output.tokens[block] for block in blocks])
+            child_cls = jnp.moveaxis(batch["child_cls"], 3, 0)
+            terms["layer"] = patch.layer_losses(
+                tokens, child_cls, batch["child_mask"], constants["scale"]
+            )
+        if lambda_attn:
+            terms["attn"] = patch.attention_loss(
+                output.embedding,
+                batch["child_embedding"],
+                batch["attention"],
+                batch["child_mask"].reshape(len(images), -1),
+            )
+        weights = {"layer": lambda_layer, "attn": lambda_attn}
+        total = sum(weights[name] * value for name, value in terms.items())
+        return {"loss": total, **terms}
+
+    return loss_fn
+
+
+def _pairs(
+    config: ConfigDict, workdir: Path, fold: int, split: str, blocks: tuple[int, ...]
+) -> PatchPairs:
+    slide_ids = layout.prepared_cohort(config, workdir).slides(fold, split).slide_id
+    geometry = layout.geometry(config)
+    targets = folders(workdir, blocks)["targets"]
+    names = ("embedding", "cls", "parent", "child")
+    return PatchPairs(
+        [layout.shard(layout.regions_folder(workdir), slide_id) for slide_id in slide_ids],
+        [layout.shard(targets, slide_id) for slide_id in slide_ids],
+        region_parser=schema.RecordParser(schema.region_features(geometry, with_hr=False), ("lr",)),
+        target_parser=models.feature_parser(config, workdir, names, num_layers=len(blocks)),
+        attention=[
+            read_outputs(workdir, fold, slide_id)["attention_logits"] for slide_id in slide_ids
+        ],
+        ratio=geometry.ratio,
+    )
+
+
+def _target_variance(pairs: PatchPairs) -> np.ndarray:
+    """Variance [L] of each block's targets over the training set, mean over dimensions."""
+    total = squares = 0.0
+    count = 0
+    for index in range(len(pairs)):
+        values = pairs.targets(index).astype(np.float64)
+        total = total + values.sum(0)
+        squares = squares + np.square(values).sum(0)
+        count += len(values)
+    variance = squares / count - np.square(total / count)
+    return np.maximum(variance.mean(-1), 1e-12)

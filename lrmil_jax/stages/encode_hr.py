@@ -1,0 +1,186 @@
+"""encode_hr: every HR patch through the frozen encoder, once per cohort, a file a slide.
+
+Two files a slide: the embeddings in large blocks, which the teacher reads whole, and the targets
+of stage 1 (CLS at the chosen blocks), one record per LR patch, which training reads at random.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from lrmil_jax import files
+from lrmil_jax.data import features, regions, schema, source, writer
+from lrmil_jax.slides import open_slide
+from lrmil_jax.stages import layout, models
+from lrmil_jax.train.encode import BatchEncoder
+from lrmil_jax.train.logging import progress
+
+
+def run(config: ConfigDict, workdir: Path) -> None:
+    """Writes `features/hr` and `features/hr_targets_<blocks>` for every prepared slide."""
+    cohort = layout.prepared_cohort(config, workdir)
+    encoder = models.hr_encoder(config, workdir)
+    width = encoder.module.width
+    facts = encoder.identity() | {"dtype": config.features.dtype, "width": width}
+    layout.claim(workdir, "encoder", facts)
+    blocks = models.layers(config, encoder) if config.method == "lrmil" else ()
+    jobs = layout.slide_jobs(config, workdir, cohort.table)
+    pending = [job for job in jobs if not _is_done(workdir, job, blocks)]
+    for folder in folders(workdir, blocks).values():
+        folder.mkdir(parents=True, exist_ok=True)
+        writer.remove_leftovers(folder)
+    if pending:
+        encode = models.batch_encoder(config, encoder, blocks)
+        with progress("encode_hr", len(jobs), done=len(jobs) - len(pending)) as bar:
+            for job in pending:
+                _encode_slide(config, workdir, job, encode, blocks)
+                bar.advance()
+        _write_views(config, workdir, jobs, blocks, width)
+    if config.prepare.hr == "store" and not config.prepare.keep_hr:
+        for job in jobs:
+            _drop_mosaics(config, workdir, job)
+
+
+def folders(workdir: Path, blocks: tuple[int, ...]) -> dict[str, Path]:
+    """Where embeddings lie, and the targets of this set of blocks."""
+    found = {"embedding": layout.features_folder(workdir, "hr")}
+    if blocks:
+        name = "hr_targets_" + "_".join(str(block) for block in blocks)
+        found["targets"] = layout.features_folder(workdir, name)
+    return found
+
+
+def _is_done(workdir: Path, job: regions.SlideJob, blocks: tuple[int, ...]) -> bool:
+    # `prepare` removes the features of a slide that it makes anew.
+    return all(
+        layout.shard(folder, job.slide_id).is_file() for folder in folders(workdir, blocks).values()
+    )
+
+
+def _encode_slide(
+    config: ConfigDict,
+    workdir: Path,
+    job: regions.SlideJob,
+    encode: BatchEncoder,
+    blocks: tuple[int, ...],
+) -> None:
+    rows: dict[str, list] = {name: [] for name in ("xy", "parent", "child", "child_mask")}
+    ratio = layout.geometry(config).ratio
+
+    def images() -> Iterator[np.ndarray]:
+        for region in _regions(config, workdir, job):
+            present = np.argwhere(region["child_mask"])
+            side = int(region["lr_side"]) // ratio
+            rows["xy"].append(region["lr_xy"] + present[:, ::-1] * side)
+            rows["parent"].append(np.full(len(present), region["place"]))
+            rows["child"].append(present[:, 0] * ratio + present[:, 1])
+            rows["child_mask"].append(np.repeat(region["child_mask"][None], len(present), 0))
+            yield region["children"][region["child_mask"]]
+
+    encoded = encode(images())
+    joined = {name: np.concatenate(parts) for name, parts in rows.items()}
+    integers = {name: joined[name].astype(np.int32) for name in ("xy", "parent", "child")}
+    whole = features.SlideFeatures(
+        embedding=encoded["embedding"],
+        cls=encoded.get("cls"),
+        child_mask=joined["child_mask"],
+        **integers,
+    )
+    paths = {
+        name: layout.shard(folder, job.slide_id)
+        for name, folder in folders(workdir, blocks).items()
+    }
+    if blocks:
+        features.write(
+            paths["targets"], job.slide_id, whole, dtype=config.features.dtype, block=None
+        )
+    whole.cls = None
+    features.write(
+        paths["embedding"],
+        job.slide_id,
+        whole,
+        dtype=config.features.dtype,
+        block=config.features.rows,
+    )
+
+
+def _regions(config: ConfigDict, workdir: Path, job: regions.SlideJob) -> Iterator[dict]:
+    """Regions with their children's pixels, from the shard or, if it has none, from the slide."""
+    geometry = layout.geometry(config)
+    status = layout.read_status(workdir, job.slide_id)
+    if status["hr"]:
+        yield from _stored_regions(job, geometry, config.encoder.threads)
+        return
+    parser = schema.RecordParser(
+        schema.region_features(geometry, with_hr=False), ("index", "lr_xy", "lr_side", "child_mask")
+    )
+    records = source.RecordSource([job.shard], parser)
+    with open_slide(job.path, job.mpp, reader=config.prepare.reader) as slide:
+        for place in range(len(records)):
+            region = records[place]
+            mask = region["child_mask"].copy()
+            mosaic = regions.read_mosaic(
+                slide,
+                lr_xy=region["lr_xy"],
+                lr_side=int(region["lr_side"]),
+                geometry=geometry,
+                mask=mask,
+                unreadable=[],
+            )
+            children = source.cut_mosaic(mosaic, geometry.ratio)
+            yield region | {"place": place, "child_mask": mask, "children": children}
+
+
+def _stored_regions(
+    job: regions.SlideJob, geometry: schema.Geometry, threads: int
+) -> Iterator[dict]:
+    parser = schema.RecordParser(
+        schema.region_features(geometry, with_hr=True), ("hr", "lr_xy", "lr_side", "child_mask")
+    )
+
+    def decode(record: dict) -> dict:
+        children = source.decode_hr(record, geometry.ratio)
+        return {name: record[name] for name in ("lr_xy", "lr_side", "child_mask")} | {
+            "children": children
+        }
+
+    records = source.stream(source.RecordSource([job.shard], parser), decode, threads=threads)
+    for place, record in enumerate(records):
+        yield record | {"place": place}
+
+
+def _write_views(
+    config: ConfigDict,
+    workdir: Path,
+    jobs: list[regions.SlideJob],
+    blocks: tuple[int, ...],
+    width: int,
+) -> None:
+    for name, folder in folders(workdir, blocks).items():
+        num_layers = len(blocks) if name == "targets" else 0
+        parser = models.feature_parser(config, workdir, ("slide_id",), num_layers=num_layers)
+        paths = [layout.shard(folder, job.slide_id) for job in jobs]
+        counts = {path: len(source.RecordSource([path], parser)) for path in paths}
+        record = schema.patch_features(
+            width=width,
+            ratio=layout.geometry(config).ratio,
+            dtype=config.features.dtype,
+            layers=num_layers,
+            layer_width=width,
+        )
+        writer.write_tfds_view(folder, record, counts)
+
+
+def _drop_mosaics(config: ConfigDict, workdir: Path, job: regions.SlideJob) -> None:
+    """Writes the regions again without HR: most of the bytes, needed no more."""
+    status = layout.read_status(workdir, job.slide_id)
+    if not status["hr"]:
+        return
+    geometry = layout.geometry(config)
+    without = schema.region_features(geometry, with_hr=False)
+    parser = schema.RecordParser(schema.region_features(geometry, with_hr=True), tuple(without))
+    records = source.RecordSource([job.shard], parser)
+    writer.write_records(job.shard, without, (records[i] for i in range(len(records))))
+    files.write_json(job.status_path, status | {"hr": False})

@@ -1,0 +1,81 @@
+"""encode_lr: LR tiles through the fold's distilled encoder, and once per cohort through the
+undistilled one for the baseline."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from lrmil_jax.data import features, schema, source, writer
+from lrmil_jax.data.regions import SlideJob
+from lrmil_jax.stages import layout, models
+from lrmil_jax.train.encode import BatchEncoder, Encoder
+from lrmil_jax.train.logging import progress
+
+
+def run(config: ConfigDict, workdir: Path, fold: int) -> None:
+    """Writes `folds/<k>/encode_lr/features` and, for the baseline, `features/lr_undistilled`."""
+    distilled = models.distilled_encoder(config, workdir, fold)
+    _encode_cohort(config, workdir, distilled, distilled_folder(workdir, fold))
+    if config.student.no_distillation:
+        encoder = models.hr_encoder(config, workdir)
+        _encode_cohort(config, workdir, encoder, undistilled_folder(workdir))
+
+
+def distilled_folder(workdir: Path, fold: int) -> Path:
+    return layout.stage_folder(workdir, "encode_lr", fold) / "features"
+
+
+def undistilled_folder(workdir: Path) -> Path:
+    return layout.features_folder(workdir, "lr_undistilled")
+
+
+def _encode_cohort(config: ConfigDict, workdir: Path, encoder: Encoder, folder: Path) -> None:
+    cohort = layout.prepared_cohort(config, workdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    writer.remove_leftovers(folder)
+    jobs = layout.slide_jobs(config, workdir, cohort.table)
+    pending = [job for job in jobs if not layout.shard(folder, job.slide_id).is_file()]
+    if not pending:
+        return
+    encode = models.batch_encoder(config, encoder)
+    with progress("encode_lr", len(jobs), done=len(jobs) - len(pending)) as bar:
+        for job in pending:
+            rows = _encode_slide(config, job, encode)
+            features.write(
+                layout.shard(folder, job.slide_id),
+                job.slide_id,
+                rows,
+                dtype=config.features.dtype,
+                block=config.features.rows,
+            )
+            bar.advance()
+
+
+def _encode_slide(
+    config: ConfigDict, job: SlideJob, encode: BatchEncoder
+) -> features.SlideFeatures:
+    geometry = layout.geometry(config)
+    names = ("lr", "lr_xy", "child_mask")
+    parser = schema.RecordParser(schema.region_features(geometry, with_hr=False), names)
+    records = source.RecordSource([job.shard], parser)
+    places: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def decode(record: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return source.decode_lr(record), record["lr_xy"], record["child_mask"]
+
+    def images() -> Iterator[np.ndarray]:
+        for tile, xy, mask in source.stream(records, decode, threads=config.encoder.threads):
+            places.append((xy, mask))
+            yield tile[None]
+
+    embedding = encode(images())["embedding"]
+    count = len(embedding)
+    return features.SlideFeatures(
+        embedding=embedding,
+        xy=np.stack([xy for xy, _ in places]),
+        parent=np.arange(count, dtype=np.int32),
+        child=np.full(count, -1, np.int32),
+        child_mask=np.stack([mask for _, mask in places]),
+    )

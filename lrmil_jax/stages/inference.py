@@ -1,0 +1,206 @@
+"""From a slide file to probabilities and attention, timed by phase: what `predict` runs, what
+`evaluate` times, and, on HR patches, what both are compared with."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.special import softmax
+
+from lrmil_jax.data import regions, schema, source
+from lrmil_jax.errors import SlideError, TileError, WeightsError
+from lrmil_jax.slides import Tissue
+from lrmil_jax.stages import models
+from lrmil_jax.train.encode import BatchEncoder, rebatch
+from lrmil_jax.train.mil import BagClassifier
+
+
+@dataclasses.dataclass(frozen=True)
+class SlideResult:
+    """What a model says of one slide.
+
+    Attributes:
+      probabilities: [C], mean over the model's folds.
+      attention: [N] of each patch, sums to 1, mean over the folds.
+      xy: [N, 2] level-0 corners of the patches; side: theirs in level-0 px.
+      seconds: per phase: open_tissue, read, encode, mil.
+      read_log: pixels read per pyramid level; finest_allowed: the LR patches' own level.
+      unreadable: patches left out because they could not be decoded.
+    """
+
+    probabilities: Float[np.ndarray, " C"]
+    attention: Float[np.ndarray, " N"]
+    xy: Int[np.ndarray, "N 2"]
+    side: int
+    mpp: float
+    seconds: dict[str, float]
+    read_log: dict[int, int]
+    finest_allowed: int
+    unreadable: list[tuple[int, int]]
+    tissue: Tissue
+
+
+@dataclasses.dataclass
+class SlideClassifier:
+    """Encoders and heads of one or several folds on one resolution of a slide.
+
+    Attributes:
+      members: one encoder and one head per fold.
+      settings: how tissue and lattice are found.
+      dtype: type in which features were stored in training.
+      batch: images per encoder step.
+      high_resolution: read the HR children instead of the LR tiles.
+    """
+
+    members: list[tuple[BatchEncoder, BagClassifier]]
+    settings: regions.TilingSettings
+    dtype: str
+    batch: int
+    high_resolution: bool = False
+
+    def __call__(self, path: Path, mpp: float | None = None) -> SlideResult:
+        """Classifies one slide.
+
+        Raises:
+          SlideError: it cannot be opened, has no um/px, no tissue or no readable patch.
+        """
+        plan = regions.plan_slide(path, mpp=mpp, settings=self.settings)
+        cells, px = plan.lattice, self.settings.geometry.patch_px
+        with plan.slide as slide:
+            reader = _PatchReader(slide, cells, self.settings.geometry, self.high_resolution)
+            features, encode_seconds = self._encode(reader)
+            log = {int(level): int(pixels) for level, pixels in slide.read_log.items()}
+            allowed = slide.source_level(px, cells.lr_side)
+            mpp = slide.mpp
+        if not reader.xy:
+            raise SlideError(f"{path}: none of its {len(cells.lr_xy)} patches could be decoded")
+        if not self.high_resolution and min(log) < allowed:
+            raise SlideError(f"{path}: level {min(log)} was read, finer than LR's level {allowed}")
+        start = time.perf_counter()
+        said = [head.predict(rows) for (_, head), rows in zip(self.members, features, strict=True)]
+        probabilities = np.mean([softmax(logits) for logits, _ in said], axis=0)
+        attention = np.mean([softmax(scores) for _, scores in said], axis=0)
+        seconds = {
+            "open_tissue": plan.seconds,
+            "read": reader.seconds,
+            "encode": encode_seconds,
+            "mil": time.perf_counter() - start,
+        }
+        return SlideResult(
+            probabilities=probabilities,
+            attention=attention,
+            xy=np.concatenate(reader.xy),
+            side=cells.child_side if self.high_resolution else cells.lr_side,
+            mpp=mpp,
+            seconds=seconds,
+            read_log=log,
+            finest_allowed=allowed,
+            unreadable=reader.unreadable,
+            tissue=plan.tissue,
+        )
+
+    def _encode(self, reader: "_PatchReader") -> tuple[list[np.ndarray], float]:
+        """Features [N, D] per member, as they are stored in training; a batch in memory at once."""
+        parts: list[list[np.ndarray]] = [[] for _ in self.members]
+        target = schema.FEATURE_DTYPES[self.dtype]
+        seconds = 0.0
+        for images in rebatch(reader, self.batch):
+            start = time.perf_counter()
+            for part, (encode, _) in zip(parts, self.members, strict=True):
+                part.append(encode([images])["embedding"].astype(target))
+            seconds += time.perf_counter() - start
+        return [np.concatenate(part) for part in parts if part], seconds
+
+
+class _PatchReader:
+    """Iterates over a slide's patches and keeps account of time and of what failed."""
+
+    def __init__(self, slide, cells, geometry: schema.Geometry, high_resolution: bool):
+        self._slide, self._cells, self._geometry = slide, cells, geometry
+        self._read = self._high if high_resolution else self._low
+        self.xy: list[np.ndarray] = []
+        self.unreadable: list[tuple[int, int]] = []
+        self.seconds = 0.0
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for index in range(len(self._cells.lr_xy)):
+            start = time.perf_counter()
+            images, xy = self._read(index)
+            self.seconds += time.perf_counter() - start
+            if len(images):
+                self.xy.append(xy)
+                yield images
+
+    def _low(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        xy = self._cells.lr_xy[index]
+        corner = (int(xy[0]), int(xy[1]))
+        try:
+            tile = self._slide.read(corner, self._geometry.patch_px, self._cells.lr_side)
+        except TileError:
+            self.unreadable.append(corner)
+            return np.zeros((0, 1, 1, 3), np.uint8), xy[None]
+        return tile[None], xy[None]
+
+    def _high(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        mask = self._cells.child_mask[index].copy()
+        lost: list[dict] = []
+        mosaic = regions.read_mosaic(
+            self._slide,
+            lr_xy=self._cells.lr_xy[index],
+            lr_side=self._cells.lr_side,
+            geometry=self._geometry,
+            mask=mask,
+            unreadable=lost,
+        )
+        self.unreadable += [tuple(item["xy"]) for item in lost]
+        children = source.cut_mosaic(mosaic, self._geometry.ratio)
+        return children[mask], self._cells.child_xy[index][mask]
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A self-contained model folder, loaded."""
+
+    classes: tuple[str, ...]
+    facts: dict
+    classifier: SlideClassifier
+
+
+def load_model(folder: Path) -> Model:
+    """Loads `--model DIR`: one fold or several, whose probabilities are averaged.
+
+    Raises:
+      WeightsError: it is no model folder, or a part of it is missing or broken.
+    """
+    path = folder / "model.json"
+    if not path.is_file():
+        inner = folder / "model" / "model.json"
+        if not inner.is_file():
+            raise WeightsError(
+                f"--model {folder} holds no model.json; give the folder `model` of a trained "
+                "--workdir"
+            )
+        folder, path = inner.parent, inner
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        geometry = schema.Geometry(**facts["geometry"])
+        settings = regions.TilingSettings(geometry=geometry, with_hr=False, **facts["prepare"])
+        encoder, dtype = facts["encoder"], facts["features_dtype"]
+        classes, batch = tuple(facts["classes"]), encoder["batch"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise WeightsError(f"{path} is broken ({error!r}); copy the model folder again") from error
+    parts = sorted(folder.glob("fold_*"), key=lambda part: int(part.name.removeprefix("fold_")))
+    if not parts:
+        raise WeightsError(f"--model {folder} has no fold_* folder with weights")
+    members = []
+    for part in parts:
+        loaded = models.load_encoder(
+            encoder["name"], part / "encoder.safetensors", dtype=encoder["dtype"]
+        )
+        head = BagClassifier.load(part / "head.safetensors")
+        members.append((BatchEncoder(loaded, batch=batch), head))
+    return Model(classes, facts, SlideClassifier(members, settings, dtype, batch))

@@ -1,0 +1,201 @@
+"""Where everything lies in a working directory, and whose it is."""
+
+import contextlib
+import dataclasses
+import fcntl
+import importlib.metadata
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from ml_collections import ConfigDict
+
+from lrmil_jax import files
+from lrmil_jax.data import splits, writer
+from lrmil_jax.data.regions import SlideJob, TilingSettings
+from lrmil_jax.data.schema import SCHEMA_VERSION, Geometry
+from lrmil_jax.errors import DataError, WorkdirError
+from lrmil_jax.slides import synthetic
+
+SOFTWARE = ("lrmil_jax", "jax", "flax", "optax", "grain", "tiffslide", "numpy")
+
+
+def geometry(config: ConfigDict) -> Geometry:
+    return Geometry(**config.geometry)
+
+
+def regions_folder(workdir: Path) -> Path:
+    return workdir / "regions"
+
+
+def features_folder(workdir: Path, name: str, fold: int | None = None) -> Path:
+    """Features of one encoder on one resolution; those of a fold's encoder lie with the fold."""
+    return (workdir if fold is None else fold_folder(workdir, fold)) / "features" / name
+
+
+def fold_folder(workdir: Path, fold: int) -> Path:
+    return workdir / "folds" / str(fold)
+
+
+def stage_folder(workdir: Path, stage: str, fold: int | None = None) -> Path:
+    return (workdir if fold is None else fold_folder(workdir, fold)) / stage
+
+
+def shard(folder: Path, slide_id: str) -> Path:
+    return folder / f"{slide_id}.array_record"
+
+
+@contextlib.contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Holds the working directory for this run; the lock goes with the process, however it ends.
+
+    Raises:
+      WorkdirError: another run holds it, or it cannot be written to.
+    """
+    with files.disk_errors(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = open(workdir / ".lock", "a+")  # noqa: SIM115 - held until the run ends
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise WorkdirError(
+                f"another run is at work in {workdir}; wait for it or choose another --workdir"
+            ) from error
+        yield
+
+
+def claim(workdir: Path, section: str, identity: dict[str, Any]) -> None:
+    """Writes who made a part of the cohort into `cohort.json`, or checks that it is the same.
+
+    Raises:
+      WorkdirError: it was made by another config, encoder or schema; both sides are named.
+    """
+    path = workdir / "cohort.json"
+    record = json.loads(path.read_text()) if path.is_file() else {"schema": SCHEMA_VERSION}
+    if record.get("schema") != SCHEMA_VERSION:
+        raise WorkdirError(
+            f"{workdir} was made with schema {record.get('schema')}, this version writes schema "
+            f"{SCHEMA_VERSION}; use another --workdir, or the version that made it"
+        )
+    identity = json.loads(json.dumps(identity))  # tuples become lists, as they are on disk
+    known = record.get(section)
+    if known is not None and known != identity:
+        flat_known, flat_new = _flatten(known), _flatten(identity)
+        differing = [
+            key for key in sorted(flat_known | flat_new) if flat_known.get(key) != flat_new.get(key)
+        ]
+        key = differing[0]
+        raise WorkdirError(
+            f"{workdir} was made by another config: {section} has {key}={flat_known.get(key)!r}, "
+            f"this run has {flat_new.get(key)!r}; use another --workdir, or delete this one"
+        )
+    if known is None:
+        record[section] = identity
+        record["software"] = {name: _version(name) for name in SOFTWARE}
+        files.write_json(path, record)
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix.rstrip("."): tree}
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flatten(value, f"{prefix}{key}.")
+    return flat
+
+
+def tiling_settings(config: ConfigDict) -> TilingSettings:
+    prepare = config.prepare
+    return TilingSettings(
+        geometry=geometry(config),
+        reader=prepare.reader,
+        tissue_mpp=prepare.tissue_mpp,
+        min_tissue=prepare.min_tissue,
+        with_hr=prepare.hr == "store",
+        jpeg_quality=prepare.jpeg_quality,
+    )
+
+
+def claim_regions(config: ConfigDict, workdir: Path) -> None:
+    """The regions' identity: whatever changes their pixels."""
+    claim(workdir, "regions", dataclasses.asdict(tiling_settings(config)))
+
+
+def read_cohort(config: ConfigDict, workdir: Path) -> splits.Cohort:
+    """The whole cohort of the label CSV (made now if it is synthetic), with its folds saved."""
+    data = config.data
+    labels, slides = data.labels, data.slides
+    if labels is None:
+        labels = synthetic.write_cohort(
+            workdir / "synthetic",
+            seed=config.seed,
+            slides=config.synthetic.slides,
+            size_px=config.synthetic.size_px,
+        )
+        slides = labels.parent / "slides"
+    elif not Path(labels).is_file():
+        raise DataError(f"data.labels names {labels}, which does not exist")
+    saved = workdir / "folds.csv"
+    cohort = splits.read_cohort(
+        Path(labels),
+        Path(slides) if slides else None,
+        classes=tuple(data.classes),
+        label_column=data.label_column,
+        folds=config.folds,
+        seed=config.seed,
+        saved_folds=saved,
+    )
+    folds = [name for name in cohort.table if name.startswith("fold_")]
+    writer.write_table(saved, cohort.table[["slide_id", "patient_id", "label", *folds]])
+    return cohort
+
+
+def prepared_cohort(config: ConfigDict, workdir: Path) -> splits.Cohort:
+    """The cohort less the slides that could not be prepared.
+
+    Raises:
+      WorkdirError: a slide has not been prepared yet.
+    """
+    cohort = read_cohort(config, workdir)
+    failed = set()
+    for slide_id in cohort.table.slide_id:
+        status = read_status(workdir, slide_id)
+        if status is None:
+            raise WorkdirError(
+                f"slide {slide_id} is not prepared in {workdir}; run --stages prepare first"
+            )
+        if status["status"] != "ok":
+            failed.add(slide_id)
+    return cohort.without(failed)
+
+
+def read_status(workdir: Path, slide_id: str) -> dict | None:
+    """What `prepare` noted of a slide, or None."""
+    path = regions_folder(workdir) / f"{slide_id}.json"
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def slide_jobs(config: ConfigDict, workdir: Path, table: pd.DataFrame) -> list[SlideJob]:
+    """One job a slide of the cohort's table."""
+    settings = tiling_settings(config)
+    return [
+        SlideJob(
+            slide_id=row.slide_id,
+            path=Path(os.path.abspath(row.path)),
+            mpp=None if pd.isna(row.mpp) else float(row.mpp),
+            folder=regions_folder(workdir),
+            settings=settings,
+        )
+        for row in table.itertuples()
+    ]

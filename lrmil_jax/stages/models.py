@@ -1,0 +1,106 @@
+"""Encoders and classifiers as the stages pass them on: found, checked, loaded."""
+
+import json
+from pathlib import Path
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from lrmil_jax import encoders
+from lrmil_jax.data import schema
+from lrmil_jax.encoders import pretrained
+from lrmil_jax.errors import ConfigError, WeightsError
+from lrmil_jax.stages import layout
+from lrmil_jax.train.encode import BatchEncoder, Encoder
+from lrmil_jax.train.mil import BagClassifier
+
+_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def load_encoder(name: str, path: Path, *, dtype: str) -> Encoder:
+    """An encoder from a local weights file, computing in `dtype`.
+
+    Raises:
+      WeightsError: the file is missing, broken, or of another architecture.
+    """
+    module, params = pretrained.load(name, path, dtype=_DTYPES[dtype])
+    options = pretrained.stored_options(path)
+    return Encoder(
+        name=name,
+        options=options,
+        module=module,
+        params=params,
+        transform=encoders.transform(name, **options),
+        weights_hash=pretrained.weights_hash(path),
+    )
+
+
+def hr_encoder(config: ConfigDict, workdir: Path) -> Encoder:
+    """The frozen HR encoder: `encoder.weights`, or the one that `pretrain` trained here.
+
+    Raises:
+      WeightsError: neither is there.
+    """
+    path = config.encoder.weights
+    if path is None:
+        path = layout.stage_folder(workdir, "pretrain") / "encoder.safetensors"
+        if not path.is_file():
+            raise WeightsError(
+                "encoder.weights is not set and no encoder was trained here; give a weights file, "
+                "or data.tiles (a folder of labelled tiles) and run --stages pretrain"
+            )
+    return load_encoder(config.encoder.name, Path(path), dtype=config.encoder.dtype)
+
+
+def distilled_encoder(config: ConfigDict, workdir: Path, fold: int) -> Encoder:
+    """The fold's LR encoder after stage 1."""
+    path = layout.stage_folder(workdir, "distill", fold) / "encoder.safetensors"
+    return load_encoder(config.encoder.name, path, dtype=config.encoder.dtype)
+
+
+def batch_encoder(config: ConfigDict, encoder: Encoder, blocks: tuple[int, ...] = ()):
+    """The encoder in the cohort's batch shape."""
+    return BatchEncoder(encoder, batch=config.encoder.batch, blocks=blocks)
+
+
+def layers(config: ConfigDict, encoder: Encoder) -> tuple[int, ...]:
+    """The blocks of L_layer, counted from 0.
+
+    Raises:
+      ConfigError: the patch size does not give every child a whole window of tokens.
+    """
+    depth, geometry = encoder.module.depth, layout.geometry(config)
+    tokens = geometry.patch_px // encoder.module.patch
+    if geometry.patch_px % encoder.module.patch or tokens % geometry.ratio:
+        raise ConfigError(
+            f"geometry.patch_px={geometry.patch_px} gives {tokens} tokens a side with patches of "
+            f"{encoder.module.patch} px, which {geometry.ratio} children cannot share; "
+            f"use a multiple of {encoder.module.patch * geometry.ratio} px"
+        )
+    chosen = tuple(config.distill.layers) or encoders.default_layers(depth)
+    for block in chosen:
+        if not -depth <= block < depth:
+            raise ConfigError(
+                f"distill.layers has block {block}, but {encoder.name} has blocks 0 to {depth - 1}"
+            )
+    return tuple(sorted({block % depth for block in chosen}))
+
+
+def feature_parser(
+    config: ConfigDict, workdir: Path, names: tuple[str, ...], *, num_layers: int = 0
+) -> schema.RecordParser:
+    """Reads the named parts of this cohort's feature records."""
+    facts = json.loads((workdir / "cohort.json").read_text())["encoder"]
+    features = schema.patch_features(
+        width=facts["width"],
+        ratio=layout.geometry(config).ratio,
+        dtype=facts["dtype"],
+        layers=num_layers,
+        layer_width=facts["width"],
+    )
+    return schema.RecordParser(features, names)
+
+
+def teacher(workdir: Path, fold: int) -> BagClassifier:
+    """The fold's frozen HR teacher."""
+    return BagClassifier.load(layout.stage_folder(workdir, "teacher", fold) / "model.safetensors")

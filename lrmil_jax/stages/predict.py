@@ -1,0 +1,181 @@
+"""predict: any slide file to probabilities, attention and a heatmap, from LR pixels alone.
+
+No label, no teacher and no HR pixel is needed. A cohort compiles once, and a slide whose
+prediction is there is not done again.
+"""
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lrmil_jax import files
+from lrmil_jax.data import splits, writer
+from lrmil_jax.errors import DataError, SlideError
+from lrmil_jax.evals import bootstrap, metrics
+from lrmil_jax.report import geojson, heatmap
+from lrmil_jax.stages.inference import Model, SlideResult, load_model
+from lrmil_jax.train.logging import progress
+
+log = logging.getLogger(__name__)
+
+
+def run(model: Path, workdir: Path, *, slide: Path | None, slides: Path | None) -> int:
+    """Writes `predictions/<slide>/` and `predictions/predictions.csv`.
+
+    Args:
+      model: a model folder.
+      workdir: where the output goes.
+      slide: one slide file, or
+      slides: a folder of slides or a CSV (`slide_id[,path][,mpp][,patient_id][,label]`).
+
+    Returns:
+      How many slides failed; they are listed in the CSV with their reason.
+    """
+    loaded = load_model(model)
+    folder = workdir / "predictions"
+    table = splits.one_slide(slide) if slide is not None else splits.read_slide_list(slides)
+    done, failed = [], []
+    identity = _identity(model)
+    with progress("predict", len(table)) as bar:
+        for row in table.itertuples():
+            place = folder / row.slide_id
+            try:
+                done.append(_predict_slide(loaded, identity, row, place))
+            except SlideError as error:
+                log.error("slide %s failed: %s", row.slide_id, error)
+                failed.append({"slide_id": row.slide_id, "status": "failed", "reason": str(error)})
+            bar.advance()
+    predictions = pd.DataFrame([_csv_row(record) for record in done] + failed)
+    writer.write_table(folder / "predictions.csv", predictions)
+    if "label" in table and done:
+        _write_metrics(loaded, table, done, folder)
+    for record in done[:20]:
+        log.info("%s", _line(record))
+    log.info("predictions of %d slides in %s", len(done), folder)
+    return len(failed)
+
+
+def _identity(model: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(model.rglob("*")):
+        if path.suffix in (".json", ".safetensors"):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _predict_slide(model: Model, identity: str, row, folder: Path) -> dict:
+    path, mark = Path(row.path), folder / "prediction.json"
+    mpp = None if pd.isna(row.mpp) else float(row.mpp)
+    stat = path.stat() if path.exists() else None
+    source = {
+        "model": identity,
+        "mpp": mpp,
+        "size": stat.st_size if stat else None,
+        "mtime_ns": stat.st_mtime_ns if stat else None,
+    }
+    if mark.is_file():
+        known = json.loads(mark.read_text(encoding="utf-8"))
+        if known["source"] == source:
+            return known
+    result = model.classifier(path, mpp)
+    write_attention(folder, row.slide_id, result, _title(model, row.slide_id, result))
+    probabilities = dict(zip(model.classes, result.probabilities.tolist(), strict=True))
+    record = {
+        "slide_id": row.slide_id,
+        "path": str(path),
+        "source": source,
+        "probabilities": probabilities,
+        "predicted": model.classes[int(np.argmax(result.probabilities))],
+        "mpp": result.mpp,
+        "lr_patches": len(result.attention),
+        "unreadable": result.unreadable,
+        "levels_read": result.read_log,
+        "finest_level_allowed": result.finest_allowed,
+        "seconds": {name: round(value, 4) for name, value in result.seconds.items()},
+    }
+    files.write_json(mark, record)
+    return record
+
+
+def _title(model: Model, slide_id: str, result: SlideResult) -> str:
+    best = int(np.argmax(result.probabilities))
+    return f"{slide_id}: {model.classes[best]} {result.probabilities[best]:.3f}"
+
+
+def write_attention(folder: Path, slide_id: str, result: SlideResult, title: str) -> None:
+    """Attention of every patch as CSV, GeoJSON and heatmap."""
+    table = pd.DataFrame(
+        {
+            "x": result.xy[:, 0],
+            "y": result.xy[:, 1],
+            "side": result.side,
+            "attention": result.attention,
+        }
+    )
+    writer.write_table(folder / "attention.csv", table)
+    geojson.save(folder / "attention.geojson", slide_id, result.xy, result.side, result.attention)
+    heatmap.save(
+        folder / "heatmap.png",
+        result.tissue.thumbnail,
+        result.tissue.downsample,
+        result.xy,
+        result.side,
+        result.attention,
+        title=title,
+    )
+
+
+def _csv_row(record: dict) -> dict:
+    row = {
+        "slide_id": record["slide_id"],
+        "status": "ok",
+        "reason": "",
+        "predicted": record["predicted"],
+    }
+    row |= {f"prob_{name}": value for name, value in record["probabilities"].items()}
+    row |= {name: record[name] for name in ("mpp", "lr_patches")}
+    row |= {
+        "unreadable": len(record["unreadable"]),
+        "finest_level_read": min(int(level) for level in record["levels_read"]),
+        "finest_level_allowed": record["finest_level_allowed"],
+    }
+    return row | {f"seconds_{name}": value for name, value in record["seconds"].items()}
+
+
+def _line(record: dict) -> str:
+    said = ", ".join(f"{name} {value:.3f}" for name, value in record["probabilities"].items())
+    phases = ", ".join(f"{name} {value:.2f} s" for name, value in record["seconds"].items())
+    return f"{record['slide_id']}: {said}; {record['lr_patches']} patches; {phases}"
+
+
+def _write_metrics(model: Model, table: pd.DataFrame, done: list[dict], folder: Path) -> None:
+    given = table.set_index("slide_id").label
+    known = [record for record in done if isinstance(given[record["slide_id"]], str)]
+    names = [given[record["slide_id"]] for record in known]
+    unknown = sorted(set(names) - set(model.classes))
+    if unknown:
+        raise DataError(
+            f"label {unknown[0]!r} is none of the model's classes ({', '.join(model.classes)}); "
+            "the predictions themselves are written"
+        )
+    if not known:
+        return
+    cases = splits.cases(table.patient_id, table.label).set_axis(table.slide_id)
+    patients = metrics.by_patient(
+        metrics.slide_frame(
+            [cases[record["slide_id"]] for record in known],
+            np.array([model.classes.index(name) for name in names]),
+            np.array(
+                [[record["probabilities"][name] for name in model.classes] for record in known]
+            ),
+        )
+    )
+    labels, probabilities = metrics.arrays(patients)
+    measured = metrics.compute(labels, probabilities)
+    bounds = bootstrap.intervals(labels, probabilities, seed=0)
+    files.write_json(folder / "metrics.json", {"metrics": measured, "intervals": bounds})
+    log.info("AUC %s over %d patients", measured["auc"], len(labels))

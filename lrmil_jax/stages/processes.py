@@ -1,0 +1,63 @@
+"""One slide a process: results as they come, workers that end with their parent."""
+
+import concurrent.futures
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lrmil_jax.errors import WorkdirError
+from lrmil_jax.train.logging import progress
+
+
+def map_slides(
+    function: Callable[[Any], Any], jobs: Sequence[Any], *, workers: int, label: str
+) -> list[Any]:
+    """`function` of every job, in the order of the jobs, with progress.
+
+    Args:
+      function: importable without JAX, since every worker imports its module anew.
+      jobs: one a slide.
+      workers: processes; 0 is one per core, and 1 stays in this one.
+      label: for the progress display.
+
+    Raises:
+      WorkdirError: a worker was ended from outside; what it had finished stays.
+    """
+    workers = min(workers or os.cpu_count() or 1, len(jobs))
+    with progress(label, len(jobs)) as bar:
+        if workers <= 1:
+            results = []
+            for job in jobs:
+                results.append(function(job))
+                bar.advance()
+            return results
+        context = multiprocessing.get_context("spawn")  # forking a process that holds JAX hangs
+        pool = concurrent.futures.ProcessPoolExecutor(
+            workers, mp_context=context, initializer=_end_with_parent, initargs=(os.getpid(),)
+        )
+        try:
+            futures = [pool.submit(function, job) for job in jobs]
+            for future in concurrent.futures.as_completed(futures):
+                future.result()
+                bar.advance()
+            return [future.result() for future in futures]
+        except concurrent.futures.process.BrokenProcessPool as error:
+            raise WorkdirError(
+                f"a process of {label} was ended from outside (out of memory?); finished slides "
+                "are kept: run the same command again, with fewer prepare.workers"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent(parent: int) -> None:
+    # A killed run must not leave workers behind that write while its successor does.
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,115 @@
+"""student: stage 2, slide by slide. A MIL head on LR features learns from the label and from the
+teacher; beside it, on undistilled features and with the label alone, the baseline."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from lrmil_jax import config as configuration
+from lrmil_jax import files
+from lrmil_jax.data.features import FeatureStore
+from lrmil_jax.distill import guidance
+from lrmil_jax.errors import ConfigError
+from lrmil_jax.stages import layout, models
+from lrmil_jax.stages.encode_lr import distilled_folder, undistilled_folder
+from lrmil_jax.stages.teacher import fold_data, hr_store, open_store, read_outputs
+from lrmil_jax.train import mil
+
+_LOSS_KEYS = (
+    *("lambda_ce", "lambda_bag", "lambda_soft", "lambda_hard"),
+    *("temperature_bag", "temperature_attn", "topk", "hard"),
+)
+
+
+def run(config: ConfigDict, workdir: Path, fold: int) -> None:
+    """Writes `folds/<k>/student/{lrmil,no_distillation}.safetensors` and the model folder."""
+    cohort = layout.prepared_cohort(config, workdir)
+    folder = layout.stage_folder(workdir, "student", fold)
+    slide_ids = cohort.slides(fold, "train", "val").slide_id.tolist()
+    loss = mil.SlideLoss(**{key: config.student[key] for key in _LOSS_KEYS})
+    if config.student.head == "mean" and (loss.lambda_soft or loss.lambda_hard):
+        raise ConfigError(
+            "student.head=mean has no attention to guide; set student.lambda_soft and "
+            "student.lambda_hard to 0, or choose another head"
+        )
+    distilled = open_store(config, workdir, distilled_folder(workdir, fold), slide_ids)
+    extras = _teaching(config, workdir, fold, distilled)
+    arms = {"lrmil": (loss, distilled, extras)}
+    if config.student.no_distillation:
+        plain = open_store(config, workdir, undistilled_folder(workdir), slide_ids)
+        arms["no_distillation"] = (mil.SlideLoss(), plain, {})
+    for name, (terms, store, teaching) in arms.items():
+        classifier = mil.train_head(
+            name=f"student ({name}), fold {fold}",
+            directory=folder / "training" / name,
+            block=config.student,
+            loss=terms,
+            data=fold_data(cohort, fold, store, **teaching),
+            classes=cohort.classes,
+            seed=config.seed,
+        )
+        classifier.save(folder / f"{name}.safetensors")
+    export_model(config, workdir, fold)
+
+
+def _teaching(config: ConfigDict, workdir: Path, fold: int, store: FeatureStore) -> dict:
+    """Teacher logits per slide, and per LR patch its guide and whether it has HR patches at all."""
+    hr = hr_store(config, workdir, store.slide_ids)
+    logits, guides, covered = [], [], []
+    for slide, slide_id in enumerate(store.slide_ids):
+        outputs = read_outputs(workdir, fold, slide_id)
+        parent = hr.places(slide)["parent"]
+        patches = int(store.sizes[slide])
+        present = np.ones(len(parent), bool)
+        attention = outputs["attention_logits"]
+        if config.student.guide == "mass":
+            guide = guidance.mass(attention, parent, patches, present)
+        else:
+            guide = guidance.pooled(attention, parent, patches, present, config.student.guide)
+        logits.append(outputs["logits"])
+        guides.append(np.asarray(guide))
+        covered.append(np.asarray(guidance.covered(parent, patches, present)))
+    return {
+        "per_bag": {"teacher_logits": np.stack(logits).astype(np.float32)},
+        "per_instance": {
+            "guide": np.concatenate(guides).astype(np.float32),
+            "covered": np.concatenate(covered),
+        },
+    }
+
+
+def export_model(config: ConfigDict, workdir: Path, fold: int) -> Path:
+    """Makes `folds/<k>/student/model`: all that `predict` needs of this fold, nothing else."""
+    folder = layout.stage_folder(workdir, "student", fold) / "model"
+    encoder = models.distilled_encoder(config, workdir, fold)
+    settings = configuration.flatten(config)
+    prepare = ("prepare.reader", "prepare.tissue_mpp", "prepare.min_tissue")
+    facts = {
+        "schema": 1,
+        "method": config.method,
+        "classes": list(layout.prepared_cohort(config, workdir).classes),
+        "geometry": dict(config.geometry),
+        "prepare": {key.removeprefix("prepare."): settings[key] for key in prepare},
+        "encoder": {
+            "name": encoder.name,
+            "batch": config.encoder.batch,
+            "dtype": config.encoder.dtype,
+        },
+        "features_dtype": config.features.dtype,
+        "made_by": json.loads((workdir / "cohort.json").read_text()),
+    }
+    part = folder / f"fold_{fold}"
+    part.mkdir(parents=True, exist_ok=True)
+    stage_one = layout.stage_folder(workdir, "distill", fold) / "encoder.safetensors"
+    copies = {
+        part / "encoder.safetensors": stage_one,
+        part / "head.safetensors": folder.parent / "lrmil.safetensors",
+    }
+    for target, origin in copies.items():
+        with files.atomic_path(target) as temporary:
+            shutil.copyfile(origin, temporary)
+    files.write_json(folder / "model.json", facts)
+    return folder

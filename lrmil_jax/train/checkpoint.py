@@ -1,0 +1,199 @@
+"""Orbax checkpoints of state, data iterator and progress; finished parameters as safetensors.
+
+Orbax is hidden behind this file: nothing else in the package names it.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import flax.traverse_util
+import grain
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import safetensors
+import safetensors.numpy
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from lrmil_jax.errors import WeightsError, WorkdirError
+from lrmil_jax.train.files import atomic_path, disk_errors
+
+# All metadata is one JSON string under one key: safetensors keeps its metadata in a hash map, so
+# several keys would come out in another order each time and the files would differ.
+_METADATA_KEY = "lrmil_jax"
+
+
+def save_params(path: Path | str, tree: Any, metadata: dict[str, Any] | None = None) -> None:
+    """Writes a nested dict of arrays as safetensors with '/'-joined names, whole or not at all.
+
+    Args:
+      path: the file; its folder is made.
+      tree: nested dicts with string keys without '/', leaves numpy or fully addressable JAX arrays.
+      metadata: anything that JSON can hold.
+
+    Raises:
+      WorkdirError: the disk is full, read-only or forbidden.
+    """
+    flat = flax.traverse_util.flatten_dict(tree)
+    for keys in flat:
+        if any("/" in key for key in keys):
+            raise ValueError(f"the key {keys} contains '/', which joins the names in the file")
+    # order="C": safetensors would store the bytes of a transposed view in the wrong order.
+    arrays = {"/".join(keys): np.asarray(leaf, order="C") for keys, leaf in flat.items()}
+    header = {_METADATA_KEY: json.dumps(metadata or {}, sort_keys=True)}
+    with atomic_path(path) as temporary:
+        safetensors.numpy.save_file(arrays, temporary, metadata=header)
+
+
+def load_params(path: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Reads what `save_params` wrote: (nested dict of numpy arrays, metadata).
+
+    Raises:
+      WeightsError: the file is missing, empty, truncated or no safetensors file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"the weights file {path} does not exist.")
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            header = file.metadata() or {}
+            flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(
+            f"{path} is not a whole safetensors file ({error}): delete it and run again."
+        ) from error
+    tree = flax.traverse_util.unflatten_dict(flat, sep="/")
+    return tree, json.loads(header.get(_METADATA_KEY, "{}"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainProgress:
+    """What early stopping and model choice must remember over a kill.
+
+    Attributes:
+      best_value: the selecting metric at its best; None while it was undefined.
+      best_step: the step of the best parameters; 0 before the first evaluation.
+      best_metrics: all of `validate` at that step.
+      bests: how often a new best was found; Orbax keeps the checkpoint with the highest.
+      bad_evaluations: evaluations since then.
+    """
+
+    best_value: float | None = None
+    best_step: int = 0
+    best_metrics: dict[str, float | None] = dataclasses.field(default_factory=dict)
+    bests: int = 0
+    bad_evaluations: int = 0
+
+
+def _signature(state: Any) -> str:
+    """Names, shapes and dtypes of a state: Orbax itself would silently cast dtypes."""
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    text = [f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}" for path, leaf in leaves]
+    return hashlib.sha256("\n".join(text).encode()).hexdigest()
+
+
+class Checkpoints:
+    """The newest and the best checkpoint of one training, under `directory`.
+
+    A checkpoint appears under its name only when it is whole: after a kill at any moment the
+    newest one that is there is good.
+    """
+
+    def __init__(self, directory: Path | str):
+        self.directory = Path(directory).absolute()
+        policy = preservation_policy.AnyPreservationPolicy(
+            [
+                preservation_policy.LatestN(1),
+                preservation_policy.BestN(get_metric_fn=lambda metrics: metrics["rank"], n=1),
+            ]
+        )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policy,
+            # On the CPU the saved bytes are the live buffers, which the next step overwrites.
+            enable_async_checkpointing=jax.default_backend() != "cpu",
+        )
+        with disk_errors(self.directory):
+            self._manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def latest_step(self) -> int | None:
+        """The step of the newest checkpoint, None if there is none."""
+        return self._manager.latest_step()
+
+    def save(self, state: Any, iterator: grain.DatasetIterator, done: TrainProgress) -> None:
+        """Saves all that a resumed run needs; the state must be finite (the caller checks).
+
+        Raises:
+          WorkdirError: the disk is full, read-only or forbidden; the last checkpoint stays.
+        """
+        step = int(state.step)
+        newly_best = done.best_step == step
+        meta = {"progress": dataclasses.asdict(done), "signature": _signature(state)}
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            data=grain.checkpoint.CheckpointSave(iterator),
+            meta=ocp.args.JsonSave(meta),
+        )
+        with disk_errors(self.directory):
+            rank = float(done.bests) if newly_best else -1.0
+            self._manager.save(step, args=items, metrics={"rank": rank})
+
+    def restore(
+        self, abstract: Any, iterator: grain.DatasetIterator
+    ) -> tuple[Any, TrainProgress] | None:
+        """The newest checkpoint, its arrays placed as `abstract` says; sets `iterator` too.
+
+        Returns None where nothing was saved yet.
+
+        Raises:
+          WorkdirError: the checkpoint is of another model.
+        """
+        step = self._manager.latest_step()
+        if step is None:
+            return None
+        meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
+        if meta["meta"]["signature"] != _signature(abstract):
+            raise WorkdirError(
+                f"the checkpoint in {self.directory} is of another model or optimiser: delete "
+                "that folder or choose another working directory."
+            )
+        items = ocp.args.Composite(
+            state=ocp.args.StandardRestore(abstract),
+            data=grain.checkpoint.CheckpointRestore(iterator),
+        )
+        state = self._manager.restore(step, args=items)["state"]
+        return state, TrainProgress(**meta["meta"]["progress"])
+
+    def restore_state(self, step: int, abstract: Any) -> Any:
+        """The state alone, of a step that is still kept."""
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+        return self._manager.restore(step, args=items)["state"]
+
+    def wait(self) -> None:
+        """Returns when everything saved is on disk."""
+        with disk_errors(self.directory):
+            self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits and lets go of Orbax's threads."""
+        with disk_errors(self.directory):
+            self._manager.close()
+
+    def delete(self) -> None:
+        """Removes all checkpoints: the training is finished and its result written."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def opened(directory: Path | str) -> Iterator[Checkpoints]:
+    """Checkpoints that are closed again whatever happens."""
+    checkpoints = Checkpoints(directory)
+    try:
+        yield checkpoints
+    finally:
+        checkpoints.close()

@@ -1,0 +1,90 @@
+"""Whole files or none, and disk trouble told in one sentence."""
+
+import contextlib
+import errno
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lrmil_jax.errors import WorkdirError
+
+_SENTENCES = {
+    errno.ENOSPC: "the disk is full: free some space and run the same command again",
+    errno.EDQUOT: "your disk quota is used up: free some space and run the same command again",
+    errno.EROFS: "the file system is read-only: choose a folder that can be written",
+    errno.EACCES: "permission is denied: choose a folder that can be written",
+    errno.EPERM: "permission is denied: choose a folder that can be written",
+}
+
+
+def _errno(error: BaseException) -> int | None:
+    """The known disk error behind an exception, or None."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in _SENTENCES:
+            return seen.errno
+        # Orbax writes through TensorStore, which reports the system's error only as text.
+        for code in _SENTENCES:
+            if os.strerror(code) in str(seen):
+                return code
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path | str) -> Iterator[None]:
+    """Turns a full, read-only or forbidden disk under `path` into a WorkdirError.
+
+    Every other exception passes unchanged.
+
+    Raises:
+      WorkdirError: nothing can be written under `path`.
+    """
+    try:
+        yield
+    except Exception as error:
+        code = _errno(error)
+        if code is None:
+            raise
+        raise WorkdirError(f"cannot write under {path}: {_SENTENCES[code]}.") from error
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """Gives a temporary path beside `path` that becomes `path` when the block ends well.
+
+    The content is on disk before the name is, so a file under its final name is complete even
+    after a power cut.
+
+    Raises:
+      WorkdirError: the disk is full, read-only or forbidden.
+    """
+    path = Path(path)
+    with disk_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        try:
+            yield temporary
+            _sync(temporary)
+            os.replace(temporary, path)
+            _sync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Writes `value` as indented JSON with sorted keys, whole or not at all."""
+    text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,212 @@
+"""What a run tells: log lines, progress, TensorBoard scalars and metrics.jsonl."""
+
+import contextlib
+import json
+import logging
+import math
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import rich.console
+import rich.logging
+import rich.progress
+import tensorboardX
+
+from lrmil_jax.train.files import atomic_path, disk_errors
+
+_log = logging.getLogger(__name__)
+# Without a terminal, a line of progress at most this often (seconds).
+_LINE_SECONDS = 10.0
+_NOISY = ("absl", "orbax", "grain", "jax", "tensorboardX", "tifffile", "PIL", "matplotlib")
+
+
+def setup_logging(level: int = logging.INFO) -> None:
+    """Sends this package's log to stderr, coloured in a terminal; libraries only warn.
+
+    Replaces whatever handlers the root logger had (absl installs one of its own).
+    """
+    root = logging.getLogger()
+    if sys.stderr.isatty():
+        handler: logging.Handler = rich.logging.RichHandler(
+            console=_console(), show_path=False, log_time_format="%H:%M:%S"
+        )
+        handler.setFormatter(logging.Formatter("%(message)s"))
+    else:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(max(level, logging.WARNING))
+
+
+class Progress:
+    """Counts finished items of one task; see `progress`."""
+
+    def __init__(
+        self, label: str, total: int | None, done: int, bar: rich.progress.Progress | None
+    ):
+        self._label, self._total, self._done = label, total, done
+        self._bar = bar
+        self._task = bar.add_task(label, total=total, completed=done, note="") if bar else None
+        self._first = done
+        self._start = self._last_line = time.monotonic()
+        self._lock = threading.Lock()
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """Counts `count` more items; `note` is shown behind the numbers. Any thread may call."""
+        with self._lock:
+            self._done += count
+            if self._bar is not None:
+                self._bar.update(self._task, advance=count, **({"note": note} if note else {}))
+            elif time.monotonic() - self._last_line >= _LINE_SECONDS:
+                self._last_line = time.monotonic()
+                _log.info("%s", self._line(note))
+
+    def close(self) -> None:
+        """Takes the bar away and leaves one line that says what was done."""
+        if self._bar is not None:
+            self._bar.remove_task(self._task)
+        _log.info("%s", self._line())
+
+    def _line(self, note: str = "") -> str:
+        seconds = time.monotonic() - self._start
+        rate = (self._done - self._first) / max(seconds, 1e-9)
+        of = "" if self._total is None else f"/{self._total}"
+        parts = [f"{self._label}: {self._done}{of}", f"{rate:.3g}/s", f"{seconds:.1f} s"]
+        if self._total is not None and self._done < self._total and rate > 0:
+            parts.append(f"{(self._total - self._done) / rate:.0f} s left")
+        return ", ".join([*parts, note] if note else parts)
+
+
+class _Rate(rich.progress.ProgressColumn):
+    def render(self, task: rich.progress.Task) -> str:
+        return "" if not task.speed else f"{task.speed:.3g}/s"
+
+
+_shared_lock = threading.Lock()
+_shared: dict[str, Any] = {"bar": None, "users": 0, "console": None}
+
+
+def _console() -> rich.console.Console:
+    """One console for bars and log lines, so that lines appear above a live bar."""
+    if _shared["console"] is None:
+        _shared["console"] = rich.console.Console(stderr=True)
+    return _shared["console"]
+
+
+@contextlib.contextmanager
+def _live_bar() -> Iterator[rich.progress.Progress | None]:
+    """The one live display of the terminal, shared by nested tasks; None without a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    with _shared_lock:
+        if _shared["bar"] is None:
+            _shared["bar"] = rich.progress.Progress(
+                rich.progress.TextColumn("{task.description}"),
+                rich.progress.BarColumn(),
+                rich.progress.MofNCompleteColumn(),
+                _Rate(),
+                rich.progress.TimeRemainingColumn(),
+                rich.progress.TextColumn("{task.fields[note]}"),
+                console=_console(),
+                transient=True,
+            )
+            _shared["bar"].start()
+        _shared["users"] += 1
+    try:
+        yield _shared["bar"]
+    finally:
+        with _shared_lock:
+            _shared["users"] -= 1
+            if not _shared["users"]:
+                _shared["bar"].stop()
+                _shared["bar"] = None
+
+
+@contextlib.contextmanager
+def progress(label: str, total: int | None, *, done: int = 0) -> Iterator[Progress]:
+    """Shows done, total, rate and time left of a task; `with progress("prepare", 12) as bar:`.
+
+    In a terminal a live bar, else a log line every ten seconds; at the end one log line.
+
+    Args:
+      label: what is being counted.
+      total: number of items, or None where it is not known.
+      done: items that an earlier run finished; they do not count for the rate.
+    """
+    with _live_bar() as bar:
+        task = Progress(label, total, done, bar)
+        try:
+            yield task
+        finally:
+            task.close()
+
+
+def _plain(value: Any) -> float | None:
+    """A metric as JSON can hold it: undefined (None, NaN, infinite) is null."""
+    if value is None or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+class MetricWriter:
+    """Scalars to `metrics.jsonl` (one line a call) and to TensorBoard, in `directory`.
+
+    Args:
+      directory: made if it is not there.
+      resume_step: rows after this step, left by a run that was killed, are taken away, so that
+        a resumed run writes the file that an uninterrupted one would have written.
+    """
+
+    def __init__(self, directory: Path | str, *, resume_step: int = 0):
+        directory = Path(directory)
+        self._path = directory / "metrics.jsonl"
+        with disk_errors(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+            self._truncate(resume_step)
+            self._lines = self._path.open("a", encoding="utf-8")
+            self._board = tensorboardX.SummaryWriter(
+                str(directory / "tensorboard"), purge_step=resume_step + 1
+            )
+
+    def _truncate(self, step: int) -> None:
+        if not self._path.exists():
+            return
+        kept = []
+        for line in self._path.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["step"] > step:
+                    break
+            except (json.JSONDecodeError, KeyError):  # the line at which the run was killed
+                break
+            kept.append(line + "\n")
+        with atomic_path(self._path) as temporary:
+            temporary.write_text("".join(kept), encoding="utf-8")
+
+    def write(self, step: int, metrics: dict[str, Any]) -> None:
+        """Writes one row; names like "train/loss" group in TensorBoard; None is undefined."""
+        row = {name: _plain(value) for name, value in metrics.items()}
+        with disk_errors(self._path.parent):
+            self._lines.write(json.dumps({"step": step, **row}) + "\n")
+            self._lines.flush()
+            for name, value in row.items():
+                if value is not None:
+                    self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Writes out what is still held back."""
+        with disk_errors(self._path.parent):
+            self._lines.close()
+            self._board.close()
+
+    def __enter__(self) -> "MetricWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,118 @@
+"""The one place that decides where arrays live: mesh, batches, constants, parameters.
+
+The mesh has one axis, "data". Batches are split over it, constants copied to every device,
+parameters copied or, with FSDP, split along one of their own axes.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+AXIS = "data"
+# Splitting a leaf smaller than this (elements) costs more in messages than it saves in memory.
+FSDP_MIN_SIZE = 4096
+
+
+def make_mesh(devices: list | None = None) -> Mesh:
+    """A 1-D mesh over `devices` (default: all of all processes).
+
+    Axis types are Auto: under JAX's default, Explicit, Flax's dropout and plain gathers fail.
+    """
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh(
+        (len(devices),), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,), devices=devices
+    )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Every device holds the whole array."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The first axis is split over the devices."""
+    return NamedSharding(mesh, PartitionSpec(AXIS))
+
+
+def state_shardings(abstract: Any, mesh: Mesh, *, fsdp: bool) -> Any:
+    """One sharding per leaf of `abstract` (a tree of shapes), by its shape alone.
+
+    The rule sees no names, so an optimiser's moments lie exactly as the parameters that they
+    belong to.
+    """
+
+    def rule(leaf) -> NamedSharding:
+        axes = [axis for axis, size in enumerate(leaf.shape) if size % mesh.size == 0]
+        if not fsdp or not axes or leaf.size < FSDP_MIN_SIZE:
+            return replicated(mesh)
+        spec: list[str | None] = [None] * leaf.ndim
+        spec[max(axes, key=lambda axis: leaf.shape[axis])] = AXIS
+        return NamedSharding(mesh, PartitionSpec(*spec))
+
+    return jax.tree.map(rule, abstract)
+
+
+def _local_devices(mesh: Mesh) -> int:
+    return sum(device.process_index == jax.process_index() for device in mesh.devices.flat)
+
+
+def pad_batch(batch: dict[str, Any], multiple: int) -> dict[str, Any]:
+    """Fills every leaf with zeros along its first axis up to a multiple; the filling weighs 0.
+
+    A batch without "weight" gets weight 1 for each of its examples.
+    """
+    size = len(next(iter(jax.tree.leaves(batch))))
+    batch = {"weight": np.ones(size, np.float32), **batch}
+    missing = -size % multiple
+    if not missing:
+        return batch
+
+    def pad(leaf):
+        return np.pad(leaf, [(0, missing)] + [(0, 0)] * (np.ndim(leaf) - 1))
+
+    return jax.tree.map(pad, batch)
+
+
+def place_batch(batch: dict[str, Any], mesh: Mesh) -> dict[str, Any]:
+    """Puts this process's part of a batch on its devices, split along the first axis.
+
+    Args:
+      batch: numpy leaves [B, ...]; with several processes each gives its own B examples, and B
+        is the same in all of them.
+      mesh: from `make_mesh`.
+
+    Returns:
+      Global arrays [processes * B', ...], B' being B filled up to a multiple of the local
+      devices with examples of weight 0.
+    """
+    batch = pad_batch(batch, _local_devices(mesh))
+    return _place(batch, batch_sharding(mesh))
+
+
+def _place(tree: Any, target: NamedSharding) -> Any:
+    if jax.process_count() == 1:
+        return jax.device_put(tree, target)
+    # device_put would ask for the same value on every process.
+    return jax.tree.map(
+        lambda leaf: jax.make_array_from_process_local_data(target, np.asarray(leaf)), tree
+    )
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Copies every leaf to every device; what lies there already stays where it is."""
+    target = replicated(mesh)
+
+    def put(leaf):
+        if isinstance(leaf, jax.Array) and leaf.sharding.is_equivalent_to(target, leaf.ndim):
+            return leaf
+        return _place(leaf, target)
+
+    return jax.tree.map(put, tree)
+
+
+def to_host(tree: Any, mesh: Mesh) -> Any:
+    """Whole numpy copies of a tree of (possibly split) arrays, on every process."""
+    whole = jax.jit(lambda leaves: leaves, out_shardings=replicated(mesh))(tree)
+    return jax.tree.map(lambda leaf: np.array(leaf.addressable_data(0)), whole)

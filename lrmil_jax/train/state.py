@@ -1,0 +1,82 @@
+"""What training is told (TrainSettings) and what it carries from step to step (TrainState)."""
+
+import dataclasses
+from typing import Any
+
+import flax.struct
+
+from lrmil_jax.errors import ConfigError
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that an update changes; arrays only, so that a rebuilt state never retraces.
+
+    There is no RNG: a step's key is folded from the seed and `step`. Fields are Any because JAX
+    rebuilds the struct with shardings and shapes in place of arrays.
+    """
+
+    step: Any
+    params: Any
+    opt_state: Any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """Length, optimiser and rhythm of one training; steps are optimiser updates.
+
+    Attributes:
+      steps: updates in all.
+      learning_rate: peak learning rate.
+      warmup_steps: linear warm-up from 0, part of `steps`.
+      schedule: "cosine" falls to 0 at `steps`; "constant" stays after the warm-up.
+      weight_decay: decoupled; never on biases, norms, tokens and position embeddings.
+      clip_norm: largest global gradient norm; None switches clipping off.
+      accumulate: batches per update; the gradient is that of one big batch.
+      eval_every: updates between two calls of `validate`; the last update is always evaluated.
+      log_every: updates between two rows of training metrics.
+      checkpoint_every: updates between two checkpoints; None: at every evaluation. A new best
+        model is saved in any case.
+      patience: evaluations without improvement before training stops; None: never.
+      select: the metric of `validate` that chooses the best parameters, and its direction.
+      fsdp: shard parameters and optimiser over the devices instead of copying them.
+      optimizer: "adamw" or "sgd" (with Nesterov momentum 0.9).
+
+    Raises:
+      ConfigError: a value is out of its range.
+    """
+
+    steps: int
+    learning_rate: float = 2e-4
+    warmup_steps: int = 0
+    schedule: str = "cosine"
+    weight_decay: float = 1e-5
+    clip_norm: float | None = 1.0
+    accumulate: int = 1
+    eval_every: int = 100
+    log_every: int = 20
+    checkpoint_every: int | None = None
+    patience: int | None = None
+    select: tuple[str, str] = ("loss", "min")
+    fsdp: bool = False
+    optimizer: str = "adamw"
+
+    def __post_init__(self) -> None:
+        positive = ("steps", "accumulate", "eval_every", "log_every", "checkpoint_every")
+        for name in (*positive, "patience", "clip_norm"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ConfigError(f"{name} is {value}: it must be above 0.")
+        for name in ("learning_rate", "weight_decay", "warmup_steps"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}: it must not be negative.")
+        if self.warmup_steps > self.steps:
+            raise ConfigError(
+                f"warmup_steps is {self.warmup_steps}, more than the {self.steps} steps in all."
+            )
+        choices = {"schedule": ("cosine", "constant"), "optimizer": ("adamw", "sgd")}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}: use one of {allowed}.")
+        if len(self.select) != 2 or self.select[1] not in ("max", "min"):
+            raise ConfigError(f"select is {self.select!r}: give (metric name, 'max' or 'min').")
