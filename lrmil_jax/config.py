@@ -4,7 +4,6 @@ A file in `configs/` starts from `default()`, sets what differs and ends with `f
 Keys that may be unset are placeholders: they print as None and keep their type.
 """
 
-import difflib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -129,7 +128,7 @@ def default() -> ConfigDict:
     synthetic.slides = 0  # procedural slides made when data.labels is unset
     synthetic.size_px = 1024
     synthetic.tiles_per_class = 200
-    return config
+    return config.lock()  # a key mistyped in a config file is refused like one on the command line
 
 
 def finish(config: ConfigDict, arg: str | None) -> ConfigDict:
@@ -265,14 +264,3 @@ def flatten(config: Mapping, prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
-
-
-def nearest_key(config: ConfigDict, key: str) -> str:
-    """The right key that a wrong one looks most like, as a hint for the message."""
-    known = list(flatten(config))
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    if not close:
-        tail = key.rsplit(".", 1)[-1]
-        ends = {name.rsplit(".", 1)[-1]: name for name in known}
-        close = [ends[name] for name in difflib.get_close_matches(tail, ends, n=1, cutoff=0.5)]
-    return f"; did you mean {close[0]}?" if close else ""

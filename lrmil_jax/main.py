@@ -66,13 +66,17 @@ def dispatch() -> int:
 def parse_flags(arguments: list[str]) -> list[str]:
     """Parses the command line; a mistake in a flag or in the config file is one sentence."""
     try:
-        return flags.FLAGS(arguments)
-    except (flags.Error, UserError, OSError, AttributeError, TypeError, ValueError) as error:
-        text = " ".join(str(error).split())
-        sys.stderr.write(
-            f"{text}\nRun with --help for the flags; lrmil_jax/config.py has all keys.\n"
-        )
+        rest = flags.FLAGS(arguments)
+        if _CONFIG.value is not None:
+            _CONFIG.value.keys()  # a config file that could not be loaded says so only here
+    except (flags.Error, UserError, OSError, LookupError, AttributeError, TypeError, ValueError,
+            SyntaxError) as error:  # fmt: skip
+        text = " ".join(str(error.args[0] if error.args else error).replace("\\n", " ").split())
+        if isinstance(error, AttributeError | KeyError):
+            text = "unknown config key: " + text.replace("\\'", "").strip("'\"")
+        sys.stderr.write(f"{text}\nAll keys with their defaults are in lrmil_jax/config.py.\n")
         sys.exit(1)
+    return rest
 
 
 if __name__ == "__main__":

@@ -27,19 +27,19 @@ def interval(value: float | None, bounds: Sequence[float | None] | None) -> str:
     return f"{number(value)} [{number(bounds[0])}, {number(bounds[1])}]"
 
 
-def lines(rows: Sequence[dict]) -> list[str]:
-    """Plain, unwrapped lines with aligned columns; the first is the heading.
+def cells(rows: Sequence[dict]) -> list[list[str]]:
+    """The table as shown, the first line being the heading.
 
     Args:
       rows: dicts with `arm`, `auc`, `auc_interval`, `accuracy`, `patches` and `seconds_<phase>`.
     """
     head = ["model", "AUC [95 % interval]", "accuracy", "patches/slide"]
     head += [f"{phase.replace('_', '+')} s" for phase in PHASES] + ["total s"]
-    cells = [head]
+    shown = [head]
     for row in rows:
         seconds = [row.get(f"seconds_{phase}") for phase in PHASES]
         total = None if None in seconds else sum(seconds)
-        cells.append(
+        shown.append(
             [
                 ARM_NAMES.get(row["arm"], row["arm"]),
                 interval(row["auc"], row.get("auc_interval")),
@@ -48,15 +48,21 @@ def lines(rows: Sequence[dict]) -> list[str]:
                 *("-" if value is None else number(value) for value in (*seconds, total)),
             ]
         )
-    widths = [max(len(line[column]) for line in cells) for column in range(len(head))]
+    return shown
+
+
+def lines(rows: Sequence[dict]) -> list[str]:
+    """`cells` as plain, unwrapped lines with aligned columns."""
+    shown = cells(rows)
+    widths = [max(len(line[column]) for line in shown) for column in range(len(shown[0]))]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in cells
+        for line in shown
     ]
 
 
 def save(folder: Path, rows: Sequence[dict]) -> None:
-    """Writes `table.csv` with every figure and `table.md` as it is shown."""
+    """Writes `table.csv` with every figure, `table.txt` and `table.md` as it is shown."""
     flat = []
     for row in rows:
         low, high = row.get("auc_interval") or (None, None)
@@ -64,8 +70,10 @@ def save(folder: Path, rows: Sequence[dict]) -> None:
         flat.append(kept | {"auc_low": low, "auc_high": high})
     with files.atomic_path(folder / "table.csv") as temporary:
         pd.DataFrame(flat).to_csv(temporary, index=False)
-    split = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines(rows)]
-    markdown = ["| " + " | ".join(cells) + " |" for cells in split]
-    markdown.insert(1, "|" + " --- |" * len(split[0]))
+    with files.atomic_path(folder / "table.txt") as temporary:
+        temporary.write_text("\n".join(lines(rows)) + "\n", encoding="utf-8")
+    shown = cells(rows)
+    markdown = ["| " + " | ".join(line) + " |" for line in shown]
+    markdown.insert(1, "|" + " --- |" * len(shown[0]))
     with files.atomic_path(folder / "table.md") as temporary:
         temporary.write_text("\n".join(markdown) + "\n", encoding="utf-8")

@@ -31,14 +31,12 @@ def run(config: ConfigDict, workdir: Path) -> None:
     if config.method == "lrmil":
         pictures += _save_heatmaps(config, workdir, folder)
         log.info("model of all folds: %s", merge_models(config, workdir))
-    lines = table.lines(rows)
-    cells = [[part.strip() for part in line.split("  ") if part.strip()] for line in lines]
     note = (
         "AUC and accuracy are per patient, over the test patients of all folds together, with a "
         "95 % bootstrap interval over patients. Seconds per slide are medians, from the slide "
         "file, after a warm-up; LR without distillation costs what LRMIL costs."
     )
-    html.save(folder / "index.html", html.page("lrmil_jax: results", cells, pictures, [note]))
+    html.save(folder / "index.html", html.page("lrmil_jax: results", table.cells(rows), pictures, [note]))
     log.info("report: %s", folder / "index.html")
 
 

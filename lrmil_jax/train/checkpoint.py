@@ -22,7 +22,7 @@ import safetensors.numpy
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from lrmil_jax.errors import WeightsError, WorkdirError
-from lrmil_jax.train.files import atomic_path, disk_errors
+from lrmil_jax.train.files import atomic_path, disk_errors, write_json
 
 # All metadata is one JSON string under one key: safetensors keeps its metadata in a hash map, so
 # several keys would come out in another order each time and the files would differ.
@@ -70,6 +70,33 @@ def load_params(path: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:
         ) from error
     tree = flax.traverse_util.unflatten_dict(flat, sep="/")
     return tree, json.loads(header.get(_METADATA_KEY, "{}"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FitResult:
+    """The chosen model: host arrays, the step they are from, and `validate` at that step."""
+
+    params: Any
+    step: int
+    metrics: dict[str, float | None]
+
+
+def load_result(directory: Path) -> FitResult | None:
+    """What a finished training left in its directory, None if it is not finished."""
+    # result.json is written last: where it is, best.safetensors is whole.
+    path = directory / "result.json"
+    if not path.is_file():
+        return None
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    params, _ = load_params(directory / "best.safetensors")
+    return FitResult(params=params, step=saved["step"], metrics=saved["metrics"])
+
+
+def save_result(directory: Path, result: FitResult) -> None:
+    """Writes `best.safetensors`, then `result.json`, which says that the training is finished."""
+    summary = {"step": result.step, "metrics": result.metrics}
+    save_params(directory / "best.safetensors", result.params, summary)
+    write_json(directory / "result.json", summary)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import math
+import os
 import sys
 import threading
 import time
@@ -14,14 +15,16 @@ from typing import Any
 import rich.console
 import rich.logging
 import rich.progress
-import tensorboardX
+import tensorboardX.event_file_writer
+import tensorboardX.summary
+from tensorboardX.proto import event_pb2
 
 from lrmil_jax.train.files import atomic_path, disk_errors
 
 _log = logging.getLogger(__name__)
 # Without a terminal, a line of progress at most this often (seconds).
 _LINE_SECONDS = 10.0
-_NOISY = ("absl", "orbax", "grain", "jax", "tensorboardX", "tifffile", "PIL", "matplotlib")
+_NOISY = ("orbax", "grain", "jax", "tensorboardX", "tifffile", "PIL", "matplotlib")
 
 
 def setup_logging(level: int = logging.INFO) -> None:
@@ -42,6 +45,8 @@ def setup_logging(level: int = logging.INFO) -> None:
     root.setLevel(level)
     for name in _NOISY:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
+    # Orbax warns through absl about every remainder of a killed run that it cleans up.
+    logging.getLogger("absl").setLevel(logging.ERROR)
 
 
 class Progress:
@@ -155,6 +160,25 @@ def _plain(value: Any) -> float | None:
     return float(value)
 
 
+def _event(**fields: Any) -> event_pb2.Event:
+    return event_pb2.Event(wall_time=time.time(), **fields)
+
+
+def _open_board(directory: Path, *, purge_step: int) -> tensorboardX.event_file_writer.EventsWriter:
+    """An event file that TensorBoard reads; it forgets older points from `purge_step` on.
+
+    tensorboardX's SummaryWriter would write from a thread of its own, where a full disk ends in
+    tracebacks that nobody can catch.
+    """
+    directory.mkdir(exist_ok=True)
+    board = tensorboardX.event_file_writer.EventsWriter(
+        str(directory / "events"), filename_suffix=f".{os.getpid()}.{time.monotonic_ns()}"
+    )
+    restart = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    board.write_event(_event(step=purge_step, session_log=restart))
+    return board
+
+
 class MetricWriter:
     """Scalars to `metrics.jsonl` (one line a call) and to TensorBoard, in `directory`.
 
@@ -171,9 +195,7 @@ class MetricWriter:
             directory.mkdir(parents=True, exist_ok=True)
             self._truncate(resume_step)
             self._lines = self._path.open("a", encoding="utf-8")
-            self._board = tensorboardX.SummaryWriter(
-                str(directory / "tensorboard"), purge_step=resume_step + 1
-            )
+            self._board = _open_board(directory / "tensorboard", purge_step=resume_step + 1)
 
     def _truncate(self, step: int) -> None:
         if not self._path.exists():
@@ -197,13 +219,21 @@ class MetricWriter:
             self._lines.flush()
             for name, value in row.items():
                 if value is not None:
-                    self._board.add_scalar(name, value, step)
+                    scalar = tensorboardX.summary.scalar(name, value)
+                    self._board.write_event(_event(step=step, summary=scalar))
+
+    def flush(self) -> None:
+        """Brings all rows to the disk; due before a checkpoint that covers them."""
+        with disk_errors(self._path.parent):
+            self._board.flush()
 
     def close(self) -> None:
         """Writes out what is still held back."""
         with disk_errors(self._path.parent):
-            self._lines.close()
-            self._board.close()
+            try:
+                self._lines.close()
+            finally:
+                self._board.close()
 
     def __enter__(self) -> "MetricWriter":
         return self

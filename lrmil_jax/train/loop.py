@@ -4,7 +4,6 @@ import collections
 import contextlib
 import dataclasses
 import itertools
-import json
 import logging
 import math
 from collections.abc import Callable
@@ -22,12 +21,12 @@ from lrmil_jax.errors import ConfigError, TrainingError
 from lrmil_jax.train import optim, sharding
 from lrmil_jax.train.checkpoint import (
     Checkpoints,
+    FitResult,
     TrainProgress,
-    load_params,
+    load_result,
     opened,
-    save_params,
+    save_result,
 )
-from lrmil_jax.train.files import write_json
 from lrmil_jax.train.logging import MetricWriter, Progress, progress
 from lrmil_jax.train.state import TrainSettings, TrainState
 from lrmil_jax.train.step import LossFn, Stepper
@@ -37,15 +36,6 @@ _log = logging.getLogger(__name__)
 _IN_FLIGHT = 2
 
 Validate = Callable[[Any], dict[str, float | None]]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FitResult:
-    """The chosen model: host arrays, the step they are from, and `validate` at that step."""
-
-    params: Any
-    step: int
-    metrics: dict[str, float | None]
 
 
 def fit(
@@ -91,13 +81,12 @@ def fit(
       ConfigError: `validate` does not give the metric that chooses the best model.
     """
     directory = Path(directory)
-    finished = _load_result(directory)
+    finished = load_result(directory)
     if finished is not None:
         _log.info("%s: already trained, best at step %d", name, finished.step)
         return finished
     mesh = sharding.make_mesh() if mesh is None else mesh
-    with contextlib.ExitStack() as stack:
-        checkpoints = stack.enter_context(opened(directory / "checkpoints"))
+    with opened(directory / "checkpoints") as checkpoints:
         training = _Training(
             name=name,
             directory=directory,
@@ -111,27 +100,11 @@ def fit(
         training.run(sharding.replicate(constants, mesh), jax.random.key(seed))
         result = training.best()
     if jax.process_index() == 0:
-        _save_result(directory, result)
+        save_result(directory, result)
     _barrier(name)
     if jax.process_index() == 0:
         checkpoints.delete()
     return result
-
-
-def _load_result(directory: Path) -> FitResult | None:
-    # result.json is written last: where it is, best.safetensors is whole.
-    path = directory / "result.json"
-    if not path.is_file():
-        return None
-    saved = json.loads(path.read_text(encoding="utf-8"))
-    params, _ = load_params(directory / "best.safetensors")
-    return FitResult(params=params, step=saved["step"], metrics=saved["metrics"])
-
-
-def _save_result(directory: Path, result: FitResult) -> None:
-    summary = {"step": result.step, "metrics": result.metrics}
-    save_params(directory / "best.safetensors", result.params, summary)
-    write_json(directory / "result.json", summary)
 
 
 def _barrier(name: str) -> None:
@@ -255,6 +228,8 @@ class _Training:
         if evaluate:
             save |= self._evaluate(step, writer)
         if save:
+            if writer is not None:
+                writer.flush()
             self.checkpoints.save(self.state, self.iterator, self.done)
         bar.advance(note=note)
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import toy
 
-from lrmil_jax.train import make_mesh
+from lrmil_jax.train import make_mesh, sharding
 
 
 def loss_fn(params, constants, batch, key, train):
@@ -33,7 +33,7 @@ def main():
     jax.config.update("jax_num_cpu_devices", 2)
     if index != "alone":
         jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=int(index))
-    toy.sharding.FSDP_MIN_SIZE = 1
+    sharding.FSDP_MIN_SIZE = 1
     mesh = make_mesh()
     result = toy.train(
         directory,

@@ -54,11 +54,6 @@ def test_result_is_evaluated_params(single):
     assert toy.validation(one_device())(result.params) == result.metrics
 
 
-def test_tensorboard_holds_the_same_scalars(single):
-    directory, _ = single
-    assert list((directory / "tensorboard").glob("events*"))
-
-
 def test_second_call_returns_at_once(single):
     directory, result = single
 

@@ -14,6 +14,34 @@ def lines(directory):
     return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
 
 
+def events(directory):
+    """(step, name, value) of every scalar in the event files, in order of writing."""
+    from tensorboardX.proto import event_pb2
+
+    found = []
+    for path in sorted((directory / "tensorboard").iterdir(), key=lambda p: p.stat().st_mtime_ns):
+        data = path.read_bytes()
+        while data:  # length, its checksum, the event, its checksum
+            length = int.from_bytes(data[:8], "little")
+            event = event_pb2.Event.FromString(data[12 : 12 + length])
+            data = data[16 + length :]
+            found += [(event.step, v.tag, v.simple_value) for v in event.summary.value]
+    return found
+
+
+def test_tensorboard_holds_the_defined_scalars(tmp_path):
+    with MetricWriter(tmp_path) as writer:
+        writer.write(1, {"train/loss": 0.5, "train/auc": None})
+        writer.write(2, {"train/loss": 0.25})
+    with MetricWriter(tmp_path, resume_step=2) as writer:
+        writer.write(3, {"train/loss": 0.125})
+    assert events(tmp_path) == [
+        (1, "train/loss", 0.5),
+        (2, "train/loss", 0.25),
+        (3, "train/loss", 0.125),
+    ]
+
+
 def test_rows_and_undefined_values(tmp_path):
     with MetricWriter(tmp_path) as writer:
         writer.write(1, {"a": 0.1, "b": None})
@@ -78,7 +106,7 @@ def test_setup_logging_replaces_handlers():
         setup_logging()
         setup_logging()
         assert len(root.handlers) == 1
-        assert logging.getLogger("absl").level == logging.WARNING
+        assert logging.getLogger("orbax").level == logging.WARNING
     finally:
         root.handlers[:] = before
         root.setLevel(level)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrmil_jax.train import Evaluator, TrainSettings, fit, make_mesh, sharding  # noqa: F401
+from lrmil_jax.train import Evaluator, TrainSettings, fit, make_mesh
 
 EXAMPLES, WIDTH = 40, 16
 

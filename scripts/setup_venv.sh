@@ -1,0 +1,23 @@
+# Sourced by quickstart and test: makes .venv once with the pinned versions, and sets PYTHON.
+# Usage: setup_venv EXTRA   (EXTRA may be empty)
+
+setup_venv() {
+  local extra="$1" base stamp wanted
+  for base in python3.11 python3.12 python3.13 python3; do
+    if "$base" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then break; fi
+    base=""
+  done
+  if [ -z "$base" ]; then
+    echo "Python 3.11 or later was not found; install it (python.org) and run this again." >&2
+    exit 1
+  fi
+  PYTHON="$PWD/.venv/bin/python"
+  stamp=".venv/installed-${extra:-base}"
+  wanted="$(cat pyproject.toml constraints.txt | cksum)"
+  if [ -x "$PYTHON" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then return; fi
+  echo "Installing into .venv (once, a minute or two) ..."
+  [ -x "$PYTHON" ] || "$base" -m venv .venv
+  "$PYTHON" -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+    -e ".${extra:+[$extra]}"
+  echo "$wanted" > "$stamp"
+}
