@@ -4,6 +4,8 @@ A file in `configs/` starts from `default()`, sets what differs and ends with `f
 Keys that may be unset are placeholders: they print as None and keep their type.
 """
 
+import difflib
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -96,6 +98,7 @@ def default() -> ConfigDict:
     distill.steps = 10_000
     distill.batch = 64  # LR patches
     distill.val_patches = 2048  # validation patches that choose the checkpoint, at most
+    distill.flips = False  # turn and mirror LR patches in training, their children alike
     # Blocks of L_layer, from 0; empty: (0, 1, 10) of 12, else first, second and last but one.
     distill.layers = ()
     distill.lambda_layer = 1.0
@@ -169,7 +172,7 @@ def _one_of(*choices: str) -> Callable[[Any], bool]:
     return check
 
 
-def _range(low: float, high: float) -> Callable[[Any], bool]:
+def _range(low: float | int, high: float | int) -> Callable[[Any], bool]:
     check = lambda value: low <= value <= high  # noqa: E731
     check.wanted = f"from {low} to {high}"
     return check
@@ -180,6 +183,7 @@ _TRAINING_CHECKS = {
     "optimizer": _one_of("adamw"),
     "schedule": _one_of("cosine", "constant"),
     "learning_rate": _range(0, _INFINITE),
+    "warmup_steps": _range(0, _INFINITE),
     "weight_decay": _range(0, _INFINITE),
     "clip_norm": _range(0, _INFINITE),
     "accumulate": _range(1, _INFINITE),
@@ -193,9 +197,12 @@ _TRAINING_CHECKS = {
     "balance": _one_of("none", "weights", "sampling"),
     "select": _one_of("loss", "auc"),
     "dropout": _range(0, 0.99),
+    "hidden": _range(1, _INFINITE),
+    "resident_gib": _range(0, _INFINITE),
 }
 _CHECKS = {
     "method": _one_of("lrmil", "mil"),
+    "seed": _range(0, 2**32 - 1),
     "folds": _range(1, 100),
     "geometry.hr_mpp": _range(0.1, 10),
     "geometry.lr_mpp": _range(0.1, 10),
@@ -212,6 +219,7 @@ _CHECKS = {
     "features.dtype": _one_of("float16", "bfloat16"),
     "features.rows": _range(64, 2048),
     "pretrain.val_share": _range(0.01, 0.5),
+    "distill.val_patches": _range(1, _INFINITE),
     "distill.lambda_layer": _range(0, _INFINITE),
     "distill.lambda_attn": _range(0, _INFINITE),
     "student.lambda_ce": _range(0, _INFINITE),
@@ -224,6 +232,17 @@ _CHECKS = {
     "student.guide": _one_of("mass", "mean", "max"),
     "student.hard": _one_of("rank", "instance"),
     "evaluate.bootstrap_samples": _range(1, 1_000_000),
+    "evaluate.timed_slides": _range(0, _INFINITE),
+    "report.heatmaps": _range(0, _INFINITE),
+    "synthetic.slides": _range(0, 1_000_000),
+    "synthetic.size_px": _range(256, 100_000),
+    "synthetic.tiles_per_class": _range(2, 1_000_000),
+}
+
+# Weights of which at least one must be above 0.
+_TERMS = {
+    "distill": ("lambda_layer", "lambda_attn"),
+    "student": ("lambda_ce", "lambda_bag", "lambda_soft", "lambda_hard"),
 }
 
 
@@ -247,6 +266,10 @@ def validate(config: ConfigDict) -> None:
         raise ConfigError(
             f"geometry.lr_mpp / geometry.hr_mpp is {ratio:g}, but it must be 2, 4 or 8"
         )
+    for block, terms in _TERMS.items():
+        if not any(config[block][term] for term in terms):
+            names = " or ".join(f"{block}.{term}" for term in terms)
+            raise ConfigError(f"nothing would be learned: set {names} above 0")
     if config.data.labels is None and config.synthetic.slides == 0:
         raise ConfigError(
             "data.labels is not set; give --config.data.labels=LABELS.csv and "
@@ -264,3 +287,16 @@ def flatten(config: Mapping, prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def explain(error: Exception) -> str:
+    """An error of absl or ml_collections over a flag or a config file, as one sentence."""
+    text = str(error.args[0] if error.args else error).replace("\\n", " ")
+    if isinstance(error, AttributeError | KeyError):
+        name = re.search(r"\w+", text.removeprefix("'Key \"").lstrip("'\\\""))
+        if name is not None:
+            known = {key.rsplit(".", 1)[-1] for key in flatten(default())}
+            close = difflib.get_close_matches(name[0], known, n=1, cutoff=0.5)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            return f"the config has no key {name[0]!r}{hint}"
+    return " ".join(text.split())

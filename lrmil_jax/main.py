@@ -71,9 +71,9 @@ def parse_flags(arguments: list[str]) -> list[str]:
             _CONFIG.value.keys()  # a config file that could not be loaded says so only here
     except (flags.Error, UserError, OSError, LookupError, AttributeError, TypeError, ValueError,
             SyntaxError) as error:  # fmt: skip
-        text = " ".join(str(error.args[0] if error.args else error).replace("\\n", " ").split())
-        if isinstance(error, AttributeError | KeyError):
-            text = "unknown config key: " + text.replace("\\'", "").strip("'\"")
+        from lrmil_jax import config as configuration
+
+        text = configuration.explain(error)
         sys.stderr.write(f"{text}\nAll keys with their defaults are in lrmil_jax/config.py.\n")
         sys.exit(1)
     return rest

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from lrmil_jax import config as configuration
 from lrmil_jax import files
 from lrmil_jax.errors import ConfigError, WorkdirError
-from lrmil_jax.stages import layout
+from lrmil_jax.stages import layout, models
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +94,7 @@ def run(config: ConfigDict, workdir: Path, names: list[str]) -> int:
       How many slides could not be prepared: they are listed, and the rest went on.
     """
     stages = choose_stages(config, names)
+    models.preflight(config)
     files.write_json(workdir / "config.json", configuration.flatten(config))
     for number, stage in enumerate(stages, 1):
         folds = range(1, config.folds + 1) if stage.per_fold else (None,)
@@ -101,7 +102,7 @@ def run(config: ConfigDict, workdir: Path, names: list[str]) -> int:
             where = "" if fold is None else f", fold {fold} of {config.folds}"
             log.info("[%d/%d] %s%s", number, len(stages), stage.name, where)
             _run_stage(config, workdir, stage, fold)
-    return _report_failures(workdir)
+    return _report_failures(config, workdir)
 
 
 def _run_stage(config: ConfigDict, workdir: Path, stage: Stage, fold: int | None) -> None:
@@ -178,12 +179,12 @@ def _inputs(config: ConfigDict, workdir: Path, stage: Stage, fold: int | None) -
     }
 
 
-def _report_failures(workdir: Path) -> int:
-    failed = []
-    for path in sorted(layout.regions_folder(workdir).glob("*.json")):
-        status = json.loads(path.read_text())
-        if status["status"] != "ok":
-            failed.append(status)
+def _report_failures(config: ConfigDict, workdir: Path) -> int:
+    statuses = [
+        layout.read_status(workdir, slide_id)
+        for slide_id in layout.read_cohort(config, workdir).table.slide_id
+    ]
+    failed = [status for status in statuses if status is not None and status["status"] != "ok"]
     for status in failed:
         log.error("slide %s was left out: %s", status["slide_id"], status["reason"])
     return len(failed)

@@ -1,6 +1,6 @@
 """Tiles per second of slide preparation against a bare openslide read + JPEG encode.
 
-Both walk over the same high-resolution tiles of one slide. "bare" reads them one by one with
+Both walk over the same area: the high-resolution tiles of every low-resolution cell. "bare" reads them one by one with
 openslide and encodes each as JPEG: no tissue, no low-resolution tile, nothing is written.
 "prepare" is the whole preparation of the slide by the pipeline's own worker function. Rounds
 alternate in one run, and ratios are of medians. Then the same slides by one process and by two.
@@ -39,7 +39,7 @@ def make_slide(path: Path, *, size_px: int) -> None:
 
 
 def tiles_of(path: Path) -> tuple[np.ndarray, int]:
-    """(x, y) of all existing tiles, and their side in level-0 pixels."""
+    """(x, y) of the tiles of all cells, and their side in level-0 pixels."""
     with open_slide(path) as slide:
         cells = lattice.build(
             slide,
@@ -48,7 +48,7 @@ def tiles_of(path: Path) -> tuple[np.ndarray, int]:
             patch_px=GEOMETRY.patch_px,
             tissue=tissue.detect(slide),
         )
-    return cells.child_xy[cells.child_mask], cells.child_side
+    return cells.child_xy.reshape(-1, 2), cells.child_side
 
 
 def bare(path: Path, tiles: np.ndarray, side: int) -> float:

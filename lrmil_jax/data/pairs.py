@@ -78,12 +78,19 @@ class PatchPairs:
         """The children's CLS [n, L, W] of one example, without its pixels."""
         return self._targets[index]["cls"]
 
-    def batches(self, *, batch: int, seed: int, steps: int, threads: int) -> grain.IterDataset:
-        """Shuffled batches over epochs without end; decode runs in Grain's threads."""
+    def batches(
+        self, *, batch: int, seed: int, steps: int, threads: int, flips: bool = False
+    ) -> grain.IterDataset:
+        """Shuffled batches for `steps`; decode runs in Grain's threads.
+
+        With `flips`, every example is turned and mirrored at random, its children with it.
+        """
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * batch)
         epochs = -(-steps * batch // len(self)) + 1
-        shuffled = grain.MapDataset.source(self).seed(seed).shuffle().repeat(epochs)
-        return shuffled.to_iter_dataset(options).batch(batch, drop_remainder=True)
+        examples = grain.MapDataset.source(self).seed(seed).shuffle().repeat(epochs)
+        if flips:
+            examples = examples.random_map(Flip())
+        return examples.to_iter_dataset(options).batch(batch, drop_remainder=True)
 
     def sample(self, *, batch: int, most: int) -> list[dict[str, np.ndarray]]:
         """At most `most` evenly spaced examples in batches; the last batch's filling weighs 0."""
@@ -99,3 +106,25 @@ class PatchPairs:
             weight = np.array([1.0] * len(items) + [0.0] * filling, np.float32)
             batches.append(stacked | {"weight": weight})
         return batches
+
+
+class Flip(grain.transforms.RandomMap):
+    """One of the eight turns and mirrorings of an LR patch, the grid of its children turned alike.
+
+    The children's features stay as they were encoded: encoders of tissue hardly mind.
+    """
+
+    def random_map(self, element: dict, rng: np.random.Generator) -> dict:
+        turns, mirror = int(rng.integers(4)), bool(rng.integers(2))
+        ratio = element["child_mask"].shape[0]
+
+        def turn(values: np.ndarray) -> np.ndarray:
+            turned = np.rot90(values, turns)
+            return np.ascontiguousarray(turned[:, ::-1] if mirror else turned)
+
+        def turn_flat(values: np.ndarray) -> np.ndarray:
+            return turn(values.reshape(ratio, ratio, *values.shape[1:])).reshape(values.shape)
+
+        turned = {name: turn(element[name]) for name in ("lr", "child_cls", "child_mask")}
+        flat = {name: turn_flat(element[name]) for name in ("child_embedding", "attention")}
+        return element | turned | flat

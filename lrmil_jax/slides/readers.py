@@ -140,7 +140,10 @@ class OpenSlideReader:
 
 
 class FastSlideReader:
-    """Any format of the fastslide library."""
+    """Any format of the fastslide library.
+
+    fastslide 0.8.1 never returns from a region with a damaged tile, so it comes last in "auto".
+    """
 
     def __init__(self, path: Path):
         import fastslide

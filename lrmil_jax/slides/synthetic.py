@@ -137,28 +137,23 @@ def write_cohort(
     rows = []
     for i in range(slides):
         patient = i // slides_per_patient
-        positive = patient % 2 == 1
-        slide_id = f"slide_{i:04d}"
-        rows.append((slide_id, f"patient_{patient:04d}", LABELS[positive], f"{slide_id}.tif"))
-        slide, mask = folder / "slides" / f"{slide_id}.tif", folder / "masks" / f"{slide_id}.png"
-        if not slide.exists():  # written last, so that a slide has its mask
+        slide_id, label = f"slide_{i:04d}", patient % 2
+        rows.append((slide_id, f"patient_{patient:04d}", LABELS[label], f"{slide_id}.tif"))
+        path = folder / "slides" / f"{slide_id}.tif"
+        if not path.exists():
             image, lesion = tissue_image(
                 np.random.default_rng([seed, i]),
                 size_px=size_px,
-                positive=positive,
+                positive=label == 1,
                 background=background,
             )
-            _write_png(mask, lesion.astype(np.uint8) * 255)
-            write_slide(slide, image, mpp=mpp, levels=levels)
+            # The slide comes last, so that a slide that is there has its mask.
+            _write_png(folder / "masks" / f"{slide_id}.png", lesion.astype(np.uint8) * 255)
+            write_slide(path, image, mpp=mpp, levels=levels)
         if progress is not None:
             progress(i + 1, slides)
-    table = io.StringIO(newline="")
-    csv.writer(table, lineterminator="\n").writerows(
-        [("slide_id", "patient_id", "label", "path"), *rows]
-    )
-    labels = folder / "labels.csv"
-    _write(labels, table.getvalue().encode())
-    return labels
+    _write_labels(folder / "labels.csv", rows)
+    return folder / "labels.csv"
 
 
 def write_tiles(
@@ -239,6 +234,13 @@ def _claim(folder: Path, recipe: dict) -> None:
             )
         return
     write_json(note, recipe)
+
+
+def _write_labels(path: Path, rows: list[tuple[str, ...]]) -> None:
+    table = io.StringIO(newline="")
+    header = ("slide_id", "patient_id", "label", "path")
+    csv.writer(table, lineterminator="\n").writerows([header, *rows])
+    _write(path, table.getvalue().encode())
 
 
 def _write_png(path: Path, pixels: np.ndarray) -> None:

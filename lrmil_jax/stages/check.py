@@ -29,6 +29,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     """
     problems: list[str] = []
     cohort = _attempt(problems, lambda: layout.read_cohort(config, workdir))
+    _attempt(problems, lambda: models.preflight(config))
     encoder = _attempt(problems, lambda: _encoder(config))
     if encoder is not None:
         _attempt(problems, lambda: models.layers(config, encoder))

@@ -48,6 +48,7 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
             seed=config.seed,
             steps=wanted,
             threads=config.encoder.threads,
+            flips=settings.flips,
         ),
         validate=lambda params: evaluator(params, held_out),
         settings=mil.train_settings(settings, steps=settings.steps, select=("loss", "min")),

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from scipy.special import softmax
 
 from lrmil_jax.data import regions, schema, source
@@ -17,6 +17,8 @@ from lrmil_jax.slides import Tissue
 from lrmil_jax.stages import models
 from lrmil_jax.train.encode import BatchEncoder, rebatch
 from lrmil_jax.train.mil import BagClassifier
+
+_PICTURE_PX = 1200  # longest side of the picture under a heatmap
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +32,7 @@ class SlideResult:
       seconds: per phase: open_tissue, read, encode, mil.
       read_log: pixels read per pyramid level; finest_allowed: the LR patches' own level.
       unreadable: patches left out because they could not be decoded.
+      picture, picture_downsample: the slide for a heatmap, and level-0 px per picture px.
     """
 
     probabilities: Float[np.ndarray, " C"]
@@ -41,7 +44,8 @@ class SlideResult:
     read_log: dict[int, int]
     finest_allowed: int
     unreadable: list[tuple[int, int]]
-    tissue: Tissue
+    picture: UInt8[np.ndarray, "h w 3"]
+    picture_downsample: float
 
 
 @dataclasses.dataclass
@@ -73,6 +77,7 @@ class SlideClassifier:
         with plan.slide as slide:
             reader = _PatchReader(slide, cells, self.settings.geometry, self.high_resolution)
             features, encode_seconds = self._encode(reader)
+            picture = _picture(slide, plan.tissue, self.settings.geometry)
             log = {int(level): int(pixels) for level, pixels in slide.read_log.items()}
             allowed = slide.source_level(px, cells.lr_side)
             mpp = slide.mpp
@@ -100,7 +105,8 @@ class SlideClassifier:
             read_log=log,
             finest_allowed=allowed,
             unreadable=reader.unreadable,
-            tissue=plan.tissue,
+            picture=picture[0],
+            picture_downsample=picture[1],
         )
 
     def _encode(self, reader: "_PatchReader") -> tuple[list[np.ndarray], float]:
@@ -114,6 +120,15 @@ class SlideClassifier:
                 part.append(encode([images])["embedding"].astype(target))
             seconds += time.perf_counter() - start
         return [np.concatenate(part) for part in parts if part], seconds
+
+
+def _picture(slide, tissue: Tissue, geometry: schema.Geometry) -> tuple[np.ndarray, float]:
+    """The tissue's thumbnail, or a finer one of a small slide, never finer than LR."""
+    mpp = max(geometry.lr_mpp, max(slide.dimensions) * slide.mpp / _PICTURE_PX)
+    if mpp >= tissue.downsample * slide.mpp:
+        return tissue.thumbnail, tissue.downsample
+    thumbnail = slide.thumbnail(mpp)
+    return thumbnail.image, thumbnail.downsample
 
 
 class _PatchReader:

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from lrmil_jax import encoders
+from lrmil_jax import encoders, heads
 from lrmil_jax.data import schema
 from lrmil_jax.encoders import pretrained
 from lrmil_jax.errors import ConfigError, WeightsError
@@ -69,14 +69,8 @@ def layers(config: ConfigDict, encoder: Encoder) -> tuple[int, ...]:
     Raises:
       ConfigError: the patch size does not give every child a whole window of tokens.
     """
-    depth, geometry = encoder.module.depth, layout.geometry(config)
-    tokens = geometry.patch_px // encoder.module.patch
-    if geometry.patch_px % encoder.module.patch or tokens % geometry.ratio:
-        raise ConfigError(
-            f"geometry.patch_px={geometry.patch_px} gives {tokens} tokens a side with patches of "
-            f"{encoder.module.patch} px, which {geometry.ratio} children cannot share; "
-            f"use a multiple of {encoder.module.patch * geometry.ratio} px"
-        )
+    check_windows(config, encoder.module)
+    depth = encoder.module.depth
     chosen = tuple(config.distill.layers) or encoders.default_layers(depth)
     for block in chosen:
         if not -depth <= block < depth:
@@ -84,6 +78,40 @@ def layers(config: ConfigDict, encoder: Encoder) -> tuple[int, ...]:
                 f"distill.layers has block {block}, but {encoder.name} has blocks 0 to {depth - 1}"
             )
     return tuple(sorted({block % depth for block in chosen}))
+
+
+def preflight(config: ConfigDict) -> None:
+    """Refuses before the first stage what a later stage would refuse after hours.
+
+    Raises:
+      ConfigError: unknown encoder or head, or a patch size that children cannot share.
+      WeightsError: `encoder.weights` names no file.
+    """
+    path = config.encoder.weights
+    if path is not None and not Path(path).is_file():
+        raise WeightsError(f"encoder.weights names {path}, which does not exist")
+    if path is None and config.data.tiles is None and config.synthetic.slides == 0:
+        raise ConfigError(
+            "encoder.weights is not set; give --config.encoder.weights=FILE.safetensors, or "
+            "--config.data.tiles=FOLDER of labelled tiles to train a small encoder on"
+        )
+    module = encoders.create(config.encoder.name)
+    if config.method == "lrmil":
+        check_windows(config, module)
+    for block in (config.teacher, config.student):
+        heads.create(block.head, num_classes=2)
+
+
+def check_windows(config: ConfigDict, module) -> None:
+    """Every child must own a whole number of tokens (`method.md` part 1)."""
+    geometry = layout.geometry(config)
+    tokens = geometry.patch_px // module.patch
+    if geometry.patch_px % module.patch or tokens % geometry.ratio:
+        raise ConfigError(
+            f"geometry.patch_px={geometry.patch_px} gives {geometry.patch_px / module.patch:g} "
+            f"tokens a side with patches of {module.patch} px, which {geometry.ratio} children "
+            f"cannot share; use a multiple of {module.patch * geometry.ratio} px"
+        )
 
 
 def feature_parser(

@@ -120,8 +120,8 @@ def write_attention(folder: Path, slide_id: str, result: SlideResult, title: str
     geojson.save(folder / "attention.geojson", slide_id, result.xy, result.side, result.attention)
     heatmap.save(
         folder / "heatmap.png",
-        result.tissue.thumbnail,
-        result.tissue.downsample,
+        result.picture,
+        result.picture_downsample,
         result.xy,
         result.side,
         result.attention,

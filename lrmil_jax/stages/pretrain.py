@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 from lrmil_jax import encoders
 from lrmil_jax.data import tiles
 from lrmil_jax.encoders import pretrained
-from lrmil_jax.errors import ConfigError
 from lrmil_jax.slides import synthetic
 from lrmil_jax.stages import layout
 from lrmil_jax.train import mil
@@ -35,7 +34,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     found = tiles.TileFolder.open(_tile_folder(config, folder))
     options = {"px": config.geometry.patch_px}
     module = encoders.create(config.encoder.name, **options)
-    transform = encoders.transform(config.encoder.name)
+    transform = encoders.transform(config.encoder.name, **options)
     train, val = found.split(share=settings.val_share, seed=config.seed)
     sources = [tiles.TileSource(found, part, px=config.geometry.patch_px) for part in (train, val)]
     loss_fn = _make_loss(module, transform)
@@ -72,11 +71,6 @@ def run(config: ConfigDict, workdir: Path) -> None:
 def _tile_folder(config: ConfigDict, folder: Path) -> Path:
     if config.data.tiles is not None:
         return Path(config.data.tiles)
-    if config.synthetic.slides == 0:
-        raise ConfigError(
-            "encoder.weights is not set; give --config.encoder.weights=FILE.safetensors, or "
-            "--config.data.tiles=FOLDER of labelled tiles to train a small encoder on"
-        )
     # Another seed than the slides': the encoder has seen none of their tissue.
     return synthetic.write_tiles(
         folder / "tiles",

@@ -36,7 +36,9 @@ def run(config: ConfigDict, workdir: Path) -> None:
         "95 % bootstrap interval over patients. Seconds per slide are medians, from the slide "
         "file, after a warm-up; LR without distillation costs what LRMIL costs."
     )
-    html.save(folder / "index.html", html.page("lrmil_jax: results", table.cells(rows), pictures, [note]))
+    html.save(
+        folder / "index.html", html.page("lrmil_jax: results", table.cells(rows), pictures, [note])
+    )
     log.info("report: %s", folder / "index.html")
 
 

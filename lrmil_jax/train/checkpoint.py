@@ -99,6 +99,14 @@ def save_result(directory: Path, result: FitResult) -> None:
     write_json(directory / "result.json", summary)
 
 
+def clear_remainders(directory: Path, *, finished: bool) -> None:
+    """Removes what a kill left: half-written files and, once finished, the checkpoints."""
+    for path in directory.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+    if finished:
+        shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainProgress:
     """What early stopping and model choice must remember over a kill.

@@ -23,6 +23,7 @@ from lrmil_jax.train.checkpoint import (
     Checkpoints,
     FitResult,
     TrainProgress,
+    clear_remainders,
     load_result,
     opened,
     save_result,
@@ -82,6 +83,8 @@ def fit(
     """
     directory = Path(directory)
     finished = load_result(directory)
+    if jax.process_index() == 0:
+        clear_remainders(directory, finished=finished is not None)
     if finished is not None:
         _log.info("%s: already trained, best at step %d", name, finished.step)
         return finished

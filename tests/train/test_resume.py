@@ -13,6 +13,7 @@ import pytest
 
 from lrmil_jax.errors import WorkdirError
 from lrmil_jax.train import make_mesh
+from lrmil_jax.train.checkpoint import Checkpoints
 from tests.train import toy
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -106,6 +107,17 @@ def test_resumes_on_other_devices(whole, tmp_path, before, after, monkeypatch):
         toy.train(tmp_path, mesh=meshes[0], fsdp=before[1], validate=stop)
     result = toy.train(tmp_path, mesh=meshes[1], fsdp=after[1])
     assert f'"step": {result.step}' in whole["result.json"].decode()
+
+
+def test_remainders_of_a_kill_while_finishing_are_cleared(tmp_path, monkeypatch):
+    mesh = make_mesh(jax.devices()[:1])
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "delete", lambda self: None)
+        first = toy.train(tmp_path, mesh=mesh, steps=4)
+    (tmp_path / ".best.safetensors.0123.tmp").write_bytes(b"half")
+    assert toy.train(tmp_path, mesh=mesh, steps=4).metrics == first.metrics
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"best.safetensors", "result.json", "metrics.jsonl", "tensorboard"}
 
 
 def test_checkpoint_of_another_model_is_refused(tmp_path, monkeypatch):
