@@ -37,6 +37,7 @@ def bag_training(**changes: Any) -> ConfigDict:
     """Training on bags of patch features."""
     block = training(learning_rate=5e-4, weight_decay=1e-2, eval_every=25, log_every=25)
     block.epochs = 100
+    block.dtype = "float32"  # compute of the head; "bfloat16" on GPU and TPU, sums stay float32
     block.budget = 4096  # instances per batch, padding included
     block.balance = "weights"  # class balance: "none", "weights" (of the loss) or "sampling"
     block.select = "loss"  # validation figure that picks the checkpoint: "loss" or "auc"
@@ -197,6 +198,7 @@ _TRAINING_CHECKS = {
     "balance": _one_of("none", "weights", "sampling"),
     "select": _one_of("loss", "auc"),
     "dropout": _range(0, 0.99),
+    "dtype": _one_of("float32", "bfloat16"),
     "hidden": _range(1, _INFINITE),
     "resident_gib": _range(0, _INFINITE),
 }
@@ -277,7 +279,7 @@ def validate(config: ConfigDict) -> None:
         )
 
 
-def flatten(config: Mapping, prefix: str = "") -> dict[str, Any]:
+def flatten(config: Mapping | ConfigDict, prefix: str = "") -> dict[str, Any]:
     """`{"student.lambda_bag": 1.0, ...}`, with tuples as tuples."""
     flat: dict[str, Any] = {}
     for key in sorted(config.keys()):

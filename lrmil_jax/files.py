@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ _SENTENCES = {
     errno.EROFS: "the file system is read-only: choose a folder that can be written",
     errno.EACCES: "permission is denied: choose a folder that can be written",
     errno.EPERM: "permission is denied: choose a folder that can be written",
+    errno.ENOTDIR: "a file is in the way of a folder: choose another folder",
+    errno.EEXIST: "a file is in the way of a folder: choose another folder",
 }
 
 
@@ -85,6 +88,25 @@ def _sync(path: Path) -> None:
 
 def write_json(path: Path | str, value: Any) -> None:
     """Writes `value` as indented JSON with sorted keys, whole or not at all."""
-    text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False)
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Writes a small file, whole or not at all; one that says the same already is left alone."""
+    path, content = Path(path), text.encode()
+    if path.is_file() and path.read_bytes() == content:
+        return
     with atomic_path(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_bytes(content)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what a killed run left under temporary names anywhere below `folder`.
+
+    The caller must be the only one at work there.
+    """
+    for path in list(folder.rglob(".*.tmp")):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

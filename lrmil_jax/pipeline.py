@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from lrmil_jax import config as configuration
 from lrmil_jax import files
+from lrmil_jax.encoders import pretrained
 from lrmil_jax.errors import ConfigError, WorkdirError
 from lrmil_jax.stages import layout, models
 
@@ -60,7 +61,8 @@ STAGES = {
         Stage("distill", keys=("distill.",), after=("teacher",), per_fold=True),
         Stage("encode_lr", after=("distill",), per_fold=True),
         Stage("student", keys=("student.",), after=("encode_lr",), per_fold=True),
-        Stage("evaluate", keys=("evaluate.",), after=("teacher", "student"), per_fold=True),
+        Stage("evaluate", keys=("evaluate.", "method"), after=("teacher", "student"),
+              per_fold=True),
         Stage("report", keys=("report.",), after=("evaluate",)),
     )
 }  # fmt: skip
@@ -95,6 +97,7 @@ def run(config: ConfigDict, workdir: Path, names: list[str]) -> int:
     """
     stages = choose_stages(config, names)
     models.preflight(config)
+    _refuse_other_cohort(config, workdir)
     files.write_json(workdir / "config.json", configuration.flatten(config))
     for number, stage in enumerate(stages, 1):
         folds = range(1, config.folds + 1) if stage.per_fold else (None,)
@@ -108,13 +111,14 @@ def run(config: ConfigDict, workdir: Path, names: list[str]) -> int:
 def _run_stage(config: ConfigDict, workdir: Path, stage: Stage, fold: int | None) -> None:
     function = importlib.import_module(f"lrmil_jax.stages.{stage.name}").run
     arguments = (config, workdir) if fold is None else (config, workdir, fold)
+    _require_inputs(config, workdir, stage, fold)
     if stage.by_slide:
         function(*arguments)
         return
     folder = layout.stage_folder(workdir, stage.name, fold)
     mark = folder / "stage.json"
     wanted = fingerprint(config, workdir, stage, fold)
-    known = json.loads(mark.read_text()) if mark.is_file() else None
+    known = _read_mark(workdir, stage, fold)
     if known is not None and known["fingerprint"] == wanted and known["complete"]:
         log.info("already done in %s", folder)
         return
@@ -127,6 +131,62 @@ def _run_stage(config: ConfigDict, workdir: Path, stage: Stage, fold: int | None
     function(*arguments)
     seconds = round(time.perf_counter() - start, 2)
     files.write_json(mark, {"fingerprint": wanted, "complete": True, "seconds": seconds})
+
+
+def _read_mark(workdir: Path, stage: Stage, fold: int | None) -> dict | None:
+    mark = layout.stage_folder(workdir, stage.name, fold) / "stage.json"
+    return json.loads(mark.read_text()) if mark.is_file() else None
+
+
+def _is_done(config: ConfigDict, workdir: Path, stage: Stage, fold: int | None) -> bool:
+    known = _read_mark(workdir, stage, fold)
+    if known is None or not known["complete"]:
+        return False
+    return known["fingerprint"] == fingerprint(config, workdir, stage, fold)
+
+
+def _require_inputs(config: ConfigDict, workdir: Path, stage: Stage, fold: int | None) -> None:
+    """Refuses to work on what another config left: `--stages` may name a stage alone."""
+    for name in stage.after:
+        before = STAGES[name]
+        if before.by_slide or name not in METHODS[config.method]:
+            continue
+        every = range(1, config.folds + 1) if before.per_fold else (None,)
+        for one in (fold,) if before.per_fold and fold is not None else every:
+            if not _is_done(config, workdir, before, one):
+                where = "" if one is None else f" of fold {one}"
+                raise WorkdirError(
+                    f"{stage.name} needs {name}{where}, which is not done with these settings in "
+                    f"{workdir}; run --stages {name} first, or leave --stages away"
+                )
+
+
+def _refuse_other_cohort(config: ConfigDict, workdir: Path) -> None:
+    """Finds before anything is changed what a stage would only find after some work was redone.
+
+    Raises:
+      WorkdirError: regions or features in `workdir` are of other settings.
+    """
+    layout.check_regions(config, workdir)
+    claimed, stage = layout.read_claims(workdir).get("encoder"), STAGES["pretrain"]
+    known = _read_mark(workdir, stage, None)
+    if claimed is None or known is None or _is_done(config, workdir, stage, None):
+        return
+    if not known["complete"] and known["fingerprint"] == fingerprint(config, workdir, stage, None):
+        return
+    path = config.encoder.weights
+    if path is not None and pretrained.weights_hash(path) == claimed["weights"]:
+        return
+    record = workdir / "config.json"
+    made = json.loads(record.read_text()) if record.is_file() else {}
+    flat = json.loads(json.dumps(configuration.flatten(config)))
+    needed = _needed_keys(stage)
+    keys = [key for key in flat if key.startswith(needed) and flat[key] != made.get(key)]
+    what = f": {keys[0]} was {made.get(keys[0])!r}, now it is {flat[keys[0]]!r}" if keys else ""
+    raise WorkdirError(
+        f"{workdir} holds features of another encoder than this config asks for{what}; use "
+        "another --workdir, or delete this one"
+    )
 
 
 def _start_over(folder: Path) -> None:

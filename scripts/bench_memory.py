@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,15 +28,27 @@ TILE = 256
 LEVELS = {"one_level": (1,), "pyramid": (1, 4, 16, 64)}
 
 
-def write_slide(path: Path, *, size_px: int, levels: tuple[int, ...]) -> None:
-    """A slide whose tissue tiles all point to the same few tiles in the file."""
+def islands(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Islands of tissue over about a quarter of the slide; u and v run from 0 to 1."""
+    return np.sin(13 * u) * np.sin(11 * v) > 0.5
+
+
+def write_slide(
+    path: Path,
+    *,
+    size_px: int,
+    levels: tuple[int, ...],
+    mpp: float = 0.25,
+    island: Callable[[np.ndarray, np.ndarray], np.ndarray] = islands,
+) -> None:
+    """A slide whose tissue tiles (where `island` says so) all point to a few tiles in the file."""
     field, _ = synthetic.tissue_image(np.random.default_rng(0), size_px=1024, positive=True)
     glass = np.full((TILE, TILE, 3), 244, np.uint8)
     tissue_tiles = [field[y : y + TILE, x : x + TILE] for y in (0, 256, 512) for x in (0, 256, 512)]
     data = [_jpeg(tile) for tile in (glass, *tissue_tiles)]
     with tifffile.TiffWriter(path, bigtiff=True) as writer:
         for downsample in levels:
-            per_cm = 1e4 / (0.25 * downsample)
+            per_cm = 1e4 / (mpp * downsample)
             writer.write(
                 iter(data),
                 shape=(TILE, len(data) * TILE, 3),
@@ -49,7 +62,7 @@ def write_slide(path: Path, *, size_px: int, levels: tuple[int, ...]) -> None:
                 metadata=None,
             )
     for number, downsample in enumerate(levels):
-        _enlarge(path, number, -(-size_px // downsample))
+        _enlarge(path, number, -(-size_px // downsample), island)
 
 
 def _jpeg(tile: np.ndarray) -> bytes:
@@ -58,12 +71,13 @@ def _jpeg(tile: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _enlarge(path: Path, number: int, size_px: int) -> None:
+def _enlarge(path: Path, number: int, size_px: int, island: Callable) -> None:
     """Give page `number` its full size: a grid of pointers to the tiles that it holds."""
     across = -(-size_px // TILE)
     v, u = np.mgrid[:across, :across] / across
-    island = (np.sin(13 * u) * np.sin(11 * v) > 0.5).astype(int)  # about a quarter
-    kind = (island * (1 + np.arange(across**2).reshape(across, across) % 9)).ravel()
+    kind = (
+        island(u, v).astype(int) * (1 + np.arange(across**2).reshape(across, across) % 9)
+    ).ravel()
     with tifffile.TiffFile(path, mode="r+") as tiff:
         tags = tiff.pages[number].tags
         offsets, counts = (np.array(tags[name].value) for name in ("TileOffsets", "TileByteCounts"))

@@ -1,11 +1,12 @@
 """Tiles per second of slide preparation against a bare openslide read + JPEG encode.
 
-Both walk over the same area: the high-resolution tiles of every low-resolution cell. "bare" reads them one by one with
-openslide and encodes each as JPEG: no tissue, no low-resolution tile, nothing is written.
-"prepare" is the whole preparation of the slide by the pipeline's own worker function. Rounds
-alternate in one run, and ratios are of medians. Then the same slides by one process and by two.
+Both walk over the same area: the high-resolution tiles of every low-resolution cell. "bare" reads
+them one by one with openslide and encodes each as JPEG: no tissue, no resampling, no low-resolution
+tile, and nothing is written. "prepare" is the whole preparation of the slide by the pipeline's own
+worker function. Rounds alternate in one run, and ratios are of medians. Then the same slides by one
+process and by two.
 
-  python scripts/bench_tiling.py [--slide FILE] [--rounds 3]
+  python scripts/bench_tiling.py [--slide FILE] [--mpp 0.5] [--rounds 3]
 
 Needs the openslide extra. Targets: prepare / bare >= 0.8, two processes / one >= 1.7.
 """
@@ -30,12 +31,12 @@ from lrmil_jax.slides import lattice, open_slide, synthetic, tissue
 GEOMETRY = Geometry(hr_mpp=0.5, lr_mpp=2.0, patch_px=256)
 
 
-def make_slide(path: Path, *, size_px: int) -> None:
-    """A pyramid of procedural tissue at 0.5 um/px; one 2,048 px field, repeated."""
+def make_slide(path: Path, *, size_px: int, mpp: float) -> None:
+    """A pyramid of procedural tissue; one 2,048 px field, repeated."""
     field, _ = synthetic.tissue_image(np.random.default_rng(0), size_px=2048, positive=True)
     repeats = -(-size_px // 2048)
     image = np.tile(field, (repeats, repeats, 1))[:size_px, :size_px]
-    synthetic.write_slide(path, image, mpp=0.5, levels=(1, 4, 16))
+    synthetic.write_slide(path, image, mpp=mpp, levels=(1, 4, 16))
 
 
 def tiles_of(path: Path) -> tuple[np.ndarray, int]:
@@ -92,6 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--slide", type=Path, help="a slide; by default one is made")
     parser.add_argument("--size_px", type=int, default=8192, help="side of the slide that is made")
+    parser.add_argument("--mpp", type=float, default=0.5, help="um/px of the slide that is made")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="bench_tiling_"))
@@ -99,7 +101,7 @@ def main() -> None:
         path = args.slide
         if path is None:
             path = folder / "slide.tif"
-            make_slide(path, size_px=args.size_px)
+            make_slide(path, size_px=args.size_px, mpp=args.mpp)
         measure(path, folder / "regions", rounds=args.rounds)
     finally:
         shutil.rmtree(folder)

@@ -2,12 +2,14 @@
 
 import dataclasses
 import itertools
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from lrmil_jax import files
 from lrmil_jax.data import schema, source, writer
 from lrmil_jax.errors import DataError
 
@@ -73,6 +75,9 @@ def write(path: Path, slide_id: str, rows: SlideFeatures, *, dtype: str, block: 
     else:
         bounds = [*range(0, count, block), count]
     features = row_features(rows, dtype)
+    # The index comes first, so that a record file that is there always has one.
+    index = {"parent": rows.parent[bounds[:-1]].tolist(), "rows": np.diff(bounds).tolist()}
+    files.write_json(index_path(path), index)
 
     def examples() -> Iterator[dict]:
         for start, stop in itertools.pairwise(bounds):
@@ -81,6 +86,27 @@ def write(path: Path, slide_id: str, rows: SlideFeatures, *, dtype: str, block: 
             yield {"slide_id": slide_id} | {name: getattr(rows, name)[start:stop] for name in names}
 
     writer.write_records(path, features, examples())
+
+
+def index_path(path: Path) -> Path:
+    """Beside a feature file: first parent and number of rows of each record, to know them
+    without reading the features."""
+    return path.with_name(path.name.removesuffix(".array_record") + ".index.json")
+
+
+def read_index(path: Path) -> dict[str, list[int]]:
+    """The index of a feature file: `parent` and `rows` of each record.
+
+    Raises:
+      DataError: it is missing or broken.
+    """
+    try:
+        return json.loads(index_path(path).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise DataError(
+            f"the index {index_path(path)} cannot be read ({error}); delete {path} and run the "
+            "same command again: only this slide is encoded anew"
+        ) from error
 
 
 def row_features(rows: SlideFeatures, dtype: str):
@@ -113,10 +139,7 @@ class FeatureStore:
         self._paths = list(paths)
         self._embedding = parser(("embedding",))
         self._places = parser(("xy", "parent", "child"))
-        counter = parser(("parent",))
-        self.sizes = np.array(
-            [len(source.read_rows(path, counter)["parent"]) for path in self._paths], np.int64
-        )
+        self.sizes = np.array([sum(read_index(path)["rows"]) for path in self._paths], np.int64)
 
     def embedding(self, slide: int) -> Float[np.ndarray, "n D"]:
         """Features of the slide at this place in the order, as stored."""

@@ -7,6 +7,7 @@ import grain
 import numpy as np
 
 from lrmil_jax.data import source
+from lrmil_jax.data.features import read_index
 from lrmil_jax.data.schema import RecordParser
 
 
@@ -21,7 +22,7 @@ class PatchPairs:
       regions: region shards, one a slide.
       targets: the target shards of the same slides.
       region_parser: reads `lr`.
-      target_parser: reads `embedding`, `cls`, `parent`, `child`.
+      target_parser: reads `embedding`, `cls`, `child`.
       attention: the teacher's attention logits over each slide's HR patches.
       ratio: r.
     """
@@ -43,10 +44,9 @@ class PatchPairs:
         # A region of which no child exists has no target record, so places are counted apart.
         first_region, region, rows = 0, [], []
         for path, target in zip(regions, targets, strict=True):
-            records = source.RecordSource([target], target_parser)
-            parents = [records[place]["parent"] for place in range(len(records))]
-            region += [first_region + int(parent[0]) for parent in parents]
-            rows += [len(parent) for parent in parents]
+            index = read_index(target)
+            region += [first_region + parent for parent in index["parent"]]
+            rows += index["rows"]
             first_region += len(source.RecordSource([path], region_parser))
         self._region = np.array(region)
         self._first_row = np.concatenate([[0], np.cumsum(rows)])

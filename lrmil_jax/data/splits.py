@@ -8,6 +8,7 @@ slide folder by name.
 
 import dataclasses
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -53,18 +54,22 @@ class Cohort:
         return Cohort(table=kept, classes=self.classes)
 
 
-def find_slides(folder: Path) -> dict[str, Path]:
+def find_slides(folder: Path, wanted: Collection[str] | None = None) -> dict[str, Path]:
     """Slide files below `folder` by name without suffix.
 
+    Args:
+      folder: searched with all that is below it.
+      wanted: the names that matter; None: all.
+
     Raises:
-      DataError: no folder, or two files of one name.
+      DataError: no folder, or two files of one wanted name.
     """
     if not folder.is_dir():
         raise DataError(f"data.slides is {folder}, which is no folder; give the slides' folder")
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in SLIDE_SUFFIXES and path.is_file():
-            if path.stem in found:
+            if path.stem in found and (wanted is None or path.stem in wanted):
                 raise DataError(
                     f"two slide files are called {path.stem} ({found[path.stem]} and {path}); "
                     "name the right one in the CSV's path column or remove one"
@@ -101,7 +106,8 @@ def read_cohort(
     frame = _read_csv(labels)
     if "slide_id" not in frame and "P_ID" in frame:
         frame = _expand_patients(frame, slides, labels)
-    frame = frame.rename(columns={"P_ID": "patient_id"})
+    if "patient_id" not in frame:
+        frame = frame.rename(columns={"P_ID": "patient_id"})
     _require_columns(frame, ("slide_id", "patient_id", label_column), labels)
     table = pd.DataFrame(
         {
@@ -132,9 +138,10 @@ def _read_csv(path: Path) -> pd.DataFrame:
     try:
         frame = pd.read_csv(path, dtype=str, skipinitialspace=True)
     except FileNotFoundError as error:
-        raise DataError(f"data.labels names {path}, which does not exist") from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise DataError(f"the label CSV {path} cannot be read: {error}") from error
+        raise DataError(f"the label CSV {path} does not exist") from error
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"the label CSV {path} cannot be read: {reason}") from error
     if frame.empty:
         raise DataError(f"the label CSV {path} has no rows")
     return frame
@@ -195,14 +202,17 @@ def _encode_labels(
 def _resolve_paths(
     table: pd.DataFrame, given: pd.Series | None, slides: Path | None, labels: Path
 ) -> list[str]:
-    found = find_slides(slides) if slides is not None else {}
+    named = ["" if pd.isna(path) else path.strip() for path in given] if given is not None else []
+    named = named or [""] * len(table)
+    sought = [name for name, own in zip(table.slide_id, named, strict=True) if not own]
+    names = {*sought, *map(_without_suffix, sought)}
+    found = find_slides(slides, names) if slides is not None and names else {}
     paths, unknown = [], []
-    for row, slide_id in enumerate(table.slide_id):
-        named = given.iloc[row] if given is not None else None
-        if isinstance(named, str) and named.strip():
-            path = (slides or labels.parent) / named.strip()
+    for slide_id, own in zip(table.slide_id, named, strict=True):
+        if own:
+            path = (slides or labels.parent) / own
         else:
-            path = found.get(slide_id, found.get(Path(slide_id).stem))
+            path = found.get(slide_id, found.get(_without_suffix(slide_id)))
         if path is None or not path.exists():
             unknown.append(slide_id if path is None else str(path))
         paths.append(str(path))
@@ -212,7 +222,16 @@ def _resolve_paths(
             f"{' ...' if len(unknown) > 5 else ''}; "
             f"looked in {slides if slides is not None else labels.parent} (data.slides)"
         )
+    twice = pd.Series(paths)[pd.Series(paths).duplicated()].tolist()
+    if twice:
+        raise DataError(f"{labels} names the slide file {twice[0]} more than once; keep one row")
     return paths
+
+
+def _without_suffix(slide_id: str) -> str:
+    """A slide's name; ids hold dots, so only the suffix of a slide file is cut off."""
+    name = Path(slide_id)
+    return name.stem if name.suffix.lower() in SLIDE_SUFFIXES else slide_id
 
 
 def _read_mpp(frame: pd.DataFrame, table: pd.DataFrame, path: Path) -> np.ndarray:
@@ -352,6 +371,8 @@ def read_slide_list(source: Path) -> pd.DataFrame:
             raise DataError(f"--slides {source} holds no slide file")
         tables = [one_slide(path) for path in found.values()]
         return pd.concat(tables, ignore_index=True)
+    if not source.is_file():
+        raise DataError(f"--slides {source} is neither a folder nor a CSV; check its path")
     frame = _read_csv(source)
     _require_columns(frame, ("slide_id",), source)
     table = pd.DataFrame({"slide_id": frame["slide_id"].str.strip()})

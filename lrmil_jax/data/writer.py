@@ -1,6 +1,7 @@
 """ArrayRecord shards and tables, whole or not there, and the TFDS view of a folder of shards."""
 
 import os
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,22 +10,15 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 
 from lrmil_jax.errors import WorkdirError
-from lrmil_jax.files import atomic_path
+from lrmil_jax.files import atomic_path, disk_errors, write_text
 
 # One record a group: records are read one by one, and features hardly compress (measured).
 _RECORD_OPTIONS = "group_size:1,uncompressed"
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Removes temporary files that a killed run left in `folder` (the caller holds the lock)."""
-    for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
-
-
 def write_table(path: Path, frame) -> None:
-    """Writes a pandas frame as CSV, whole or not at all."""
-    with atomic_path(path) as temporary:
-        frame.to_csv(temporary, index=False)
+    """Writes a pandas frame as CSV, whole or not at all; the same content is left alone."""
+    write_text(path, frame.to_csv(index=False, lineterminator="\n"))
 
 
 def write_records(
@@ -77,10 +71,28 @@ def write_tfds_view(
       features: what a record holds.
       counts: records per file.
     """
-    view = folder / "tfds"
-    view.mkdir(parents=True, exist_ok=True)
-    for stale in view.iterdir():
-        stale.unlink()
+    view, fresh = folder / "tfds", folder / ".tfds.tmp"
+    with disk_errors(folder):
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        _fill_view(fresh, folder, features, counts)
+        # Swapped as a whole, so that a kill never leaves half a view; the same one is left alone.
+        if _content(fresh) == _content(view):
+            shutil.rmtree(fresh)
+        else:
+            shutil.rmtree(view, ignore_errors=True)
+            fresh.rename(view)
+    return view
+
+
+def _content(view: Path) -> dict[str, str]:
+    paths = view.iterdir() if view.is_dir() else ()
+    return {p.name: os.readlink(p) if p.is_symlink() else p.read_text() for p in paths}
+
+
+def _fill_view(
+    view: Path, folder: Path, features: tfds.features.FeaturesDict, counts: Mapping[Path, int]
+) -> None:
     files = sorted(counts)
     template = tfds.core.ShardedFileTemplate(
         data_dir=view, dataset_name=folder.name, split="slides", filetype_suffix="array_record"
@@ -97,4 +109,3 @@ def write_tfds_view(
     tfds.folder_dataset.write_metadata(
         data_dir=view, features=features, split_infos=[split], version="1.0.0", check_data=False
     )
-    return view

@@ -6,8 +6,6 @@ constructor arguments and the layout's version, so that a file says by itself wh
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ import safetensors
 import safetensors.numpy
 from flax import traverse_util
 
+from lrmil_jax import files
 from lrmil_jax.encoders import registry
 from lrmil_jax.errors import ConfigError, WeightsError
 
@@ -46,7 +45,8 @@ def save(
     Raises:
       ConfigError: unknown encoder, or `kwargs` that JSON cannot hold (`dtype` belongs to the
         run, not to the weights).
-      WeightsError: the file cannot be written, or `params` do not fit the encoder.
+      WeightsError: `params` do not fit the encoder.
+      WorkdirError: the disk is full, read-only or forbidden.
     """
     path = Path(path)
     module = registry.create(name, **kwargs)
@@ -59,7 +59,8 @@ def save(
     except TypeError as error:
         raise ConfigError(f"Arguments of encoder {name!r} cannot be stored: {error}.") from error
     flat = {k: np.ascontiguousarray(v) for k, v in flat.items()}
-    _write_whole(path, safetensors.numpy.save(flat, metadata=header))
+    with files.atomic_path(path) as temporary:
+        temporary.write_bytes(safetensors.numpy.save(flat, metadata=header))
 
 
 def load(name: str, path: str | Path, **kwargs: Any) -> tuple[nn.Module, dict[str, Any]]:
@@ -195,20 +196,3 @@ def _check_fit(path: Path, module: nn.Module, flat: Mapping[str, np.ndarray]) ->
     ]
     if problems:
         raise WeightsError(f"Weights {path} do not fit the encoder: {'; '.join(problems)}.")
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise WeightsError(f"Weights {path} cannot be written: {error.strerror}.") from error

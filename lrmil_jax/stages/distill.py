@@ -98,7 +98,7 @@ def _pairs(
     slide_ids = layout.prepared_cohort(config, workdir).slides(fold, split).slide_id
     geometry = layout.geometry(config)
     targets = folders(workdir, blocks)["targets"]
-    names = ("embedding", "cls", "parent", "child")
+    names = ("embedding", "cls", "child")
     return PatchPairs(
         [layout.shard(layout.regions_folder(workdir), slide_id) for slide_id in slide_ids],
         [layout.shard(targets, slide_id) for slide_id in slide_ids],

@@ -14,6 +14,7 @@ from lrmil_jax import files
 from lrmil_jax.data import features, regions, schema, source, writer
 from lrmil_jax.slides import open_slide
 from lrmil_jax.stages import layout, models
+from lrmil_jax.stages.prepare import write_view
 from lrmil_jax.train.encode import BatchEncoder
 from lrmil_jax.train.logging import progress
 
@@ -24,23 +25,25 @@ def run(config: ConfigDict, workdir: Path) -> None:
     encoder = models.hr_encoder(config, workdir)
     width = encoder.module.width
     facts = encoder.identity() | {"dtype": config.features.dtype, "width": width}
+    facts["compute_dtype"] = config.encoder.dtype
     layout.claim(workdir, "encoder", facts)
     blocks = models.layers(config, encoder) if config.method == "lrmil" else ()
     jobs = layout.slide_jobs(config, workdir, cohort.table)
     pending = [job for job in jobs if not _is_done(workdir, job, blocks)]
     for folder in folders(workdir, blocks).values():
         folder.mkdir(parents=True, exist_ok=True)
-        writer.remove_leftovers(folder)
     if pending:
         encode = models.batch_encoder(config, encoder, blocks)
         with progress("encode_hr", len(jobs), done=len(jobs) - len(pending)) as bar:
             for job in pending:
                 _encode_slide(config, workdir, job, encode, blocks)
                 bar.advance()
-        _write_views(config, workdir, jobs, blocks, width)
+    # Always: a killed run may have encoded the last slide and not come to this.
+    _write_views(config, workdir, jobs, blocks, width)
     if config.prepare.hr == "store" and not config.prepare.keep_hr:
         for job in jobs:
             _drop_mosaics(config, workdir, job)
+        write_view(config, workdir, jobs)
 
 
 def folders(workdir: Path, blocks: tuple[int, ...]) -> dict[str, Path]:
@@ -97,13 +100,15 @@ def _encode_slide(
             paths["targets"], job.slide_id, whole, dtype=config.features.dtype, block=None
         )
     whole.cls = None
-    features.write(
-        paths["embedding"],
-        job.slide_id,
-        whole,
-        dtype=config.features.dtype,
-        block=config.features.rows,
-    )
+    # Other blocks may be asked for after the mosaics are gone; the teacher's features stay then.
+    if not paths["embedding"].is_file():
+        features.write(
+            paths["embedding"],
+            job.slide_id,
+            whole,
+            dtype=config.features.dtype,
+            block=config.features.rows,
+        )
 
 
 def _regions(config: ConfigDict, workdir: Path, job: regions.SlideJob) -> Iterator[dict]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from lrmil_jax.data import features, schema, source, writer
+from lrmil_jax.data import features, schema, source
 from lrmil_jax.data.regions import SlideJob
 from lrmil_jax.stages import layout, models
 from lrmil_jax.train.encode import BatchEncoder, Encoder
@@ -34,7 +34,6 @@ def undistilled_folder(workdir: Path) -> Path:
 def _encode_cohort(config: ConfigDict, workdir: Path, encoder: Encoder, folder: Path) -> None:
     cohort = layout.prepared_cohort(config, workdir)
     folder.mkdir(parents=True, exist_ok=True)
-    writer.remove_leftovers(folder)
     jobs = layout.slide_jobs(config, workdir, cohort.table)
     pending = [job for job in jobs if not layout.shard(folder, job.slide_id).is_file()]
     if not pending:

@@ -65,14 +65,15 @@ def locked(workdir: Path) -> Iterator[None]:
             raise WorkdirError(
                 f"another run is at work in {workdir}; wait for it or choose another --workdir"
             ) from error
+        files.remove_leftovers(workdir)
         yield
 
 
-def claim(workdir: Path, section: str, identity: dict[str, Any]) -> None:
-    """Writes who made a part of the cohort into `cohort.json`, or checks that it is the same.
+def read_claims(workdir: Path) -> dict[str, Any]:
+    """Who made which part of the cohort, from `cohort.json`.
 
     Raises:
-      WorkdirError: it was made by another config, encoder or schema; both sides are named.
+      WorkdirError: it is of another schema.
     """
     path = workdir / "cohort.json"
     record = json.loads(path.read_text()) if path.is_file() else {"schema": SCHEMA_VERSION}
@@ -81,6 +82,16 @@ def claim(workdir: Path, section: str, identity: dict[str, Any]) -> None:
             f"{workdir} was made with schema {record.get('schema')}, this version writes schema "
             f"{SCHEMA_VERSION}; use another --workdir, or the version that made it"
         )
+    return record
+
+
+def check_claim(workdir: Path, section: str, identity: dict[str, Any]) -> dict[str, Any]:
+    """Checks that nobody else made a part of the cohort, and returns all that is known of it.
+
+    Raises:
+      WorkdirError: it was made by another config, encoder or schema; both sides are named.
+    """
+    record = read_claims(workdir)
     identity = json.loads(json.dumps(identity))  # tuples become lists, as they are on disk
     known = record.get(section)
     if known is not None and known != identity:
@@ -93,10 +104,20 @@ def claim(workdir: Path, section: str, identity: dict[str, Any]) -> None:
             f"{workdir} was made by another config: {section} has {key}={flat_known.get(key)!r}, "
             f"this run has {flat_new.get(key)!r}; use another --workdir, or delete this one"
         )
-    if known is None:
-        record[section] = identity
+    return record
+
+
+def claim(workdir: Path, section: str, identity: dict[str, Any]) -> None:
+    """Writes who made a part of the cohort into `cohort.json`, if it is new.
+
+    Raises:
+      WorkdirError: it was made by another config, encoder or schema; both sides are named.
+    """
+    record = check_claim(workdir, section, identity)
+    if section not in record:
+        record[section] = json.loads(json.dumps(identity))
         record["software"] = {name: _version(name) for name in SOFTWARE}
-        files.write_json(path, record)
+        files.write_json(workdir / "cohort.json", record)
 
 
 def _version(name: str) -> str:
@@ -130,6 +151,11 @@ def tiling_settings(config: ConfigDict) -> TilingSettings:
 def claim_regions(config: ConfigDict, workdir: Path) -> None:
     """The regions' identity: whatever changes their pixels."""
     claim(workdir, "regions", dataclasses.asdict(tiling_settings(config)))
+
+
+def check_regions(config: ConfigDict, workdir: Path) -> None:
+    """Refuses a config other than the one that made the regions, before anything is changed."""
+    check_claim(workdir, "regions", dataclasses.asdict(tiling_settings(config)))
 
 
 def read_cohort(config: ConfigDict, workdir: Path) -> splits.Cohort:

@@ -25,7 +25,6 @@ def run(config: ConfigDict, workdir: Path) -> None:
     layout.claim_regions(config, workdir)
     folder = layout.regions_folder(workdir)
     folder.mkdir(parents=True, exist_ok=True)
-    writer.remove_leftovers(folder)
     jobs = layout.slide_jobs(config, workdir, cohort.table)
     pending = [job for job in jobs if not _is_done(layout.read_status(workdir, job.slide_id), job)]
     if pending:
@@ -35,7 +34,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         map_slides(tile_slide, pending, workers=config.prepare.workers, label="prepare")
     statuses = [layout.read_status(workdir, job.slide_id) for job in jobs]
     write_slides_csv(workdir, cohort.table, statuses)
-    _write_view(config, folder, jobs, statuses)
+    write_view(config, workdir, jobs)
     failed = [status for status in statuses if status["status"] != "ok"]
     for status in failed:
         log.error("slide %s failed: %s", status["slide_id"], status["reason"])
@@ -80,17 +79,13 @@ def write_slides_csv(workdir: Path, table: pd.DataFrame, statuses: list[dict]) -
     writer.write_table(workdir / "slides.csv", pd.DataFrame(rows))
 
 
-def _write_view(
-    config: ConfigDict, folder: Path, jobs: list[SlideJob], statuses: list[dict]
-) -> None:
-    done = [
-        (job, status)
-        for job, status in zip(jobs, statuses, strict=True)
-        if status["status"] == "ok"
-    ]
+def write_view(config: ConfigDict, workdir: Path, jobs: list[SlideJob]) -> None:
+    """Makes the TFDS view of the prepared slides' regions as they are now."""
+    statuses = [(job, layout.read_status(workdir, job.slide_id)) for job in jobs]
+    done = [(job, status) for job, status in statuses if status["status"] == "ok"]
     if not done:
         return
     with_hr = all(status["hr"] for _, status in done)
     features = schema.region_features(layout.geometry(config), with_hr=with_hr)
     counts = {job.shard: status["lr_patches"] for job, status in done}
-    writer.write_tfds_view(folder, features, counts)
+    writer.write_tfds_view(layout.regions_folder(workdir), features, counts)

@@ -22,7 +22,7 @@ import safetensors.numpy
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from lrmil_jax.errors import WeightsError, WorkdirError
-from lrmil_jax.train.files import atomic_path, disk_errors, write_json
+from lrmil_jax.files import atomic_path, disk_errors, write_json
 
 # All metadata is one JSON string under one key: safetensors keeps its metadata in a hash map, so
 # several keys would come out in another order each time and the files would differ.

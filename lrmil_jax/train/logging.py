@@ -19,7 +19,7 @@ import tensorboardX.event_file_writer
 import tensorboardX.summary
 from tensorboardX.proto import event_pb2
 
-from lrmil_jax.train.files import atomic_path, disk_errors
+from lrmil_jax.files import atomic_path, disk_errors
 
 _log = logging.getLogger(__name__)
 # Without a terminal, a line of progress at most this often (seconds).

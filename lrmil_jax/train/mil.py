@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
+from ml_collections import ConfigDict
 
 from lrmil_jax import heads
 from lrmil_jax.data.batching import BagBatches, balanced_probabilities
@@ -161,7 +162,9 @@ class BagData:
     per_instance: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
-def train_settings(block: Mapping[str, Any], *, steps: int, select: tuple) -> TrainSettings:
+def train_settings(
+    block: Mapping[str, Any] | ConfigDict, *, steps: int, select: tuple
+) -> TrainSettings:
     """The trainer's settings from a config block (`config.training`); 0 switches things off."""
     return TrainSettings(
         steps=steps,
@@ -184,7 +187,7 @@ def train_head(
     *,
     name: str,
     directory: Path,
-    block: Mapping[str, Any],
+    block: Mapping[str, Any] | ConfigDict,
     loss: SlideLoss,
     data: BagData,
     classes: tuple[str, ...],
@@ -230,8 +233,8 @@ def train_head(
     return BagClassifier(block["head"], options, classes, result.params, mean, sd)
 
 
-def _head_options(block: Mapping[str, Any], loss: SlideLoss) -> dict[str, Any]:
-    options = {"dropout": block["dropout"]}
+def _head_options(block: Mapping[str, Any] | ConfigDict, loss: SlideLoss) -> dict[str, Any]:
+    options = {"dropout": block["dropout"], "dtype": block["dtype"]}
     if block["head"] != "mean":
         options["hidden"] = block["hidden"]
         if loss.lambda_hard and loss.hard == "instance":
@@ -248,7 +251,12 @@ def _bank(store: FeatureStore) -> np.ndarray:
 
 
 def _batches(
-    *, data: BagData, block: Mapping[str, Any], resident: bool, bags: np.ndarray, **options: Any
+    *,
+    data: BagData,
+    block: Mapping[str, Any] | ConfigDict,
+    resident: bool,
+    bags: np.ndarray,
+    **options: Any,
 ) -> BagBatches:
     labels = data.labels[bags]
     training = bags is data.train

@@ -11,7 +11,7 @@ from flax import traverse_util
 
 from lrmil_jax import encoders
 from lrmil_jax.encoders import pretrained
-from lrmil_jax.errors import ConfigError, WeightsError
+from lrmil_jax.errors import ConfigError, WeightsError, WorkdirError
 
 SMALL = {"px": 16, "patch": 8, "width": 8, "depth": 1, "heads": 2}
 IMAGES = jax.random.normal(jax.random.key(0), (1, 16, 16, 3))
@@ -143,7 +143,7 @@ def test_saving_what_does_not_fit_is_refused(tmp_path, params):
     with pytest.raises(ConfigError, match="cannot be stored"):
         pretrained.save(path, "vit-tiny", {**SMALL, "dtype": jnp.float32}, params)
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(WeightsError, match="cannot be written"):
+    with pytest.raises(WorkdirError, match="a file is in the way"):
         pretrained.save(tmp_path / "file" / "w.safetensors", "vit-tiny", SMALL, params)
     assert not path.exists()
 

@@ -1,0 +1,97 @@
+"""Encoded patches on disk: types, blocks, stores, statistics."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from lrmil_jax.data import features, source
+from lrmil_jax.errors import DataError
+from tests.data import records
+
+MASKS = [
+    [[True, True], [True, False]],
+    [[False, False], [False, False]],  # an LR patch without children has no rows
+    [[False, True], [False, False]],
+    [[True, True], [True, True]],
+]
+
+
+def store_of(tmp_path, tables, dtype="float16"):
+    paths = []
+    for number, rows in enumerate(tables):
+        paths.append(tmp_path / f"s.{number}.array_record")
+        features.write(paths[-1], f"s.{number}", rows, dtype=dtype, block=3)
+    ids = [path.stem for path in paths]
+    return features.FeatureStore(
+        paths, ids, lambda names: records.parser(tables[0], names, dtype=dtype)
+    )
+
+
+@pytest.mark.parametrize(("block", "sizes"), [(3, [3, 3, 2]), (4, [4, 4]), (64, [8]), (1, [1] * 8)])
+def test_blocks_of_rows(tmp_path, block, sizes):
+    rows = records.rows_of(MASKS)
+    path = tmp_path / "s.array_record"
+    features.write(path, "s", rows, dtype="float16", block=block)
+    reader = source.RecordSource([path], records.parser(rows))
+    assert [len(reader[i]["embedding"]) for i in range(len(reader))] == sizes
+
+
+def test_one_record_for_each_lr_patch_with_children(tmp_path):
+    rows = records.rows_of(MASKS)
+    path = tmp_path / "s.array_record"
+    features.write(path, "s", rows, dtype="float16", block=None)
+    reader = source.RecordSource([path], records.parser(rows))
+    found = [reader[i] for i in range(len(reader))]
+    assert [record["parent"].tolist() for record in found] == [[0, 0, 0], [2], [3, 3, 3, 3]]
+    assert [record["child"].tolist() for record in found] == [[0, 1, 2], [1], [0, 1, 2, 3]]
+    np.testing.assert_array_equal(found[1]["cls"], rows.cls[3:4].astype(np.float16))
+
+
+def test_a_feature_too_large_for_float16_is_refused_before_anything_is_written(tmp_path):
+    rows = records.rows_of(MASKS)
+    rows.embedding[2, 1] = 7e4
+    path = tmp_path / "s.array_record"
+    with pytest.raises(DataError, match=r"slide s .*do not fit float16.*features\.dtype=bfloat16"):
+        features.write(path, "s", rows, dtype="float16", block=8)
+    assert not path.exists()
+    features.write(path, "s", rows, dtype="bfloat16", block=8)
+    read = source.read_rows(path, records.parser(rows, ("embedding",), dtype="bfloat16"))
+    assert read["embedding"][2, 1] == ml_dtypes.bfloat16(7e4)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("field", ["embedding", "cls"])
+def test_features_that_are_no_numbers_are_refused(tmp_path, value, field):
+    rows = records.rows_of(MASKS)
+    getattr(rows, field)[0, 0] = value
+    with pytest.raises(DataError, match="not finite"):
+        features.write(tmp_path / "s.array_record", "s", rows, dtype="bfloat16", block=8)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_store_knows_sizes_and_reads_rows(tmp_path, dtype):
+    tables = [records.rows_of(MASKS, seed=seed) for seed in range(2)]
+    tables.append(records.rows_of(MASKS[2:], seed=9))
+    store = store_of(tmp_path, tables, dtype)
+    assert store.slide_ids == ["s.0", "s.1", "s.2"]
+    assert store.sizes.tolist() == [8, 8, 5]
+    for number, rows in enumerate(tables):
+        np.testing.assert_array_equal(store.embedding(number), rows.cast(dtype, "").embedding)
+        places = store.places(number)
+        for name in ("xy", "parent", "child"):
+            np.testing.assert_array_equal(places[name], getattr(rows, name))
+
+
+def test_statistics_are_those_of_the_named_slides_alone(tmp_path):
+    tables = [records.rows_of(MASKS, seed=seed) for seed in range(3)]
+    for rows in tables:
+        rows.embedding[:, 0] = 100 + rows.embedding[:, 0]
+        rows.embedding[:, 1] = 5.0  # constant
+    tables[1].embedding[:] = 1e4
+    mean, sd = store_of(tmp_path, tables).statistics([0, 2])
+    stored = np.concatenate([tables[i].embedding.astype(np.float16) for i in (0, 2)])
+    stored = stored.astype(np.float64)
+    assert mean.dtype == sd.dtype == np.float32
+    np.testing.assert_allclose(mean, stored.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(sd, np.sqrt(stored.var(0) + 1e-6), rtol=1e-5)
+    assert sd[1] == pytest.approx(1e-3)  # finite, never 0

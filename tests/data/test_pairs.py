@@ -1,0 +1,140 @@
+"""Stage 1's examples: every child beside its own LR tile, target and attention."""
+
+import numpy as np
+import pytest
+
+from lrmil_jax.data import features, schema
+from lrmil_jax.data.pairs import Flip, PatchPairs
+from tests.data import records
+
+NONE, ALL = np.zeros((2, 2), bool), np.ones((2, 2), bool)
+SLIDES = {
+    "a": [NONE, np.array([[False, True], [True, False]]), NONE, ALL],
+    "b.1": [ALL, NONE, np.array([[False, False], [False, True]])],
+}
+REGION = schema.RecordParser(schema.region_features(records.GEOMETRY, with_hr=False), ("lr",))
+
+
+@pytest.fixture
+def cohort(tmp_path):
+    """Two slides with regions that have no child, and a pair source over both."""
+    tables, attention, paths = {}, {}, {}
+    for number, (name, masks) in enumerate(SLIDES.items()):
+        region, target = tmp_path / f"{name}.array_record", tmp_path / f"{name}.t.array_record"
+        records.write_regions(region, masks)
+        tables[name] = records.rows_of(masks, seed=number)
+        features.write(target, name, tables[name], dtype="float16", block=None)
+        # The logit says whose it is: slide, parent, child.
+        rows = tables[name]
+        attention[name] = 100.0 * number + 10.0 * rows.parent + rows.child
+        paths[name] = region, target
+    pairs = PatchPairs(
+        [region for region, _ in paths.values()],
+        [target for _, target in paths.values()],
+        region_parser=REGION,
+        target_parser=records.parser(tables["a"], ("embedding", "cls", "parent", "child")),
+        attention=list(attention.values()),
+        ratio=2,
+    )
+    return pairs, tables
+
+
+def places():
+    """(slide number, slide, index of the region) of every example in order."""
+    return [
+        (number, name, index)
+        for number, (name, masks) in enumerate(SLIDES.items())
+        for index, mask in enumerate(masks)
+        if np.any(mask)
+    ]
+
+
+def test_regions_without_children_are_left_out(cohort):
+    pairs, _ = cohort
+    assert len(pairs) == len(places()) == 4
+
+
+def test_every_part_of_an_example_belongs_together(cohort):
+    pairs, tables = cohort
+    for position, (number, name, index) in enumerate(places()):
+        item, rows = pairs[position], tables[name]
+        mask = np.asarray(SLIDES[name][index])
+        assert (item["lr"] == index).all()  # the tile holds its index
+        np.testing.assert_array_equal(item["child_mask"], mask)
+        own = rows.parent == index
+        np.testing.assert_array_equal(
+            item["child_cls"][mask], rows.cls[own].astype(np.float16)
+        )
+        np.testing.assert_array_equal(
+            item["child_embedding"][mask.ravel()], rows.embedding[own].astype(np.float16)
+        )
+        expected = 100.0 * number + 10.0 * index + np.flatnonzero(mask)
+        np.testing.assert_array_equal(item["attention"][mask.ravel()], expected)
+        np.testing.assert_array_equal(pairs.targets(position), item["child_cls"][mask])
+
+
+def test_absent_children_hold_zeros_and_types_stay(cohort):
+    pairs, _ = cohort
+    item = pairs[0]
+    assert item["child_cls"].shape == (2, 2, 2, 4)
+    assert item["child_embedding"].shape == (4, 4)
+    assert item["child_cls"].dtype == item["child_embedding"].dtype == np.float16
+    assert item["attention"].dtype == np.float32
+    absent = ~item["child_mask"]
+    assert not item["child_cls"][absent].any()
+    assert not item["child_embedding"][absent.ravel()].any()
+    assert not item["attention"][absent.ravel()].any()
+
+
+def first_epoch(pairs, **options):
+    items = iter(pairs.batches(batch=2, steps=2, threads=1, **options))
+    return np.concatenate([next(items)["attention"].max(1) for _ in range(2)])
+
+
+def test_an_epoch_holds_every_example_once_in_the_seeds_order(cohort):
+    pairs, _ = cohort
+    expected = sorted(pairs[i]["attention"].max() for i in range(4))
+    orders = {seed: first_epoch(pairs, seed=seed) for seed in range(6)}
+    for order in orders.values():
+        assert sorted(order) == expected
+    np.testing.assert_array_equal(first_epoch(pairs, seed=3), orders[3])
+    assert len({tuple(order) for order in orders.values()}) > 1
+
+
+def test_there_are_batches_enough_for_every_step(cohort):
+    pairs, _ = cohort
+    batches = iter(pairs.batches(batch=3, seed=0, steps=9, threads=2))
+    for _ in range(9):
+        assert next(batches)["lr"].shape == (3, 8, 8, 3)
+
+
+def test_samples_are_spread_evenly_and_filled_with_weight_0(cohort):
+    pairs, _ = cohort
+    batches = pairs.sample(batch=3, most=100)
+    assert [batch["weight"].tolist() for batch in batches] == [[1, 1, 1], [1, 0, 0]]
+    assert [int(v) for batch in batches for v in batch["lr"][:, 0, 0, 0]] == [1, 3, 0, 2, 2, 2]
+    (few,) = pairs.sample(batch=2, most=2)
+    assert few["lr"][:, 0, 0, 0].tolist() == [1, 2]
+
+
+def test_flips_turn_the_tile_and_its_children_alike():
+    """Paint each child's quarter of the tile with its number: they must stay on each other."""
+    number = np.arange(4, dtype=np.uint8).reshape(2, 2)
+    element = {
+        "lr": np.kron(number, np.ones((4, 4), np.uint8))[..., None].repeat(3, -1),
+        "child_cls": number.astype(np.float16)[..., None, None].repeat(2, 2).repeat(4, 3),
+        "child_embedding": number.reshape(4, 1).repeat(4, 1).astype(np.float16),
+        "child_mask": number > 0,
+        "attention": number.ravel().astype(np.float32),
+    }
+    seen = set()
+    for seed in range(64):
+        turned = Flip().random_map(element, np.random.default_rng(seed))
+        now = turned["lr"][::4, ::4, 0]
+        np.testing.assert_array_equal(turned["child_cls"][..., 1, 2], now)
+        np.testing.assert_array_equal(turned["child_mask"], now > 0)
+        np.testing.assert_array_equal(turned["child_embedding"][:, 3], now.ravel())
+        np.testing.assert_array_equal(turned["attention"], now.ravel())
+        seen.add(tuple(now.ravel().tolist()))
+    assert len(seen) == 8
+    assert element["lr"][0, 0, 0] == 0  # the original is not touched

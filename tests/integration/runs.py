@@ -1,0 +1,121 @@
+"""Runs of the command line in processes of their own, and what they leave on disk."""
+
+import dataclasses
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+TINY = "configs/quickstart.py:tiny"
+STAGES = (
+    *("pretrain", "prepare", "encode_hr", "teacher", "distill"),
+    *("encode_lr", "student", "evaluate", "report"),
+)
+# What must not depend on interruptions; timings may.
+_RESULTS = ("*.safetensors", "predictions.csv", "metrics.json", "metrics.jsonl", "result.json")
+
+
+class Run:
+    """One command line at work; its log lines are read as they come."""
+
+    def __init__(self, cache: Path, *arguments: object):
+        environment = {
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+        environment.pop("XLA_FLAGS", None)
+        self.lines: list[tuple[float, str]] = []
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "lrmil_jax.main", *map(str, arguments)],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        with self._process.stderr as lines:
+            for line in lines:
+                self.lines.append((time.monotonic(), line.rstrip()))
+
+    @property
+    def log(self) -> str:
+        return "\n".join(line for _, line in self.lines)
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    def stage(self) -> int:
+        """Stages begun so far."""
+        return sum("] " in line and f"/{len(STAGES)}] " in line for _, line in list(self.lines))
+
+    def wait(self, seconds: float = 400) -> int:
+        """The exit status."""
+        status = self._process.wait(timeout=seconds)
+        self._reader.join(timeout=10)
+        return status
+
+    def kill(self) -> bool:
+        """Kills this process alone, as the system would; True if it still ran."""
+        self._process.send_signal(signal.SIGKILL)
+        return self._process.wait(timeout=60) == -signal.SIGKILL
+
+
+def train(cache: Path, workdir: Path, *flags: str) -> Run:
+    """The tiny configuration on `workdir`, started."""
+    return Run(cache, "--config", TINY, "--workdir", workdir, *flags)
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """A whole tiny run that nothing disturbed: tests read it and never write to it."""
+
+    workdir: Path
+    cache: Path
+    log: str
+
+    def copy(self, folder: Path) -> Path:
+        """The same, to be changed."""
+        return Path(shutil.copytree(self.workdir, folder, symlinks=True))
+
+
+def files(folder: Path) -> dict[str, tuple[int, int]]:
+    """Inode and time of every file below `folder` but the lock."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_ino, path.stat().st_mtime_ns)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != ".lock"
+    }
+
+
+def changed(before: dict, after: dict) -> set[str]:
+    """Names of files that are new, gone, or not what they were."""
+    return {name for name in before | after if before.get(name) != after.get(name)}
+
+
+def results(workdir: Path) -> dict[str, bytes]:
+    """Parameters, predictions and metrics of every stage, byte by byte."""
+    return {
+        str(path.relative_to(workdir)): path.read_bytes()
+        for pattern in _RESULTS
+        for path in sorted(workdir.rglob(pattern))
+    }
+
+
+def leftovers(workdir: Path) -> list[str]:
+    """Temporary files and folders, and checkpoints of trainings that are finished."""
+    found = [*workdir.rglob(".*.tmp"), *workdir.rglob(".*.stale"), *workdir.rglob("checkpoints")]
+    found += [*workdir.rglob(".model.new"), *workdir.rglob("*orbax-checkpoint-tmp*")]
+    return sorted(str(path.relative_to(workdir)) for path in found)
