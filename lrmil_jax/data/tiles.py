@@ -35,7 +35,8 @@ class TileFolder:
         """
         if not folder.is_dir():
             raise DataError(f"data.tiles is {folder}, which is no folder; give one folder a class")
-        classes = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir()))
+        folders = (path for path in folder.iterdir() if path.is_dir())
+        classes = tuple(sorted(path.name for path in folders if not path.name.startswith(".")))
         paths: list[Path] = []
         labels: list[int] = []
         for label, name in enumerate(classes):

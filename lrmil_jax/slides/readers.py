@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from lrmil_jax.errors import ConfigError, SlideError
+from lrmil_jax.slides.tiff import over_white
 
 READERS = ("tiffslide", "openslide", "fastslide")
 
@@ -89,20 +90,6 @@ def _installed(name: str) -> bool:
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 120 else text[:117] + "..."
-
-
-def version_of(distribution: str) -> str:
-    """Installed version, e.g. for `Slide.reader`."""
-    return importlib.metadata.version(distribution)
-
-
-def over_white(rgba: UInt8[np.ndarray, "h w 4"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Composite over white: unscanned areas are transparent in some formats."""
-    alpha = rgba[..., 3:]
-    if alpha.min() == 255:
-        return rgba[..., :3]
-    weight = alpha.astype(np.float32) / 255
-    return np.rint(rgba[..., :3] * weight + 255 * (1 - weight)).astype(np.uint8)
 
 
 class OpenSlideReader:
@@ -180,14 +167,8 @@ def _number(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _open_tiff(path: Path) -> Reader:
-    from lrmil_jax.slides.tiff import TiffReader  # it needs the helpers above
-
-    return TiffReader(path)
-
-
 _OPENERS: dict[str, Callable[[Path], Reader]] = {
-    "tiffslide": _open_tiff,
+    "tiffslide": TiffReader,
     "openslide": OpenSlideReader,
     "fastslide": FastSlideReader,
 }

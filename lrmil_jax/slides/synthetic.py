@@ -18,7 +18,7 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from lrmil_jax.errors import DataError
-from lrmil_jax.files import atomic_path, write_json
+from lrmil_jax.files import atomic_path, write_json, write_text
 from lrmil_jax.slides.procedural import TISSUES, paint, random_map, slide_map
 
 LABELS = ("benign", "tumour")
@@ -240,7 +240,7 @@ def _write_labels(path: Path, rows: list[tuple[str, ...]]) -> None:
     table = io.StringIO(newline="")
     header = ("slide_id", "patient_id", "label", "path")
     csv.writer(table, lineterminator="\n").writerows([header, *rows])
-    _write(path, table.getvalue().encode())
+    write_text(path, table.getvalue())
 
 
 def _write_png(path: Path, pixels: np.ndarray) -> None:

@@ -5,6 +5,7 @@ costs twice the time, paints sparse tiles black, leaves Aperio's YCbCr JPEG 2000
 passes a tile cut short as grey pixels.
 """
 
+import importlib.metadata
 import math
 import xml.etree.ElementTree as ElementTree
 from collections import OrderedDict
@@ -18,7 +19,6 @@ from PIL import Image
 from tifffile import COMPRESSION, PHOTOMETRIC, PLANARCONFIG
 
 from lrmil_jax.errors import SlideError
-from lrmil_jax.slides.readers import over_white, version_of
 
 _CACHE_BYTES = 96 << 20  # about a row of 256 px tiles across a slide 128,000 px wide
 _MAX_CHUNK_BYTES = 512 << 20
@@ -233,3 +233,17 @@ def _check_jpeg(data: bytes, pixels: int, *, must_end: bool) -> None:
     longest = 3 * pixels // 64 // 4 + 64
     if data.find(bytes(longest), 0, end if end >= 0 else len(data)) >= 0:
         raise ValueError("the JPEG stream is blanked with zeros")
+
+
+def over_white(rgba: UInt8[np.ndarray, "h w 4"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Composite over white: unscanned areas are transparent in some formats."""
+    alpha = rgba[..., 3:]
+    if alpha.min() == 255:
+        return rgba[..., :3]
+    weight = alpha.astype(np.float32) / 255
+    return np.rint(rgba[..., :3] * weight + 255 * (1 - weight)).astype(np.uint8)
+
+
+def version_of(distribution: str) -> str:
+    """Installed version, e.g. for `Slide.reader`."""
+    return importlib.metadata.version(distribution)

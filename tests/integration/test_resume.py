@@ -9,6 +9,8 @@ import pytest
 from tests.integration import runs
 
 SEED = 20260
+# Seconds into a stage at which it is still at work, compiled programs at hand.
+LONGEST_DELAY = {"prepare": 8.0, "encode_lr": 0.8, "evaluate": 0.7, "report": 0.3}
 
 
 def kill_in_stage(run, number, delay):
@@ -22,19 +24,13 @@ def kill_in_stage(run, number, delay):
     return run.kill() and inside
 
 
-def longest_delay(workdir, stage):
-    """Seconds into a stage at which it is still at work, however warm the caches are."""
-    del workdir
-    return {"prepare": 8.0, "report": 0.3, "evaluate": 0.7, "encode_lr": 0.8}.get(stage, 1.2)
-
-
 def test_one_kill_in_every_stage(finished, cache, tmp_path):
     """Each run goes on where the last was killed, and is killed in the stage after it."""
     workdir, before = tmp_path / "run", tmp_path / "before"
     workdir.mkdir()
     rng = random.Random(SEED)
     for number, stage in enumerate(runs.STAGES, 1):
-        delay = rng.uniform(0.02, longest_delay(workdir, stage))
+        delay = rng.uniform(0.02, LONGEST_DELAY.get(stage, 1.2))
         shutil.copytree(workdir, before, symlinks=True)
         while not kill_in_stage(runs.train(cache, workdir), number, delay):
             delay /= 2  # too late: once more from the same state
