@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from lrmil_jax.errors import ConfigError, SlideError
-from lrmil_jax.slides.tiff import over_white
+from lrmil_jax.slides.tiff import TiffReader, over_white, version_of
 
 READERS = ("tiffslide", "openslide", "fastslide")
 

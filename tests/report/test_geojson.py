@@ -1,0 +1,58 @@
+"""GeoJSON that QuPath imports: closed squares in level-0 px with attention as measurement."""
+
+import json
+import uuid
+
+import numpy as np
+import pytest
+
+from lrmil_jax.report import geojson
+
+XY = np.array([[0, 0], [1024, 512], [-256, 70_000]])
+ATTENTION = np.array([0.5, 0.25, 0.25], np.float32)
+
+
+def test_a_square_for_every_patch():
+    collection = geojson.features("s", XY, 1024, ATTENTION)
+    assert collection["type"] == "FeatureCollection"
+    assert len(collection["features"]) == 3
+    second = collection["features"][1]
+    assert second["type"] == "Feature"
+    assert second["geometry"] == {
+        "type": "Polygon",
+        "coordinates": [
+            [[1024, 512], [2048, 512], [2048, 1536], [1024, 1536], [1024, 512]],
+        ],
+    }
+    assert second["properties"]["objectType"] == "detection"
+    assert second["properties"]["measurements"] == {"attention": 0.25}
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_rings_are_closed_and_turn_one_way(number):
+    feature = geojson.features("s", XY, 10, ATTENTION)["features"][number]
+    (ring,) = feature["geometry"]["coordinates"]
+    assert ring[0] == ring[-1]
+    x, y = np.array(ring, float).T
+    assert (x[:-1] * y[1:] - x[1:] * y[:-1]).sum() / 2 == 100  # signed area of the square
+
+
+def test_ids_are_unique_and_the_same_in_every_run():
+    ids = [f["id"] for f in geojson.features("s", XY, 8, ATTENTION)["features"]]
+    assert ids == [f["id"] for f in geojson.features("s", XY, 8, ATTENTION)["features"]]
+    others = [f["id"] for f in geojson.features("t", XY, 8, ATTENTION)["features"]]
+    assert len({*ids, *others}) == 6
+    assert all(uuid.UUID(value).version == 5 for value in ids)
+
+
+def test_the_file_is_strict_json_with_plain_numbers(tmp_path):
+    path = tmp_path / "deep" / "attention.geojson"
+    geojson.save(path, "s", XY.astype(np.int32), 1024, ATTENTION)
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    content = json.loads(path.read_text(), parse_constant=refuse)
+    assert content == geojson.features("s", XY, 1024, ATTENTION)
+    total = sum(f["properties"]["measurements"]["attention"] for f in content["features"])
+    assert total == pytest.approx(1.0)

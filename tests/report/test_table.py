@@ -1,0 +1,98 @@
+"""The result table: aligned lines that never wrap, and every figure in files."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lrmil_jax.report import html, table
+
+ROWS = [
+    {
+        "arm": arm,
+        "patients": 40,
+        "auc": auc,
+        "auc_interval": bounds,
+        "accuracy": 0.9,
+        "patches": patches,
+        "seconds_open_tissue": 0.5,
+        "seconds_read": 1.25,
+        "seconds_encode": 10.0,
+        "seconds_mil": 0.25,
+    }
+    for arm, auc, bounds, patches in (
+        ("teacher", 0.9512, (0.9, 0.99), 4096.0),
+        ("no_distillation", None, (None, None), 256.0),
+        ("lrmil", 0.9499, (0.85, 1.0), 256.0),
+    )
+]
+
+
+def test_lines_begin_with_the_names_that_users_look_for():
+    lines = table.lines(ROWS)
+    assert len(lines) == 4
+    assert [line.split("  ")[0] for line in lines[1:]] == [
+        *("HR teacher", "LR without distillation", "LRMIL")
+    ]
+    assert lines[1].split() == [
+        *("HR", "teacher", "0.951", "[0.900,", "0.990]", "0.900", "4096.0"),
+        *("0.500", "1.250", "10.000", "0.250", "12.000"),
+    ]
+    assert "undefined" in lines[2]
+    assert "[" not in lines[2]
+
+
+def test_columns_are_aligned_and_nothing_wraps():
+    lines = table.lines([dict(row, arm="a" * 300) for row in ROWS] + ROWS)
+    assert len(lines) == 7
+    assert not any("\n" in line or line != line.rstrip() for line in lines)
+    starts = {line.index("0.9", 300) for line in lines[1:] if "[" in line}
+    assert len(starts) == 1
+
+
+def test_rows_without_times_say_so_and_sum_nothing():
+    row = {name: value for name, value in ROWS[0].items() if not name.startswith("seconds")}
+    assert table.cells([row])[1][-5:] == ["-"] * 5
+    partly = table.cells([row | {"seconds_mil": 0.25}])[1][-5:]
+    assert partly == ["-", "-", "-", "0.250", "-"]
+
+
+@pytest.mark.parametrize(
+    ("value", "bounds", "shown"),
+    [
+        (0.5, None, "0.500"),
+        (None, (0.1, 0.2), "undefined [0.100, 0.200]"),
+        (0.5, (None, 0.2), "0.500"),
+        (float("nan"), None, "undefined"),
+        (1.0, (0.9999, 1.0), "1.000 [1.000, 1.000]"),
+    ],
+)
+def test_intervals(value, bounds, shown):
+    assert table.interval(value, bounds) == shown
+
+
+def test_files_hold_every_figure(tmp_path):
+    table.save(tmp_path, ROWS)
+    assert (tmp_path / "table.txt").read_text().splitlines() == table.lines(ROWS)
+    frame = pd.read_csv(tmp_path / "table.csv")
+    assert frame.auc_low.tolist()[0] == 0.9
+    assert np.isnan(frame.auc[1])
+    assert frame.auc_high[2] == 1.0
+    assert frame.patients.tolist() == [40, 40, 40]
+    markdown = (tmp_path / "table.md").read_text().splitlines()
+    assert len(markdown) == 5
+    assert {line.count("|") for line in markdown} == {len(table.cells(ROWS)[0]) + 1}
+    assert set(markdown[1]) == set("|- ")
+
+
+def test_the_page_shows_text_as_text(tmp_path):
+    page = html.page("A & B", [["<model>", "AUC"], ["LRMIL", "0.9"]],
+                     [('a"b.png', "x < y")], ["5 < 6"])  # fmt: skip
+    assert "<title>A &amp; B</title>" in page
+    assert "<th>&lt;model&gt;</th>" in page
+    assert "<td>LRMIL</td><td>0.9</td>" in page
+    assert 'src="a&quot;b.png"' in page
+    assert "<p>5 &lt; 6</p>" in page
+    assert "<script" not in page
+    assert "http" not in page
+    html.save(tmp_path / "index.html", page)
+    assert (tmp_path / "index.html").read_text(encoding="utf-8") == page
