@@ -1,4 +1,4 @@
-"""`python -m lrmil_jax.main`: flags, devices, dispatch. Mistakes end in one sentence."""
+"""`python -m lrmil_jax.main`: flags and dispatch. Mistakes end in one sentence."""
 
 import logging
 import sys
@@ -15,23 +15,19 @@ _STAGES = flags.DEFINE_list("stages", [], "stages to run (default all), or predi
 _SLIDE = flags.DEFINE_string("slide", None, "predict: one slide file")
 _SLIDES = flags.DEFINE_string("slides", None, "predict: a folder of slides, or a CSV")
 _MODEL = flags.DEFINE_string("model", None, "predict: the model folder")
-_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "join the other processes of a TPU pod")
 
 log = logging.getLogger("lrmil_jax")
 
 
 def main(arguments: list[str]) -> int:
     """Dispatches; the exit status is 1 if anything could not be done."""
-    import jax  # after the flags: a mistyped one should not wait for it
-
+    # After the flags: a mistyped one should not wait for JAX.
     from lrmil_jax.train.logging import setup_logging
 
     setup_logging()
     try:
         if len(arguments) > 1:
             raise ConfigError(f"{arguments[1]!r} is no flag; did you forget '--'?")
-        if _DISTRIBUTED.value:
-            jax.distributed.initialize()
         return min(dispatch(), 1)
     except UserError as error:
         log.error("%s", error)

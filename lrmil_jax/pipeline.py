@@ -98,6 +98,7 @@ def run(config: ConfigDict, workdir: Path, names: list[str]) -> int:
     stages = choose_stages(config, names)
     models.preflight(config)
     _refuse_other_cohort(config, workdir)
+    _require_inputs(config, workdir, stages[0], None)
     files.write_json(workdir / "config.json", configuration.flatten(config))
     for number, stage in enumerate(stages, 1):
         folds = range(1, config.folds + 1) if stage.per_fold else (None,)

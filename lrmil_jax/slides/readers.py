@@ -5,7 +5,6 @@ regions in pixels of one level; everything else (white outside, resampling, um/p
 `slide.py`, so that all formats behave alike.
 """
 
-import importlib.metadata
 import importlib.util
 import logging
 import math
@@ -18,7 +17,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from lrmil_jax.errors import ConfigError, SlideError
-from lrmil_jax.slides.tiff import TiffReader, over_white, version_of
+from lrmil_jax.slides.tiff import TiffReader, over_white
 
 READERS = ("tiffslide", "openslide", "fastslide")
 

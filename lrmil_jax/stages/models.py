@@ -100,6 +100,11 @@ def preflight(config: ConfigDict) -> None:
         check_windows(config, module)
     for block in (config.teacher, config.student):
         heads.create(block.head, num_classes=2)
+    if config.student.head == "mean" and (config.student.lambda_soft or config.student.lambda_hard):
+        raise ConfigError(
+            "student.head=mean has no attention to guide; set student.lambda_soft and "
+            "student.lambda_hard to 0, or choose another head"
+        )
 
 
 def check_windows(config: ConfigDict, module) -> None:

@@ -12,7 +12,6 @@ from lrmil_jax import config as configuration
 from lrmil_jax import files
 from lrmil_jax.data.features import FeatureStore
 from lrmil_jax.distill import guidance
-from lrmil_jax.errors import ConfigError
 from lrmil_jax.stages import layout, models
 from lrmil_jax.stages.encode_lr import distilled_folder, undistilled_folder
 from lrmil_jax.stages.teacher import fold_data, hr_store, open_store, read_outputs
@@ -30,11 +29,6 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     folder = layout.stage_folder(workdir, "student", fold)
     slide_ids = cohort.slides(fold, "train", "val").slide_id.tolist()
     loss = mil.SlideLoss(**{key: config.student[key] for key in _LOSS_KEYS})
-    if config.student.head == "mean" and (loss.lambda_soft or loss.lambda_hard):
-        raise ConfigError(
-            "student.head=mean has no attention to guide; set student.lambda_soft and "
-            "student.lambda_hard to 0, or choose another head"
-        )
     distilled = open_store(config, workdir, distilled_folder(workdir, fold), slide_ids)
     extras = _teaching(config, workdir, fold, distilled)
     arms = {"lrmil": (loss, distilled, extras)}

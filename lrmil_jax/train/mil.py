@@ -25,6 +25,7 @@ from lrmil_jax.train import sharding
 from lrmil_jax.train.checkpoint import load_params, save_params
 from lrmil_jax.train.loop import fit
 from lrmil_jax.train.state import TrainSettings
+from lrmil_jax.types import AnyArray
 
 # Lengths that bags are filled up to when predicting: few, so that a cohort compiles few times.
 _PREDICT_LENGTHS = tuple(256 * 2**power for power in range(14))
@@ -135,10 +136,10 @@ class BagClassifier:
 
 
 def standardise(
-    features: Float[Array, "B N D"], mean: Float[Array, " D"], sd: Float[Array, " D"]
+    features: Float[AnyArray, "B N D"], mean: Float[AnyArray, " D"], sd: Float[AnyArray, " D"]
 ) -> Float[Array, "B N D"]:
     """Stored features on the scale of the training patients', in float32."""
-    return (features.astype(jnp.float32) - mean[None, None]) / sd[None, None]
+    return (jnp.asarray(features, jnp.float32) - mean[None, None]) / sd[None, None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

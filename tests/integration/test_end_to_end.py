@@ -1,0 +1,318 @@
+"""The promises of a whole run: what it writes, skips, redoes and refuses; what predict gives."""
+
+import contextlib
+import importlib.util
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow_datasets as tfds
+
+from lrmil_jax import pipeline
+from lrmil_jax.errors import WorkdirError
+from lrmil_jax.slides import readers, tiff
+from lrmil_jax.stages import layout, predict
+from lrmil_jax.stages.teacher import hr_store
+from tests.integration import runs
+
+SLIDES = 20
+
+
+def tiny(**changes):
+    """The tiny configuration with some keys changed; '__' stands for the dot."""
+    spec = importlib.util.spec_from_file_location("quickstart", runs.ROOT / "configs/quickstart.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config("tiny")
+    changes = {key.replace("__", "."): value for key, value in changes.items()}
+    config.update_from_flattened_dict({"prepare.workers": 1, **changes})
+    return config
+
+
+def go(config, workdir, *stages):
+    """Runs stages in this process, on eight fake devices."""
+    with layout.locked(workdir):
+        return pipeline.run(config, workdir, list(stages))
+
+
+def evaluated(workdir):
+    """predictions.csv of the only fold."""
+    return pd.read_csv(workdir / "folds/1/evaluate/predictions.csv")
+
+
+def test_files(finished):
+    root, fold = finished.workdir, finished.workdir / "folds/1"
+    ids = [f"slide_{number:04d}" for number in range(SLIDES)]
+    for slide_id in ids:
+        assert layout.read_status(root, slide_id)["status"] == "ok"
+        for picture in ("mask", "overlay"):
+            assert (root / f"regions/tissue/{slide_id}-{picture}.png").is_file()
+        for folder in ("regions", "features/hr", "features/hr_targets_0_1",
+                       "features/lr_undistilled", "folds/1/encode_lr/features"):  # fmt: skip
+            assert (root / folder / f"{slide_id}.array_record").is_file()
+    for stage in ("teacher", "distill", "encode_lr", "student", "evaluate"):
+        assert json.loads((fold / stage / "stage.json").read_text())["complete"]
+    names = ("report/index.html", "report/table.csv", "report/table.md", "report/training.png",
+             "pretrain/encoder.safetensors", "model/model.json", "model/fold_1/head.safetensors",
+             "model/fold_1/encoder.safetensors", "folds/1/evaluate/timing.json")  # fmt: skip
+    assert [name for name in names if not (root / name).is_file()] == []
+    assert len(list((root / "report/heatmaps").glob("*.png"))) == 1
+    assert runs.leftovers(root) == []
+
+
+def test_records_say_who_made_them(finished):
+    cohort = json.loads((finished.workdir / "cohort.json").read_text())
+    assert cohort["schema"] == 1
+    assert cohort["regions"]["geometry"] == {"hr_mpp": 0.5, "lr_mpp": 2.0, "patch_px": 64}
+    assert cohort["encoder"]["name"] == "vit-tiny"
+    assert len(cohort["encoder"]["weights"]) == 64
+    assert {"transform", "dtype"} <= cohort["encoder"].keys()
+    assert {"jax", "lrmil_jax"} <= cohort["software"].keys()
+    slides = pd.read_csv(finished.workdir / "slides.csv")
+    assert len(slides) == SLIDES
+    assert set(slides.status) == {"ok"}
+    assert slides.mpp.to_numpy() == pytest.approx(0.5, rel=1e-3)
+    assert (slides.lr_patches > 0).all()
+
+
+def test_teacher_says_nothing_of_test_slides(finished):
+    folds = pd.read_csv(finished.workdir / "folds.csv")
+    told = {path.stem for path in (finished.workdir / "folds/1/teacher/outputs").iterdir()}
+    assert told == set(folds.slide_id[folds.fold_1 != "test"])
+    assert set(evaluated(finished.workdir).slide_id) == set(folds.slide_id[folds.fold_1 == "test"])
+
+
+def test_table_and_predictions(finished):
+    lines = (finished.workdir / "report/table.txt").read_text().splitlines()
+    for name in ("HR teacher ", "LR without distillation ", "LRMIL "):
+        assert sum(line.startswith(name) for line in lines) == 1
+    frame = evaluated(finished.workdir)
+    assert set(frame.arm) == {"teacher", "no_distillation", "lrmil"}
+    assert (frame.prob_benign + frame.prob_tumour).to_numpy() == pytest.approx(1, abs=1e-5)
+    measured = json.loads((finished.workdir / "folds/1/evaluate/metrics.json").read_text())
+    assert measured.keys() == {"teacher", "no_distillation", "lrmil"}
+
+
+def test_everything_opens_as_tfds(finished):
+    slides = pd.read_csv(finished.workdir / "slides.csv")
+    view = finished.workdir / "regions/tfds"
+    regions = tfds.builder_from_directory(view).as_data_source("slides")
+    assert len(regions) == slides.lr_patches.sum()
+    assert regions[0]["lr"].shape == (64, 64, 3)
+    assert regions[0]["hr"].shape == (256, 256, 3)
+    view = finished.workdir / "features/hr/tfds"
+    blocks = tfds.builder_from_directory(view).as_data_source("slides")
+    assert sum(len(block["parent"]) for block in blocks) == slides.hr_patches.sum()
+
+
+def test_same_command_again_does_nothing(finished):
+    """Not even a file is written anew; what a killed run left is taken away."""
+    before = runs.files(finished.workdir)
+    (finished.workdir / "folds/1/student/model/fold_1/.head.safetensors.1a2b3c4d.tmp").touch()
+    (finished.workdir / "features/hr/.tfds.tmp").mkdir()
+    run = runs.train(finished.cache, finished.workdir)
+    assert run.wait() == 0, run.log
+    assert run.log.count("already done") == len(runs.STAGES) - 2  # two keep their own account
+    assert runs.changed(before, runs.files(finished.workdir)) == set()
+    assert runs.leftovers(finished.workdir) == []
+
+
+def test_a_stage_2_weight_redoes_only_the_student(finished, tmp_path):
+    workdir = finished.copy(tmp_path / "run")
+    before, predictions = runs.files(workdir), evaluated(workdir)
+    run = runs.train(finished.cache, workdir, "--config.student.lambda_bag=0.3")
+    assert run.wait() == 0, run.log
+    parts = ("folds/1/student/", "folds/1/evaluate/", "report/", "model/", "config.json")
+    changed = runs.changed(before, runs.files(workdir))
+    assert [name for name in changed if not name.startswith(parts)] == []
+    assert {"folds/1/student/lrmil.safetensors", "folds/1/evaluate/metrics.json"} <= changed
+    again = evaluated(workdir)
+    same = (again.prob_tumour == predictions.prob_tumour).groupby(again.arm).all()
+    assert same.to_dict() == {"teacher": True, "no_distillation": True, "lrmil": False}
+
+
+@pytest.mark.parametrize(
+    ("changes", "stages", "sentence"),
+    [
+        ({"geometry__patch_px": 128}, (), "geometry.patch_px=64, this run has 128"),
+        ({"prepare__min_tissue": 0.5}, (), "min_tissue=0.25, this run has 0.5"),
+        ({"seed": 3}, (), "seed was 0, now it is 3"),
+        ({"pretrain__steps": 9}, (), "pretrain.steps was 6, now it is 9"),
+        ({"encoder__dtype": "bfloat16"}, ("encode_hr",), "compute_dtype='float32'"),
+        ({"student__lambda_bag": 0.3}, ("evaluate",), "evaluate needs student of fold 1"),
+        ({"teacher__hidden": 8}, ("distill",), "distill needs teacher of fold 1"),
+    ],
+)
+def test_another_config_is_refused_before_anything_is_touched(finished, changes, stages, sentence):
+    before = runs.files(finished.workdir)
+    with pytest.raises(WorkdirError, match=sentence):
+        go(tiny(**changes), finished.workdir, *stages)
+    touched = runs.changed(before, runs.files(finished.workdir))
+    assert touched <= {"config.json"}  # which says what was asked for last
+
+
+def test_two_runs_at_once_are_refused(finished):
+    with layout.locked(finished.workdir):
+        run = runs.train(finished.cache, finished.workdir)
+        assert run.wait() == 1
+    assert "another run is at work" in run.log
+    assert "Traceback" not in run.log
+
+
+def test_plain_mil_and_back(finished, tmp_path):
+    """The two methods share the teacher, and neither takes the other's evaluation for its own."""
+    workdir = finished.copy(tmp_path / "run")
+    before = runs.files(workdir)
+    assert go(tiny(method="mil", evaluate__timed_slides=0), workdir) == 0
+    assert set(evaluated(workdir).arm) == {"teacher"}
+    changed = runs.changed(before, runs.files(workdir))
+    parts = ("folds/1/evaluate/", "report/", "config.json")
+    assert [name for name in changed if not name.startswith(parts)] == []
+    assert go(tiny(evaluate__timed_slides=0), workdir) == 0
+    assert set(evaluated(workdir).arm) == {"teacher", "no_distillation", "lrmil"}
+
+
+def encoder_and_slides(finished, folder):
+    """A working directory that has synthetic slides and their encoder only."""
+    for name in ("synthetic", "pretrain"):
+        shutil.copytree(finished.workdir / name, folder / name)
+    return folder
+
+
+def test_hr_read_from_the_slides(finished, tmp_path):
+    """Without stored mosaics the features are those of the same patches, unharmed by JPEG."""
+    workdir = encoder_and_slides(finished, tmp_path / "run")
+    config = tiny(prepare__hr="skip")
+    assert go(config, workdir, "pretrain", "prepare", "encode_hr") == 0
+    ids = [f"slide_{number:04d}" for number in range(0, SLIDES, 5)]
+    stored, read = (hr_store(config, root, ids) for root in (finished.workdir, workdir))
+    assert (stored.sizes == read.sizes).all()
+    for slide in range(len(ids)):
+        for name, places in stored.places(slide).items():
+            assert (read.places(slide)[name] == places).all()
+        pair = [store.embedding(slide).astype(np.float32) for store in (stored, read)]
+        spread = np.abs(pair[0] - pair[0].mean(0)).mean()
+        assert np.abs(pair[0] - pair[1]).mean() < 0.2 * spread
+    shards = [root / "regions/slide_0000.array_record" for root in (finished.workdir, workdir)]
+    assert shards[1].stat().st_size < 0.7 * shards[0].stat().st_size
+
+
+def test_mosaics_dropped_once_encoded(finished, tmp_path):
+    workdir = finished.copy(tmp_path / "run")
+    config, shard = tiny(prepare__keep_hr=False), workdir / "regions/slide_0003.array_record"
+    size, before = shard.stat().st_size, runs.files(workdir)
+    assert go(config, workdir) == 0
+    assert shard.stat().st_size < 0.7 * size
+    dropped = runs.files(workdir)
+    parts = ("regions/", "config.json")
+    assert [n for n in runs.changed(before, dropped) if not n.startswith(parts)] == []
+    view = tfds.builder_from_directory(workdir / "regions/tfds").as_data_source("slides")
+    assert "hr" not in view[0]
+    assert go(config, workdir) == 0
+    assert runs.changed(dropped, runs.files(workdir)) == set()
+    # As if killed between the shard and its note:
+    status = layout.read_status(workdir, "slide_0003")
+    (workdir / "regions/slide_0003.json").write_text(json.dumps(status | {"hr": True}))
+    assert go(config, workdir, "prepare", "encode_hr") == 0
+    assert layout.read_status(workdir, "slide_0003")["hr"] is False
+    # Other blocks come from the slides then, and the teacher's features stay what they were.
+    assert go(tiny(prepare__keep_hr=False, distill__layers=(0, 2)), workdir, "encode_hr") == 0
+    assert (workdir / "features/hr_targets_0_2/slide_0003.array_record").is_file()
+    kept = {name: mark for name, mark in dropped.items() if name.startswith("features/")}
+    now = runs.files(workdir)
+    assert {name: now[name] for name in kept} == kept
+
+
+@pytest.fixture(scope="module")
+def model(finished, tmp_path_factory):
+    """The model folder and the slides, copied to where no working directory is."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    shutil.copytree(finished.workdir / "model", folder / "model")
+    shutil.copytree(finished.workdir / "synthetic/slides", folder / "slides")
+    return folder / "model"
+
+
+@contextlib.contextmanager
+def hidden(folder: Path):
+    """The folder is not there for a while."""
+    away = folder.with_name("away")
+    folder.rename(away)
+    try:
+        yield
+    finally:
+        away.rename(folder)
+
+
+def test_predict_agrees_with_evaluate(finished, model, tmp_path):
+    """From the slide file and a copied model alone, at 5x alone, the same probability."""
+    expected = evaluated(finished.workdir).query("arm == 'lrmil'").iloc[0]
+    slide = model.parent / f"slides/{expected.slide_id}.tif"
+    with hidden(finished.workdir):
+        run = runs.Run(
+            finished.cache, "--stages", "predict", "--model", model, "--slide", slide,
+            "--workdir", tmp_path,
+        )  # fmt: skip
+        assert run.wait() == 0, run.log
+    folder = tmp_path / "predictions" / expected.slide_id
+    record = json.loads((folder / "prediction.json").read_text())
+    assert record["probabilities"]["tumour"] == pytest.approx(expected.prob_tumour, abs=1e-5)
+    assert record["finest_level_allowed"] == 1
+    assert set(record["levels_read"]) == {"1"}
+    attention = pd.read_csv(folder / "attention.csv")
+    assert attention.attention.sum() == pytest.approx(1, abs=1e-4)
+    shapes = json.loads((folder / "attention.geojson").read_text())
+    assert len(shapes["features"]) == len(attention) == record["lr_patches"]
+    assert (folder / "heatmap.png").stat().st_size > 1000
+
+
+def log_levels(monkeypatch):
+    """Gathers the pyramid level of every read, below all that keeps account of it."""
+    levels = []
+    for reader in (tiff.TiffReader, readers.OpenSlideReader):
+
+        def logged(self, level, *arguments, read=reader.read_region):
+            levels.append(level)
+            return read(self, level, *arguments)
+
+        monkeypatch.setattr(reader, "read_region", logged)
+    return levels
+
+
+def test_cohort_prediction_resumes_and_measures(finished, model, tmp_path, monkeypatch):
+    levels = log_levels(monkeypatch)
+    table = evaluated(finished.workdir).query("arm == 'lrmil'")
+    rows = table[["slide_id", "patient_id", "label"]]
+    rows = rows.assign(path=[f"{name}.tif" for name in rows.slide_id])
+    rows.to_csv(model.parent / "slides/list.csv", index=False)
+    arguments = {"slide": None, "slides": model.parent / "slides/list.csv"}
+    assert predict.run(model, tmp_path, **arguments) == 0
+    assert set(levels) == {1}  # whatever the read log says
+    measured = json.loads((tmp_path / "predictions/metrics.json").read_text())
+    evaluation = json.loads((finished.workdir / "folds/1/evaluate/metrics.json").read_text())
+    assert measured["metrics"]["auc"] == evaluation["lrmil"]["metrics"]["auc"]
+    first, *others = rows.slide_id
+    (tmp_path / "predictions" / first / "prediction.json").unlink()
+    before = runs.files(tmp_path)
+    assert predict.run(model, tmp_path, **arguments) == 0
+    after = runs.files(tmp_path)
+    assert all(before[n] == after[n] for n in before if n.split("/")[1] in others)
+    assert f"predictions/{first}/prediction.json" in after
+
+
+@pytest.mark.skipif(
+    not os.environ.get("LRMIL_TEST_SLIDES"), reason="LRMIL_TEST_SLIDES names no folder of slides"
+)
+def test_predict_a_real_slide(cache, model, tmp_path):
+    del cache
+    slide = Path(os.environ["LRMIL_TEST_SLIDES"]) / "CMU-1-Small-Region.svs"
+    assert predict.run(model, tmp_path, slide=slide, slides=None) == 0
+    folder = tmp_path / "predictions" / slide.stem
+    record = json.loads((folder / "prediction.json").read_text())
+    assert record["mpp"] == pytest.approx(0.499)
+    assert record["lr_patches"] > 50
+    assert record["unreadable"] == []
+    assert (folder / "heatmap.png").is_file()

@@ -1,0 +1,289 @@
+"""Stage 2 and the teacher: loss terms, standardisation, learning, streaming, saving."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import log_softmax, softmax
+
+from lrmil_jax import heads
+from lrmil_jax.distill import slide as slide_losses
+from lrmil_jax.errors import ConfigError, WeightsError
+from lrmil_jax.train import mil
+from tests.train import bags
+
+LAMBDAS = ("ce", "bag", "soft", "hard")
+
+
+@pytest.fixture(scope="module")
+def output():
+    """A head's word on three bags of up to six instances, and what a teacher says of them."""
+    keys = iter(jax.random.split(jax.random.key(0), 8))
+    mask = np.arange(6) < np.array([6, 4, 5])[:, None]
+    guide = jax.random.uniform(next(keys), (3, 6)) * mask
+    batch = {
+        "label": jnp.array([0, 2, 1]),
+        "mask": jnp.asarray(mask),
+        "teacher_logits": jax.random.normal(next(keys), (3, 3)),
+        "guide": guide / guide.sum(-1, keepdims=True),
+        "covered": jnp.asarray(mask & (np.arange(6) != 2)),
+    }
+    said = heads.HeadOutput(
+        jax.random.normal(next(keys), (3, 3)),
+        jnp.where(mask, jax.random.normal(next(keys), (3, 6)), 0.0),
+        jax.random.normal(next(keys), (3, 6, 2)),
+    )
+    return said, batch
+
+
+def test_a_teacher_has_cross_entropy_alone(output):
+    said, batch = output
+    terms = mil.SlideLoss().terms(said, batch)
+    assert set(terms) == {"loss", "ce"}
+    expected = -log_softmax(np.asarray(said.logits, np.float64), -1)[np.arange(3), [0, 2, 1]]
+    np.testing.assert_allclose(terms["ce"], expected, rtol=1e-5)
+    np.testing.assert_array_equal(terms["loss"], terms["ce"])
+
+
+@pytest.mark.parametrize("hard", ["rank", "instance"])
+def test_the_loss_is_the_weighted_sum_of_the_pure_terms(output, hard):
+    said, batch = output
+    loss = mil.SlideLoss(
+        lambda_ce=0.7, lambda_bag=0.5, lambda_soft=2.0, lambda_hard=0.25, temperature_bag=3.0,
+        temperature_attn=0.5, topk=2, hard=hard,
+    )  # fmt: skip
+    guided = batch["mask"] & batch["covered"]
+    pure = {
+        "ce": mil.SlideLoss().terms(said, batch)["ce"],
+        "bag": slide_losses.bag_loss(said.logits, batch["teacher_logits"], temperature=3.0),
+        "soft": slide_losses.attention_kl_loss(
+            said.attention_logits, batch["guide"], guided, temperature=0.5
+        ),
+        "hard": slide_losses.attention_rank_loss(
+            said.attention_logits, batch["guide"], guided, k=2
+        )
+        if hard == "rank"
+        else slide_losses.instance_loss(said.instance_logits, batch["guide"], guided, k=2),
+    }
+    terms = loss.terms(said, batch)
+    assert set(terms) == {"loss", *pure}
+    for name, value in pure.items():
+        np.testing.assert_allclose(terms[name], value, rtol=1e-6, err_msg=name)
+        assert (np.asarray(value) > 0).all(), name
+    total = 0.7 * pure["ce"] + 0.5 * pure["bag"] + 2.0 * pure["soft"] + 0.25 * pure["hard"]
+    np.testing.assert_allclose(terms["loss"], total, rtol=1e-6)
+
+
+@pytest.mark.parametrize("left_out", LAMBDAS)
+def test_a_term_of_weight_0_is_not_computed(output, left_out):
+    said, batch = output
+    weights = {f"lambda_{name}": float(name != left_out) for name in LAMBDAS}
+    needed = {
+        "ce": ["label"], "bag": ["teacher_logits"], "soft": ["guide", "covered", "mask"],
+        "hard": ["guide", "covered", "mask"],
+    }  # fmt: skip
+    names = {name for term in LAMBDAS if term != left_out for name in needed[term]}
+    terms = mil.SlideLoss(**weights).terms(said, {name: batch[name] for name in names})
+    assert set(terms) == {"loss", *LAMBDAS} - {left_out}
+
+
+def test_patches_without_hr_patches_feel_no_guide(output):
+    said, batch = output
+    loss = mil.SlideLoss(lambda_ce=0.0, lambda_soft=1.0, lambda_hard=1.0)
+
+    def total(scores):
+        return loss.terms(said.replace(attention_logits=scores), batch)["loss"].sum()
+
+    gradient = np.asarray(jax.grad(total)(said.attention_logits))
+    uncovered = ~np.asarray(batch["covered"] & batch["mask"])
+    assert not gradient[uncovered].any()
+    assert gradient[~uncovered].any()
+
+
+def test_standardise_brings_training_features_to_mean_0_and_sd_1(tmp_path):
+    store, _ = bags.write_store(tmp_path)
+    mean, sd = store.statistics(range(12))
+    rows = np.concatenate([store.embedding(i) for i in range(12)])[None]
+    scaled = np.asarray(mil.standardise(rows, mean, sd))[0]
+    np.testing.assert_allclose(scaled.mean(0), 0, atol=1e-4)
+    np.testing.assert_allclose(scaled.std(0), 1, atol=1e-3)
+
+
+def test_switches_of_the_config_become_settings_of_the_trainer():
+    block = bags.block(clip_norm=0.0, patience=0, warmup_steps=50, accumulate=3)
+    settings = mil.train_settings(block, steps=20, select=("loss", "min"))
+    assert settings.clip_norm is None
+    assert settings.patience is None
+    assert settings.warmup_steps == 20  # never longer than the training
+    assert (settings.steps, settings.accumulate, settings.eval_every) == (20, 3, 5)
+
+
+def train(folder, data, *, loss=None, **changes):
+    return mil.train_head(
+        name="toy",
+        directory=folder,
+        block=bags.block(**changes),
+        loss=loss or mil.SlideLoss(),
+        data=data,
+        classes=bags.CLASSES,
+        seed=1,
+    )
+
+
+def probabilities(classifier, store):
+    return np.array([softmax(classifier.predict(store.embedding(i))[0])
+                     for i in range(len(store.slide_ids))])  # fmt: skip
+
+
+def assert_same(left, right):
+    jax.tree.map(np.testing.assert_array_equal, left.params, right.params)
+    np.testing.assert_array_equal(left.mean, right.mean)
+    np.testing.assert_array_equal(left.sd, right.sd)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return bags.write_store(tmp_path_factory.mktemp("bags"))
+
+
+FULL = mil.SlideLoss(
+    lambda_bag=1.0, lambda_soft=1.0, lambda_hard=0.1, temperature_bag=2.0, topk=2
+)
+
+
+@pytest.mark.parametrize("loss", [mil.SlideLoss(), FULL], ids=["teacher", "student"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_separable_bags_are_learned_and_streaming_changes_no_bit(tmp_path, loss, dtype):
+    store, labels = bags.write_store(tmp_path / "bags", dtype=dtype)
+    data = bags.data_of(store, labels, teaching=True)
+    resident = train(tmp_path / "resident", data, loss=loss)
+    streamed = train(tmp_path / "streamed", data, loss=loss, resident_gib=0.0)
+    assert_same(resident, streamed)
+    said = probabilities(resident, store)
+    assert said[data.val][labels[data.val] == 1, 1].min() > 0.9  # AUC 1 on validation
+    assert said[data.val][labels[data.val] == 0, 1].max() < 0.1
+
+
+def test_the_students_attention_follows_the_guide(tmp_path, store):
+    data = bags.data_of(*store, teaching=True)
+    guided = train(tmp_path, data, loss=mil.SlideLoss(lambda_ce=0.0, lambda_soft=1.0), select="loss")
+    for slide in data.val:
+        attention = softmax(guided.predict(store[0].embedding(int(slide)))[1])
+        assert attention[:2].sum() > 0.8
+
+
+@pytest.mark.parametrize("head", ["abmil", "mean"])
+def test_every_head_trains(tmp_path, store, head):
+    classifier = train(tmp_path, bags.data_of(*store), head=head, epochs=2)
+    logits, attention = classifier.predict(store[0].embedding(0))
+    assert logits.shape == (2,)
+    assert attention.shape == (store[0].sizes[0],)
+    assert (head == "mean") == (not attention.any())
+
+
+def test_the_instance_loss_gives_the_head_its_instance_classifier(tmp_path, store):
+    loss = dataclasses.replace(FULL, hard="instance")
+    classifier = train(tmp_path, bags.data_of(*store, teaching=True), loss=loss, epochs=2)
+    assert classifier.options["instance_classes"] == 2
+    assert "instance_classifier" in classifier.params
+
+
+def test_training_never_sees_a_bag_of_validation(tmp_path, store):
+    """Other validation bags: the same mean, SD and, before a checkpoint is chosen, parameters."""
+    features, labels = store
+    data = bags.data_of(features, labels)
+    alone = train(tmp_path / "a", data, epochs=1, eval_every=1000)
+    other = dataclasses.replace(data, val=data.val[:2])
+    assert_same(alone, train(tmp_path / "b", other, epochs=1, eval_every=1000))
+    np.testing.assert_array_equal(alone.mean, features.statistics(data.train.tolist())[0])
+
+
+def test_a_second_call_returns_what_was_trained(tmp_path, store):
+    data = bags.data_of(*store)
+    first = train(tmp_path, data, epochs=2)
+    before = (tmp_path / "best.safetensors").stat().st_mtime_ns
+    assert_same(first, train(tmp_path, data, epochs=2))
+    assert (tmp_path / "best.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("balance", ["none", "weights", "sampling"])
+def test_balance_of_classes(store, balance):
+    features, labels = store
+    rare = np.flatnonzero(labels == 1)[:3]
+    train_bags = np.sort(np.concatenate([np.flatnonzero(labels == 0), rare]))  # 8 against 3
+    data = dataclasses.replace(bags.data_of(features, labels), train=train_bags)
+    batches = mil._batches(
+        data=data, block=bags.block(balance=balance), resident=True, bags=data.train, seed=0,
+        num_batches=400,
+    )  # fmt: skip
+    total = np.zeros(2)
+    drawn = np.zeros(2)
+    for index in range(400):
+        batch = batches[index]
+        real = batch["bag"] >= 0
+        for label in (0, 1):
+            chosen = real & (batch["label"] == label)
+            total[label] += batch["weight"][chosen].sum()
+            drawn[label] += chosen.sum()
+    share, count = total[1] / total.sum(), drawn[1] / drawn.sum()
+    assert share == pytest.approx(3 / 11 if balance == "none" else 0.5, abs=0.03)
+    assert count == pytest.approx(0.5 if balance == "sampling" else 3 / 11, abs=0.03)
+    assert total.sum() == pytest.approx(drawn.sum(), rel=0.01)  # weights have mean 1
+
+
+def test_validation_counts_patients_and_not_slides(store):
+    """Two slides of one patient are averaged; a bag's filling in the batch counts nothing."""
+    features, labels = store
+    cases = [f"p{i // 4 * 2 + i % 2}" for i in range(len(labels))]  # slides i and i + 2 share
+    data = bags.data_of(features, labels, val=8, cases=cases)
+    module = heads.create("abmil", num_classes=2, hidden=4)
+    mean, sd = features.statistics(range(8))
+    params = module.init(jax.random.key(0), jnp.zeros((1, 8, 6)), jnp.ones((1, 8), bool))["params"]
+    constants = {"mean": mean, "sd": sd, "bank": mil._bank(features)}
+    batches = mil._batches(data=data, block=bags.block(), resident=True, bags=data.val, seed=0)
+    mesh = mil.sharding.make_mesh()
+    said = mil._Validation(module, constants, batches, data, mesh)(params)
+    one = mil.BagClassifier("abmil", {"hidden": 4}, bags.CLASSES, params, mean, sd)
+    each = probabilities(one, features)
+    patients = [(labels[i], (each[i] + each[i + 2]) / 2) for i in (8, 9, 12, 13)]
+    expected = -np.mean([np.log(p[label]) for label, p in patients])
+    assert said["loss"] == pytest.approx(expected, rel=1e-5)
+    right = [p.argmax() == label for label, p in patients]
+    assert said["accuracy"] == pytest.approx(np.mean(right))
+
+
+def test_prediction_does_not_depend_on_the_filling(store):
+    features, labels = store
+    rng = np.random.default_rng(0)
+    module = heads.create("gated_abmil", num_classes=2, hidden=4)
+    params = module.init(jax.random.key(0), jnp.zeros((1, 8, 6)), jnp.ones((1, 8), bool))["params"]
+    mean, sd = features.statistics(range(8))
+    classifier = mil.BagClassifier("gated_abmil", {"hidden": 4}, bags.CLASSES, params, mean, sd)
+    for count in (1, 255, 256, 257, 600):
+        rows = (20 + rng.normal(size=(count, 6))).astype(np.float16)
+        logits, attention = classifier.predict(rows)
+        plain = module.apply(
+            {"params": params}, mil.standardise(rows[None], mean, sd), np.ones((1, count), bool)
+        )
+        np.testing.assert_allclose(logits, plain.logits[0], rtol=2e-5, atol=2e-5)
+        np.testing.assert_allclose(attention, plain.attention_logits[0], rtol=2e-5, atol=2e-5)
+
+
+def test_a_saved_classifier_says_the_same(tmp_path, store):
+    classifier = train(tmp_path / "t", bags.data_of(*store), epochs=1)
+    classifier.save(tmp_path / "model.safetensors", fold=2)
+    loaded = mil.BagClassifier.load(tmp_path / "model.safetensors")
+    assert_same(classifier, loaded)
+    assert loaded.classes == bags.CLASSES
+    rows = store[0].embedding(3)
+    for left, right in zip(classifier.predict(rows), loaded.predict(rows), strict=True):
+        np.testing.assert_array_equal(left, right)
+    with pytest.raises(WeightsError, match=r"nothing\.safetensors"):
+        mil.BagClassifier.load(tmp_path / "nothing.safetensors")
+
+
+def test_an_unknown_head_is_refused(tmp_path, store):
+    with pytest.raises(ConfigError, match="gated_abmil"):
+        train(tmp_path, bags.data_of(*store), head="gated_abml")
