@@ -59,7 +59,7 @@ STAGES = {
               after=("pretrain", "prepare"), by_slide=True),
         Stage("teacher", keys=("teacher.",), after=("encode_hr",), per_fold=True),
         Stage("distill", keys=("distill.",), after=("teacher",), per_fold=True),
-        Stage("encode_lr", after=("distill",), per_fold=True),
+        Stage("encode_lr", keys=("student.no_distillation",), after=("distill",), per_fold=True),
         Stage("student", keys=("student.",), after=("encode_lr",), per_fold=True),
         Stage("evaluate", keys=("evaluate.", "method"), after=("teacher", "student"),
               per_fold=True),
@@ -99,6 +99,8 @@ def run(config: ConfigDict, workdir: Path, names: list[str]) -> int:
     models.preflight(config)
     _refuse_other_cohort(config, workdir)
     _require_inputs(config, workdir, stages[0], None)
+    if config.data.labels is not None:
+        layout.read_cohort(config, workdir)  # its mistakes are told before hours of pretraining
     files.write_json(workdir / "config.json", configuration.flatten(config))
     for number, stage in enumerate(stages, 1):
         folds = range(1, config.folds + 1) if stage.per_fold else (None,)

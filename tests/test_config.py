@@ -57,7 +57,9 @@ def test_shipped_configs_build_and_shrink(path):
     # Whatever the task, the smoke test has nothing that would take long.
     assert tiny.distill.steps <= 10
     assert tiny.student.epochs <= 5
-    assert configuration.flatten(tiny).keys() == configuration.flatten(configuration.default()).keys()
+    assert (
+        configuration.flatten(tiny).keys() == configuration.flatten(configuration.default()).keys()
+    )
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -70,7 +72,7 @@ def test_shipped_configs_state_classes_csv_and_command(path):
 
 
 def test_another_word_after_the_colon_is_refused():
-    with pytest.raises(ConfigError, match="':tiny'.*not ':small'"):
+    with pytest.raises(ConfigError, match=r"':tiny'.*not ':small'"):
         configuration.finish(configuration.default(), "small")
 
 
@@ -155,7 +157,7 @@ def test_explain_names_the_nearest_key(wrong, right):
     assert configuration.explain(error) == (
         f"the config has no key '{wrong}'; did you mean {right}?"
     )
-    nested = KeyError(f'\'Key "{wrong}" does not exist and cannot be added\'')
+    nested = KeyError(f"'Key \"{wrong}\" does not exist and cannot be added'")
     assert f"no key '{wrong}'; did you mean {right}?" in configuration.explain(nested)
 
 

@@ -65,8 +65,16 @@ class SlidePlan:
     seconds: float
 
 
-def plan_slide(path: Path, *, mpp: float | None, settings: TilingSettings) -> SlidePlan:
+def plan_slide(
+    path: Path, *, mpp: float | None, settings: TilingSettings, high_resolution: bool = True
+) -> SlidePlan:
     """Opens a slide and finds its LR patches, at low power alone.
+
+    Args:
+      path: the slide.
+      mpp: um/px to use instead of the file's.
+      settings: reader, tissue and geometry.
+      high_resolution: HR patches will be read; without them a slide scanned at LR will do.
 
     Raises:
       SlideError: the slide cannot be opened, has no usable um/px, no tissue, or is too small.
@@ -75,7 +83,10 @@ def plan_slide(path: Path, *, mpp: float | None, settings: TilingSettings) -> Sl
     geometry = settings.geometry
     slide = open_slide(path, mpp, reader=settings.reader)
     try:
-        lattice.check_resolution(slide, geometry.hr_mpp, "HR")
+        if high_resolution:
+            lattice.check_resolution(slide, geometry.hr_mpp, "HR")
+        else:
+            lattice.check_resolution(slide, geometry.lr_mpp, "LR")
         found = tissue.detect(slide, mpp=settings.tissue_mpp)
         cells = lattice.build(
             slide,

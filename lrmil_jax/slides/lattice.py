@@ -70,6 +70,11 @@ def ratio(*, hr_mpp: float | int, lr_mpp: float | int) -> int:
     )
 
 
+def side_of_child(mpp: float | int, *, hr_mpp: float | int, patch_px: int) -> int:
+    """Side of an HR patch in level-0 pixels; that of an LR patch is r times this, exactly."""
+    return max(1, round(patch_px * hr_mpp / mpp))
+
+
 def check_resolution(slide: SlideLike, mpp: float | int, what: str) -> None:
     """Refuse to invent detail: patches at `mpp` from a slide more than twice as coarse.
 
@@ -116,7 +121,7 @@ def build(
       SlideError: the slide is smaller than one cell, or no child has tissue enough.
     """
     r = ratio(hr_mpp=hr_mpp, lr_mpp=lr_mpp)
-    child_side = max(1, round(patch_px * hr_mpp / slide.mpp))
+    child_side = side_of_child(slide.mpp, hr_mpp=hr_mpp, patch_px=patch_px)
     lr_side = r * child_side
     width, height = slide.dimensions
     if width < lr_side and height < lr_side:

@@ -31,8 +31,9 @@ def run(config: ConfigDict, workdir: Path) -> int:
     cohort = _attempt(problems, lambda: layout.read_cohort(config, workdir))
     _attempt(problems, lambda: models.preflight(config))
     encoder = _attempt(problems, lambda: _encoder(config))
+    blocks = None
     if encoder is not None:
-        _attempt(problems, lambda: models.layers(config, encoder))
+        blocks = _attempt(problems, lambda: _blocks(config, encoder))
     _attempt(problems, lambda: _regions_claim(config, workdir))
     if cohort is not None:
         _log_folds(cohort)
@@ -46,8 +47,9 @@ def run(config: ConfigDict, workdir: Path) -> int:
                 slide["slide_id"], slide["mpp"], slide["mpp_source"], *slide["dimensions"],
                 slide["lr_patches"], slide["hr_patches"],
             )  # fmt: skip
-        if good and encoder is not None:
-            problems += _log_cost(config, workdir, good, encoder)
+        if good and encoder is not None and blocks is not None:
+            problems += _log_cost(config, workdir, good, encoder, blocks)
+    problems = list(dict.fromkeys(problems))  # two checks may find the same
     for problem in problems:
         log.error("problem: %s", problem)
     log.info("%d problem%s found", len(problems), "" if len(problems) == 1 else "s")
@@ -95,11 +97,20 @@ def _log_folds(cohort: splits.Cohort) -> None:
             )  # fmt: skip
 
 
-def _log_cost(config: ConfigDict, workdir: Path, slides: list[dict], encoder: Encoder) -> list[str]:
+def _blocks(config: ConfigDict, encoder: Encoder) -> tuple[int, ...]:
+    return models.layers(config, encoder) if config.method == "lrmil" else ()
+
+
+def _log_cost(
+    config: ConfigDict,
+    workdir: Path,
+    slides: list[dict],
+    encoder: Encoder,
+    blocks: tuple[int, ...],
+) -> list[str]:
     """Disk and time to expect: from one region a slide, and one batch through the encoder."""
     lr = sum(slide["lr_patches"] for slide in slides)
     hr = sum(slide["hr_patches"] for slide in slides)
-    blocks = models.layers(config, encoder) if config.method == "lrmil" else ()
     width = encoder.module.width
     regions = sum(slide["bytes"] for slide in slides)
     copies = 2 + len(blocks) if blocks else 1

@@ -72,12 +72,14 @@ class SlideClassifier:
         Raises:
           SlideError: it cannot be opened, has no um/px, no tissue or no readable patch.
         """
-        plan = regions.plan_slide(path, mpp=mpp, settings=self.settings)
+        plan = regions.plan_slide(
+            path, mpp=mpp, settings=self.settings, high_resolution=self.high_resolution
+        )
         cells, px = plan.lattice, self.settings.geometry.patch_px
         with plan.slide as slide:
             reader = _PatchReader(slide, cells, self.settings.geometry, self.high_resolution)
             features, encode_seconds = self._encode(reader)
-            picture = _picture(slide, plan.tissue, self.settings.geometry)
+            drawn_on = picture(slide, self.settings.geometry, plan.tissue)
             log = {int(level): int(pixels) for level, pixels in slide.read_log.items()}
             allowed = slide.source_level(px, cells.lr_side)
             mpp = slide.mpp
@@ -105,8 +107,8 @@ class SlideClassifier:
             read_log=log,
             finest_allowed=allowed,
             unreadable=reader.unreadable,
-            picture=picture[0],
-            picture_downsample=picture[1],
+            picture=drawn_on[0],
+            picture_downsample=drawn_on[1],
         )
 
     def _encode(self, reader: "_PatchReader") -> tuple[list[np.ndarray], float]:
@@ -122,10 +124,15 @@ class SlideClassifier:
         return [np.concatenate(part) for part in parts if part], seconds
 
 
-def _picture(slide, tissue: Tissue, geometry: schema.Geometry) -> tuple[np.ndarray, float]:
-    """The tissue's thumbnail, or a finer one of a small slide, never finer than LR."""
+def picture(
+    slide, geometry: schema.Geometry, tissue: Tissue | None = None
+) -> tuple[UInt8[np.ndarray, "h w 3"], float]:
+    """What a heatmap is drawn on, and level-0 px per px of it: never finer than LR.
+
+    The tissue's thumbnail serves where it is fine enough, so that a large slide is not read again.
+    """
     mpp = max(geometry.lr_mpp, max(slide.dimensions) * slide.mpp / _PICTURE_PX)
-    if mpp >= tissue.downsample * slide.mpp:
+    if tissue is not None and mpp >= tissue.downsample * slide.mpp:
         return tissue.thumbnail, tissue.downsample
     thumbnail = slide.thumbnail(mpp)
     return thumbnail.image, thumbnail.downsample

@@ -15,8 +15,9 @@ from scipy.special import softmax
 
 from lrmil_jax import files
 from lrmil_jax.report import heatmap, html, table
-from lrmil_jax.slides import open_slide
+from lrmil_jax.slides import lattice, open_slide
 from lrmil_jax.stages import evaluate, layout
+from lrmil_jax.stages.inference import picture
 
 log = logging.getLogger(__name__)
 
@@ -112,25 +113,28 @@ def _save_heatmaps(config: ConfigDict, workdir: Path, folder: Path) -> list[tupl
         classifier, store = arms["lrmil"]
         for place, row in enumerate(rows.itertuples()):
             logits, scores = classifier.predict(store.embedding(place))
-            probabilities = softmax(logits)
-            best = int(probabilities.argmax())
+            said, best = softmax(logits), int(np.argmax(logits))
             name = f"heatmaps/fold_{fold}-{row.slide_id}.png"
             title = (
-                f"{row.slide_id}: {cohort.classes[best]} {probabilities[best]:.2f} "
+                f"{row.slide_id}: {cohort.classes[best]} {said[best]:.2f} "
                 f"(label {cohort.classes[row.label]})"
             )
-            mpp = None if pd.isna(row.mpp) else float(row.mpp)
-            with open_slide(row.path, mpp, reader=config.prepare.reader) as slide:
-                thumbnail = slide.thumbnail(config.prepare.tissue_mpp)
-                child = round(config.geometry.patch_px * config.geometry.hr_mpp / slide.mpp)
-            side = child * layout.geometry(config).ratio
             xy = store.places(place)["xy"]
-            heatmap.save(
-                folder / name, thumbnail.image, thumbnail.downsample, xy, side, softmax(scores),
-                title=title,
-            )  # fmt: skip
+            _save_heatmap(config, row, folder / name, xy, softmax(scores), title)
             pictures.append((name, title))
     return pictures
+
+
+def _save_heatmap(
+    config: ConfigDict, row, path: Path, xy: np.ndarray, attention: np.ndarray, title: str
+) -> None:
+    geometry = layout.geometry(config)
+    mpp = None if pd.isna(row.mpp) else float(row.mpp)
+    with open_slide(row.path, mpp, reader=config.prepare.reader) as slide:
+        drawn_on, downsample = picture(slide, geometry)
+        child = lattice.side_of_child(slide.mpp, hr_mpp=geometry.hr_mpp, patch_px=geometry.patch_px)
+    side = child * geometry.ratio
+    heatmap.save(path, drawn_on, downsample, xy, side, attention, title=title)
 
 
 def merge_models(config: ConfigDict, workdir: Path) -> Path:

@@ -17,7 +17,7 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     """Writes `folds/<k>/teacher/model.safetensors` and `outputs/<slide>.safetensors`."""
     cohort = layout.prepared_cohort(config, workdir)
     folder = layout.stage_folder(workdir, "teacher", fold)
-    store = hr_store(config, workdir, cohort.slides(fold, "train", "val").slide_id)
+    store = hr_store(config, workdir, cohort.slides(fold, "train", "val").slide_id.tolist())
     data = fold_data(cohort, fold, store)
     classifier = mil.train_head(
         name=f"teacher, fold {fold}",

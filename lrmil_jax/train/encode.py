@@ -69,7 +69,7 @@ class BatchEncoder:
         self._apply = jax.jit(apply, out_shardings=sharding.replicated(self._mesh))
 
     def __call__(
-        self, images: Iterable[UInt8[np.ndarray, "k px px 3"]]
+        self, images: Iterable[UInt8[np.ndarray, "_ px px 3"]]
     ) -> dict[str, Float[np.ndarray, "n ..."]]:
         """`embedding` [n, D] and, with blocks, `cls` [n, L, W] of all images in order.
 
@@ -95,8 +95,8 @@ def _fetch(output: dict[str, jax.Array], count: int) -> dict[str, np.ndarray]:
 
 
 def rebatch(
-    groups: Iterable[UInt8[np.ndarray, "k px px 3"]], batch: int
-) -> Iterator[UInt8[np.ndarray, "b px px 3"]]:
+    groups: Iterable[UInt8[np.ndarray, "_ px px 3"]], batch: int
+) -> Iterator[UInt8[np.ndarray, "_ px px 3"]]:
     """Groups of any size as groups of `batch`; the last may be smaller, an empty one is skipped."""
     held: list[np.ndarray] = []
     count = 0

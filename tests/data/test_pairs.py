@@ -62,9 +62,7 @@ def test_every_part_of_an_example_belongs_together(cohort):
         assert (item["lr"] == index).all()  # the tile holds its index
         np.testing.assert_array_equal(item["child_mask"], mask)
         own = rows.parent == index
-        np.testing.assert_array_equal(
-            item["child_cls"][mask], rows.cls[own].astype(np.float16)
-        )
+        np.testing.assert_array_equal(item["child_cls"][mask], rows.cls[own].astype(np.float16))
         np.testing.assert_array_equal(
             item["child_embedding"][mask.ravel()], rows.embedding[own].astype(np.float16)
         )

@@ -147,7 +147,9 @@ def test_um_per_px_given_by_the_user_changes_the_patches(tile, slide_file):
 def test_regions_open_as_tfds(tile, slide_file):
     status, job = tile(slide_file)
     view = writer.write_tfds_view(
-        job.folder, schema.region_features(GEOMETRY, with_hr=True), {job.shard: status["lr_patches"]}
+        job.folder,
+        schema.region_features(GEOMETRY, with_hr=True),
+        {job.shard: status["lr_patches"]},
     )
     examples = tfds.builder_from_directory(view).as_data_source("slides")
     assert len(examples) == status["lr_patches"]

@@ -24,12 +24,15 @@ def shards(tmp_path):
     ]
 
 
-def broken(paths, touch=None):
+def read_all(paths):
+    reader = source.RecordSource(paths, PARSER)
+    return [reader[index] for index in range(len(reader))]
+
+
+def broken(paths):
     """The sentence about shards that cannot be read."""
     with pytest.raises(DataError) as caught:
-        reader = source.RecordSource(paths, PARSER)
-        for index in range(len(reader)):
-            reader[index]
+        read_all(paths)
     text = str(caught.value)
     assert "\n" not in text
     assert "delete it and run the same command again" in text

@@ -320,7 +320,7 @@ def test_slide_ids_must_be_file_names(given, slide_id):
     [
         (b"", "cannot be read"),
         (b"slide_id,patient_id,label\n", "has no rows"),
-        (b"slide_id,patient_id,label\na,b,c,d,e\nf\n\"", "cannot be read"),
+        (b'slide_id,patient_id,label\na,b,c,d,e\nf\n"', "cannot be read"),
         (b"slide_id;patient_id;label\na;b;c\n", "no column slide_id"),
         (b"\xff\xfe\x00\x01\xd8", "cannot be read"),
     ],
@@ -356,7 +356,7 @@ def test_without_failed_slides_the_folds_must_still_hold(given):
     cohort = given(frame, folds=1)
     assert cohort.without(set()) is cohort
     assert len(cohort.without({"s00-0"}).table) == 19
-    with pytest.raises(DataError, match="less the slides that failed.*no slide in its test split"):
+    with pytest.raises(DataError, match=r"less the slides that failed.*no slide in its test split"):
         cohort.without(set(frame.slide_id[:4]))
 
 

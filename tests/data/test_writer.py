@@ -98,16 +98,20 @@ def test_array_records_own_word_for_a_full_disk(tmp_path, monkeypatch):
             raise RuntimeError("INTERNAL: writing failed: No space left on device")
 
     monkeypatch.setattr(writer.array_record_module, "ArrayRecordWriter", Full)
-    with pytest.raises(WorkdirError, match="the disk is full|free some space"):
+    with pytest.raises(WorkdirError, match=r"the disk is full|free some space"):
         records.write_regions(tmp_path / "s.array_record", MASKS)
     assert names(tmp_path) == []
 
 
 def test_a_really_full_disk():
     """/dev/full accepts no byte; the kernel's own ENOSPC goes through the same words."""
-    with pytest.raises(WorkdirError, match="the disk is full"), files.disk_errors("/dev"):
-        with open("/dev/full", "wb", buffering=0) as file:
+
+    def fill():
+        with files.disk_errors("/dev"), open("/dev/full", "wb", buffering=0) as file:
             file.write(b"x")
+
+    with pytest.raises(WorkdirError, match="the disk is full"):
+        fill()
 
 
 def test_other_errors_pass_through_disk_errors(tmp_path):

@@ -6,6 +6,13 @@ import pytest
 from tests.integration import runs
 
 
+@pytest.fixture(autouse=True)
+def nothing_stays_running():
+    """A failed test leaves no process behind."""
+    yield
+    runs.end_all()
+
+
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory):
     """XLA's results on disk, for this process and for those that the tests start."""

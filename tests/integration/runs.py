@@ -18,6 +18,7 @@ STAGES = (
 )
 # What must not depend on interruptions; timings may.
 _RESULTS = ("*.safetensors", "predictions.csv", "metrics.json", "metrics.jsonl", "result.json")
+_started: list["Run"] = []
 
 
 class Run:
@@ -43,6 +44,7 @@ class Run:
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
+        _started.append(self)
 
     def _read(self) -> None:
         with self._process.stderr as lines:
@@ -71,6 +73,14 @@ class Run:
         """Kills this process alone, as the system would; True if it still ran."""
         self._process.send_signal(signal.SIGKILL)
         return self._process.wait(timeout=60) == -signal.SIGKILL
+
+
+def end_all() -> None:
+    """Ends what a failed test left running."""
+    while _started:
+        run = _started.pop()
+        if run.running:
+            run.kill()
 
 
 def train(cache: Path, workdir: Path, *flags: str) -> Run:

@@ -20,6 +20,7 @@ from lrmil_jax.stages.teacher import hr_store
 from tests.integration import runs
 
 SLIDES = 20
+CALL = ("config.json", "slides.csv")  # say what was asked for last, and where the slides lie
 
 
 def tiny(**changes):
@@ -126,7 +127,7 @@ def test_a_stage_2_weight_redoes_only_the_student(finished, tmp_path):
     before, predictions = runs.files(workdir), evaluated(workdir)
     run = runs.train(finished.cache, workdir, "--config.student.lambda_bag=0.3")
     assert run.wait() == 0, run.log
-    parts = ("folds/1/student/", "folds/1/evaluate/", "report/", "model/", "config.json")
+    parts = ("folds/1/student/", "folds/1/evaluate/", "report/", "model/", *CALL)
     changed = runs.changed(before, runs.files(workdir))
     assert [name for name in changed if not name.startswith(parts)] == []
     assert {"folds/1/student/lrmil.safetensors", "folds/1/evaluate/metrics.json"} <= changed
@@ -152,7 +153,7 @@ def test_another_config_is_refused_before_anything_is_touched(finished, changes,
     with pytest.raises(WorkdirError, match=sentence):
         go(tiny(**changes), finished.workdir, *stages)
     touched = runs.changed(before, runs.files(finished.workdir))
-    assert touched <= {"config.json"}  # which says what was asked for last
+    assert touched <= set(CALL)
 
 
 def test_two_runs_at_once_are_refused(finished):
@@ -170,8 +171,19 @@ def test_plain_mil_and_back(finished, tmp_path):
     assert go(tiny(method="mil", evaluate__timed_slides=0), workdir) == 0
     assert set(evaluated(workdir).arm) == {"teacher"}
     changed = runs.changed(before, runs.files(workdir))
-    parts = ("folds/1/evaluate/", "report/", "config.json")
+    parts = ("folds/1/evaluate/", "report/", *CALL)
     assert [name for name in changed if not name.startswith(parts)] == []
+    assert go(tiny(evaluate__timed_slides=0), workdir) == 0
+    assert set(evaluated(workdir).arm) == {"teacher", "no_distillation", "lrmil"}
+
+
+def test_baseline_asked_for_later(finished, tmp_path):
+    """What a stage left out by config is not taken for done when it is wanted after all."""
+    workdir = finished.copy(tmp_path / "run")
+    shutil.rmtree(workdir / "features/lr_undistilled")
+    without = {"student__no_distillation": False, "evaluate__timed_slides": 0}
+    assert go(tiny(**without), workdir) == 0
+    assert set(evaluated(workdir).arm) == {"teacher", "lrmil"}
     assert go(tiny(evaluate__timed_slides=0), workdir) == 0
     assert set(evaluated(workdir).arm) == {"teacher", "no_distillation", "lrmil"}
 
@@ -208,7 +220,7 @@ def test_mosaics_dropped_once_encoded(finished, tmp_path):
     assert go(config, workdir) == 0
     assert shard.stat().st_size < 0.7 * size
     dropped = runs.files(workdir)
-    parts = ("regions/", "config.json")
+    parts = ("regions/", *CALL)
     assert [n for n in runs.changed(before, dropped) if not n.startswith(parts)] == []
     view = tfds.builder_from_directory(workdir / "regions/tfds").as_data_source("slides")
     assert "hr" not in view[0]

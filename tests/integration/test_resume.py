@@ -1,25 +1,46 @@
 """Killed in every stage, and at many random moments: the same command gives the same result."""
 
+import contextlib
+import os
 import random
 import shutil
 import time
 
+import pandas as pd
 import pytest
 
 from tests.integration import runs
 
 SEED = 20260
 # Seconds into a stage at which it is still at work, compiled programs at hand.
-LONGEST_DELAY = {"prepare": 8.0, "encode_lr": 0.8, "evaluate": 0.7, "report": 0.3}
+LONGEST_DELAY = {"prepare": 8.0, "encode_hr": 1.0, "encode_lr": 0.8, "evaluate": 0.7, "report": 0.3}
 
 
-def kill_in_stage(run, number, delay):
-    """Kills `run` about `delay` seconds into its stage; False if it was through before."""
+def has_checkpoint(workdir, stage):
+    """True once a training of the stage has saved its state, whole."""
+    folder = workdir / ("pretrain" if stage == "pretrain" else f"folds/1/{stage}") / "training"
+    found = []
+    for part in (folder, folder / "lrmil"):
+        with contextlib.suppress(FileNotFoundError):
+            found += os.listdir(part / "checkpoints")
+    return any(name.isdigit() for name in found)
+
+
+def kill_in_stage(run, workdir, number, delay):
+    """Kills `run` about `delay` seconds into its stage; False if it was through before.
+
+    In a training the time counts from its first checkpoint, so that there is one to go on from.
+    """
+    stage = runs.STAGES[number - 1]
     while run.running and run.stage() < number:
         time.sleep(0.005)
+    while run.running and run.stage() == number and stage not in LONGEST_DELAY:
+        if has_checkpoint(workdir, stage):
+            break
+        time.sleep(0.002)
     moment = time.monotonic() + delay
     while run.running and run.stage() == number and time.monotonic() < moment:
-        time.sleep(0.005)
+        time.sleep(0.002)
     inside = run.stage() == number
     return run.kill() and inside
 
@@ -29,20 +50,50 @@ def test_one_kill_in_every_stage(finished, cache, tmp_path):
     workdir, before = tmp_path / "run", tmp_path / "before"
     workdir.mkdir()
     rng = random.Random(SEED)
+    went_on = 0
     for number, stage in enumerate(runs.STAGES, 1):
-        delay = rng.uniform(0.02, LONGEST_DELAY.get(stage, 1.2))
+        delay = rng.uniform(0.0, LONGEST_DELAY.get(stage, 0.1))
         shutil.copytree(workdir, before, symlinks=True)
-        while not kill_in_stage(runs.train(cache, workdir), number, delay):
+        run = runs.train(cache, workdir)
+        while not kill_in_stage(run, workdir, number, delay):
             delay /= 2  # too late: once more from the same state
-            assert delay > 1e-3, f"{stage} is never caught at work"
+            assert delay > 1e-4, f"{stage} is never caught at work: {run.log}"
             time.sleep(0.5)  # until the workers have noticed
             shutil.rmtree(workdir)
             shutil.copytree(before, workdir, symlinks=True)
+            run = runs.train(cache, workdir)
         shutil.rmtree(before)
+        went_on += "going on after step" in run.log
     last = runs.train(cache, workdir)
     assert last.wait() == 0, last.log
     assert last.log.count("already done") == len(runs.STAGES) - 3  # two keep their own account
+    assert went_on >= 3  # of pretrain, teacher, distill and student
     assert_same(finished, workdir)
+
+
+def predicted(workdir):
+    """predictions.csv less the timings."""
+    table = pd.read_csv(workdir / "predictions/predictions.csv")
+    return table[[name for name in table if not name.startswith("seconds_")]]
+
+
+def test_a_cohort_prediction_killed_half_way(finished, cache, tmp_path):
+    arguments = ("--stages", "predict", "--model", finished.workdir / "model",
+                 "--slides", finished.workdir / "synthetic/slides", "--workdir")  # fmt: skip
+    whole = runs.Run(cache, *arguments, tmp_path / "whole")
+    assert whole.wait() == 0, whole.log
+    workdir, wanted = tmp_path / "run", random.Random(SEED).randint(1, 8)
+    run = runs.Run(cache, *arguments, workdir)
+    while run.running and len(list(workdir.glob("predictions/*/prediction.json"))) < wanted:
+        time.sleep(0.002)
+    assert run.kill()
+    marks = {p: p.stat().st_mtime_ns for p in workdir.glob("predictions/*/prediction.json")}
+    assert 0 < len(marks) < 20
+    again = runs.Run(cache, *arguments, workdir)
+    assert again.wait() == 0, again.log
+    assert {path: path.stat().st_mtime_ns for path in marks} == marks
+    pd.testing.assert_frame_equal(predicted(workdir), predicted(tmp_path / "whole"))
+    assert set(runs.files(workdir)) == set(runs.files(tmp_path / "whole"))
 
 
 @pytest.mark.slow

@@ -13,17 +13,18 @@ CLASSES = ("benign", "tumour")
 
 def block(**changes):
     """A small training of a head."""
-    settings = dict(
-        epochs=30, budget=64, hidden=8, head="gated_abmil", dropout=0.0, learning_rate=0.02,
-        eval_every=5, log_every=5, balance="none", select="auc",
+    settings = configuration.bag_training(
+        epochs=30, budget=64, hidden=8, head="gated_abmil", dropout=0.0, learning_rate=0.05,
+        eval_every=15, log_every=15, balance="none", select="auc",
     )  # fmt: skip
-    return configuration.bag_training(**{**settings, **changes})
+    settings.update(changes)
+    return settings
 
 
-def rows_of(rng, *, label, count, hot=2):
+def rows_of(rng, *, label, count, hot=3):
     """A bag in which `hot` instances point the way of the label, on an odd scale and offset."""
     values = rng.normal(size=(count, WIDTH))
-    values[:hot, 0] = 4.0 * (1 if label else -1)
+    values[:hot, 0] = 6.0 * (1 if label else -1)
     values = values * np.array([3.0, 0.1, 1, 1, 1, 5]) + np.array([20.0, 0, 0, -3, 0, 0])
     return features.SlideFeatures(
         embedding=values.astype(np.float32),
@@ -34,7 +35,7 @@ def rows_of(rng, *, label, count, hot=2):
     )
 
 
-def write_store(folder, *, bags=16, seed=0, dtype="float16"):
+def write_store(folder, *, bags=20, seed=0, dtype="float16"):
     """A store of bags of 5 to 12 instances with alternating labels."""
     rng = np.random.default_rng(seed)
     labels = (np.arange(bags) % 2).astype(np.int32)
@@ -52,7 +53,7 @@ def data_of(store, labels, *, val=4, teaching=False, cases=None):
     """The last `val` bags validate; `teaching` adds a teacher that knows the hot instances."""
     extras = {}
     if teaching:
-        guide = [np.where(np.arange(n) < 2, 0.5, 0.0) for n in store.sizes]
+        guide = [np.where(np.arange(n) < 3, 1 / 3, 0.0) for n in store.sizes]
         extras = {
             "per_bag": {"teacher_logits": np.eye(2, dtype=np.float32)[labels] * 6 - 3},
             "per_instance": {

@@ -1,6 +1,7 @@
 """Stage 2 and the teacher: loss terms, standardisation, learning, streaming, saving."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -61,9 +62,7 @@ def test_the_loss_is_the_weighted_sum_of_the_pure_terms(output, hard):
         "soft": slide_losses.attention_kl_loss(
             said.attention_logits, batch["guide"], guided, temperature=0.5
         ),
-        "hard": slide_losses.attention_rank_loss(
-            said.attention_logits, batch["guide"], guided, k=2
-        )
+        "hard": slide_losses.attention_rank_loss(said.attention_logits, batch["guide"], guided, k=2)
         if hard == "rank"
         else slide_losses.instance_loss(said.instance_logits, batch["guide"], guided, k=2),
     }
@@ -117,7 +116,7 @@ def test_switches_of_the_config_become_settings_of_the_trainer():
     assert settings.clip_norm is None
     assert settings.patience is None
     assert settings.warmup_steps == 20  # never longer than the training
-    assert (settings.steps, settings.accumulate, settings.eval_every) == (20, 3, 5)
+    assert (settings.steps, settings.accumulate, settings.eval_every) == (20, 3, 15)
 
 
 def train(folder, data, *, loss=None, **changes):
@@ -148,30 +147,30 @@ def store(tmp_path_factory):
     return bags.write_store(tmp_path_factory.mktemp("bags"))
 
 
-FULL = mil.SlideLoss(
-    lambda_bag=1.0, lambda_soft=1.0, lambda_hard=0.1, temperature_bag=2.0, topk=2
+FULL = mil.SlideLoss(lambda_bag=1.0, lambda_soft=1.0, lambda_hard=0.1, temperature_bag=2.0, topk=2)
+
+
+@pytest.mark.parametrize(
+    ("loss", "dtype"),
+    [(mil.SlideLoss(), "bfloat16"), (FULL, "float16")],
+    ids=["teacher", "student"],
 )
-
-
-@pytest.mark.parametrize("loss", [mil.SlideLoss(), FULL], ids=["teacher", "student"])
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_separable_bags_are_learned_and_streaming_changes_no_bit(tmp_path, loss, dtype):
     store, labels = bags.write_store(tmp_path / "bags", dtype=dtype)
     data = bags.data_of(store, labels, teaching=True)
-    resident = train(tmp_path / "resident", data, loss=loss)
-    streamed = train(tmp_path / "streamed", data, loss=loss, resident_gib=0.0)
+    resident = train(tmp_path / "resident", data, loss=loss, select="loss")
+    streamed = train(tmp_path / "streamed", data, loss=loss, select="loss", resident_gib=0.0)
     assert_same(resident, streamed)
-    said = probabilities(resident, store)
-    assert said[data.val][labels[data.val] == 1, 1].min() > 0.9  # AUC 1 on validation
-    assert said[data.val][labels[data.val] == 0, 1].max() < 0.1
-
-
-def test_the_students_attention_follows_the_guide(tmp_path, store):
-    data = bags.data_of(*store, teaching=True)
-    guided = train(tmp_path, data, loss=mil.SlideLoss(lambda_ce=0.0, lambda_soft=1.0), select="loss")
-    for slide in data.val:
-        attention = softmax(guided.predict(store[0].embedding(int(slide)))[1])
-        assert attention[:2].sum() > 0.8
+    said, val = probabilities(resident, store), np.isin(np.arange(len(labels)), data.val)
+    assert said[val & (labels == 1), 1].min() > said[val & (labels == 0), 1].max()  # AUC 1
+    assert said[val & (labels == 1), 1].min() > 0.75
+    assert said[val & (labels == 0), 1].max() < 0.25
+    result = json.loads((tmp_path / "resident" / "result.json").read_text())
+    assert result["metrics"]["auc"] == 1.0
+    if loss is FULL:  # and the student looks where the teacher looks
+        for slide in data.val:
+            attention = softmax(resident.predict(store.embedding(int(slide)))[1])
+            assert attention[:3].sum() > 0.6
 
 
 @pytest.mark.parametrize("head", ["abmil", "mean"])
@@ -212,7 +211,7 @@ def test_a_second_call_returns_what_was_trained(tmp_path, store):
 def test_balance_of_classes(store, balance):
     features, labels = store
     rare = np.flatnonzero(labels == 1)[:3]
-    train_bags = np.sort(np.concatenate([np.flatnonzero(labels == 0), rare]))  # 8 against 3
+    train_bags = np.sort(np.concatenate([np.flatnonzero(labels == 0), rare]))  # 10 against 3
     data = dataclasses.replace(bags.data_of(features, labels), train=train_bags)
     batches = mil._batches(
         data=data, block=bags.block(balance=balance), resident=True, bags=data.train, seed=0,
@@ -228,8 +227,8 @@ def test_balance_of_classes(store, balance):
             total[label] += batch["weight"][chosen].sum()
             drawn[label] += chosen.sum()
     share, count = total[1] / total.sum(), drawn[1] / drawn.sum()
-    assert share == pytest.approx(3 / 11 if balance == "none" else 0.5, abs=0.03)
-    assert count == pytest.approx(0.5 if balance == "sampling" else 3 / 11, abs=0.03)
+    assert share == pytest.approx(3 / 13 if balance == "none" else 0.5, abs=0.03)
+    assert count == pytest.approx(0.5 if balance == "sampling" else 3 / 13, abs=0.03)
     assert total.sum() == pytest.approx(drawn.sum(), rel=0.01)  # weights have mean 1
 
 
@@ -247,7 +246,7 @@ def test_validation_counts_patients_and_not_slides(store):
     said = mil._Validation(module, constants, batches, data, mesh)(params)
     one = mil.BagClassifier("abmil", {"hidden": 4}, bags.CLASSES, params, mean, sd)
     each = probabilities(one, features)
-    patients = [(labels[i], (each[i] + each[i + 2]) / 2) for i in (8, 9, 12, 13)]
+    patients = [(labels[i], (each[i] + each[i + 2]) / 2) for i in (12, 13, 16, 17)]
     expected = -np.mean([np.log(p[label]) for label, p in patients])
     assert said["loss"] == pytest.approx(expected, rel=1e-5)
     right = [p.argmax() == label for label, p in patients]
@@ -255,13 +254,13 @@ def test_validation_counts_patients_and_not_slides(store):
 
 
 def test_prediction_does_not_depend_on_the_filling(store):
-    features, labels = store
+    features, _ = store
     rng = np.random.default_rng(0)
     module = heads.create("gated_abmil", num_classes=2, hidden=4)
     params = module.init(jax.random.key(0), jnp.zeros((1, 8, 6)), jnp.ones((1, 8), bool))["params"]
     mean, sd = features.statistics(range(8))
     classifier = mil.BagClassifier("gated_abmil", {"hidden": 4}, bags.CLASSES, params, mean, sd)
-    for count in (1, 255, 256, 257, 600):
+    for count in (1, 256, 300):
         rows = (20 + rng.normal(size=(count, 6))).astype(np.float16)
         logits, attention = classifier.predict(rows)
         plain = module.apply(

@@ -1,0 +1,82 @@
+"""Eight devices give what one gives: the run on one is `finished`, here are eight."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from lrmil_jax.data.schema import FEATURE_DTYPES
+from lrmil_jax.stages import distill, encode_lr, layout, models, student, teacher
+from lrmil_jax.train import make_mesh
+from lrmil_jax.train.checkpoint import load_params
+from lrmil_jax.train.encode import BatchEncoder
+from tests.integration import runs
+from tests.integration.test_end_to_end import tiny
+
+TRAININGS = [
+    (teacher, "teacher", "training", "model.safetensors"),
+    (distill, "distill", "training", "encoder.safetensors"),
+    (student, "student", "training/lrmil", "lrmil.safetensors"),
+]
+
+
+def rows(folder):
+    """What a training measured, row by row."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("stage", "name", "training", "file"), TRAININGS, ids=[name for _, name, _, _ in TRAININGS]
+)
+def test_trainings(finished, tmp_path, stage, name, training, file):
+    """Losses, validation and parameters of a whole stage; bags and patches do not divide by 8."""
+    assert len(jax.devices()) == 8
+    workdir = finished.copy(tmp_path / "run")
+    one, eight = (layout.stage_folder(root, name, 1) for root in (finished.workdir, workdir))
+    for path in [*eight.rglob("*.safetensors"), *eight.rglob("result.json")]:
+        path.unlink()
+    before = runs.files(eight)
+    stage.run(tiny(), workdir, 1)
+    expected, found = rows(one / training), rows(eight / training)
+    assert f"{training}/metrics.jsonl" in runs.changed(before, runs.files(eight))
+    for row, other in zip(expected, found, strict=True):
+        assert other == pytest.approx(row, rel=1e-3, abs=1e-5)
+    trees = [load_params(folder / file)[0] for folder in (one, eight)]
+    leaves = [jax.tree_util.tree_leaves_with_path(tree) for tree in trees]
+    for (path, leaf), (_, other) in zip(*leaves, strict=True):
+        # Adam divides by the gradient's own size, so rounding shows where that is near 0.
+        np.testing.assert_allclose(other, leaf, rtol=1e-3, atol=3e-5, err_msg=str(path))
+
+
+def test_encoding(finished, tmp_path):
+    """Stored features agree to the rounding of their type."""
+    workdir = finished.copy(tmp_path / "run")
+    shards = list(encode_lr.distilled_folder(workdir, 1).glob("*.array_record"))
+    for shard in shards:
+        shard.unlink()
+    encode_lr.run(tiny(), workdir, 1)
+    ids = sorted(shard.stem for shard in shards)
+    stores = [
+        teacher.open_store(tiny(), root, encode_lr.distilled_folder(root, 1), ids)
+        for root in (finished.workdir, workdir)
+    ]
+    step = float(np.finfo(FEATURE_DTYPES["float16"]).eps)
+    for slide in range(len(ids)):
+        one, eight = (store.embedding(slide).astype(np.float32) for store in stores)
+        np.testing.assert_allclose(eight, one, rtol=2 * step, atol=2e-4)
+
+
+@pytest.mark.parametrize("batch", [5, 16])
+def test_batches_that_do_not_divide(finished, batch):
+    encoder = models.hr_encoder(tiny(), finished.workdir)
+    images = np.random.default_rng(0).integers(0, 256, (23, 64, 64, 3), np.uint8)
+    groups = [images[:7], images[7:8], images[8:8], images[8:]]
+    one, eight = (
+        BatchEncoder(encoder, batch=batch, blocks=(0, 1), mesh=make_mesh(devices))(groups)
+        for devices in (jax.devices()[:1], jax.devices())
+    )
+    assert one["embedding"].shape == (23, 64)
+    assert one["cls"].shape == (23, 2, 64)
+    for name, values in one.items():
+        np.testing.assert_allclose(eight[name], values, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,124 @@
+"""A frozen encoder over images in fixed batches: features belong to their image alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lrmil_jax import encoders
+from lrmil_jax.train import make_mesh
+from lrmil_jax.train.encode import BatchEncoder, Encoder, rebatch
+
+PX = 32
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    options = {"px": PX}
+    module = encoders.create("vit-tiny", **options)
+    params = module.init(jax.random.key(0), jnp.zeros((1, PX, PX, 3)))["params"]
+    # Larger weights than at the start, so that images differ visibly in their features.
+    params = jax.tree.map(lambda leaf: np.asarray(leaf) * 1.7, params)
+    return Encoder(
+        "vit-tiny", options, module, params, encoders.transform("vit-tiny", **options), "hash"
+    )
+
+
+@pytest.fixture(scope="module")
+def images():
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (13, PX, PX, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def encode(encoder):
+    return BatchEncoder(encoder, batch=4, blocks=(0, 2))
+
+
+def test_features_are_the_modules_own(encoder, images, encode):
+    said = encode([images])
+    normalised = encoder.transform.normalise(images)
+    expected = jax.jit(lambda x: encoder.module.apply({"params": encoder.params}, x, blocks=(0, 2)))
+    expected = expected(normalised)
+    assert said["embedding"].dtype == said["cls"].dtype == np.float32
+    np.testing.assert_allclose(said["embedding"], expected.embedding, rtol=1e-4, atol=1e-4)
+    assert said["cls"].shape == (13, 2, 64)
+    for place, block in enumerate((0, 2)):
+        np.testing.assert_allclose(said["cls"][:, place], expected.cls[block], rtol=1e-4, atol=1e-4)
+    spread = said["embedding"].std(0).mean()
+    assert spread > 0.01  # far above the tolerance: images are told apart
+
+
+def test_what_else_is_in_the_batch_does_not_matter(images, encode):
+    whole = encode([images])
+    alone = [encode([images[i : i + 1]]) for i in (0, 5, 12)]
+    for i, one in zip((0, 5, 12), alone, strict=True):
+        np.testing.assert_array_equal(one["embedding"][0], whole["embedding"][i])
+        np.testing.assert_array_equal(one["cls"][0], whole["cls"][i])
+    order = np.random.default_rng(1).permutation(13)
+    np.testing.assert_array_equal(encode([images[order]])["embedding"], whole["embedding"][order])
+
+
+def test_how_images_are_grouped_does_not_matter(images, encode):
+    whole = encode([images])["embedding"]
+    groups = [images[:1], images[1:1], images[1:9], images[9:10], images[10:]]
+    np.testing.assert_array_equal(encode(iter(groups))["embedding"], whole)
+
+
+@pytest.mark.parametrize("batch", [1, 13, 16])
+def test_the_batch_size_does_not_matter(encoder, images, encode, batch):
+    other = BatchEncoder(encoder, batch=batch, blocks=(0, 2))([images])
+    whole = encode([images])
+    np.testing.assert_allclose(other["embedding"], whole["embedding"], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(other["cls"], whole["cls"], rtol=1e-4, atol=1e-4)
+
+
+def test_the_number_of_devices_does_not_matter(encoder, images, encode):
+    one = BatchEncoder(encoder, batch=4, mesh=make_mesh(jax.devices()[:1]))([images])
+    assert set(one) == {"embedding"}
+    np.testing.assert_allclose(
+        one["embedding"], encode([images])["embedding"], rtol=1e-4, atol=1e-4
+    )
+
+
+def test_it_compiles_once(encoder, images):
+    encode = BatchEncoder(encoder, batch=4)
+    for count in (1, 4, 7, 13):
+        encode([images[:count]])
+    assert encode._apply._cache_size() == 1
+
+
+def test_groups_are_taken_one_batch_at_a_time(images, encode):
+    """Memory must not grow with the slide: the source runs at most a few batches ahead."""
+    taken, done = [], []
+    real = encode._apply
+
+    def counted(params, batch):
+        done.append(len(taken))
+        return real(params, batch)
+
+    encode._apply = counted
+    try:
+        encode(taken.append(i) or images[i : i + 1] for i in range(12))
+    finally:
+        encode._apply = real
+    assert done == [4, 8, 12]
+
+
+@pytest.mark.parametrize("batch", [1, 3, 7, 100])
+def test_rebatch_keeps_everything_in_order(batch):
+    rows = np.arange(20, dtype=np.uint8).reshape(20, 1, 1, 1).repeat(3, -1)
+    groups = [rows[:0], rows[:7], rows[7:8], rows[8:8], rows[8:19], rows[19:]]
+    found = list(rebatch(groups, batch))
+    np.testing.assert_array_equal(np.concatenate(found), rows)
+    assert all(len(group) == batch for group in found[:-1])
+    assert 0 < len(found[-1]) <= batch
+    assert list(rebatch([], batch)) == []
+
+
+def test_identity_binds_weights_options_and_transform(encoder):
+    identity = encoder.identity()
+    assert identity["weights"] == "hash"
+    assert identity["options"] == {"px": PX}
+    assert identity["transform"]["px"] == PX
+    assert len(identity["transform"]["mean"]) == 3
