@@ -36,6 +36,7 @@ class Stage:
       after: stages whose results it reads.
       per_fold: runs once a fold.
       by_slide: keeps its own account slide by slide, so it has no fingerprint to skip it.
+      looks_again: runs even when complete: it makes what has been deleted since, and only that.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Stage:
     after: tuple[str, ...] = ()
     per_fold: bool = False
     by_slide: bool = False
+    looks_again: bool = False
 
 
 _IDENTITY = ("seed", "geometry.", "data.classes", "data.label_column")
@@ -96,7 +98,9 @@ def run(config: ConfigDict, workdir: Path, names: list[str]) -> int:
       How many slides could not be prepared: they are listed, and the rest went on.
     """
     stages = choose_stages(config, names)
-    models.preflight(config)
+    layout.forget_cohorts()
+    models.preflight(config, encodes=any(stage.name != "prepare" for stage in stages))
+    files.remove_leftovers(workdir)
     _refuse_other_cohort(config, workdir)
     _require_inputs(config, workdir, stages[0], None)
     if config.data.labels is not None:
@@ -124,6 +128,8 @@ def _run_stage(config: ConfigDict, workdir: Path, stage: Stage, fold: int | None
     known = _read_mark(workdir, stage, fold)
     if known is not None and known["fingerprint"] == wanted and known["complete"]:
         log.info("already done in %s", folder)
+        if stage.looks_again:
+            function(*arguments)
         return
     if known is None or known["fingerprint"] != wanted:
         _start_over(folder)

@@ -121,6 +121,12 @@ def row_features(rows: SlideFeatures, dtype: str):
     )
 
 
+def write_view(folder: Path, slide_ids: Sequence[str], record) -> None:
+    """Lets TFDS open the feature files of `folder`; `record` is what `row_features` gives."""
+    paths = [folder / f"{slide_id}.array_record" for slide_id in slide_ids]
+    writer.write_tfds_view(folder, record, {path: len(read_index(path)["rows"]) for path in paths})
+
+
 class FeatureStore:
     """The bags of some slides: their sizes now, their rows when asked for.
 

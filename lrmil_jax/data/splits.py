@@ -1,14 +1,6 @@
-"""The label CSV and the folds: who is in which split, checked before anything runs.
+"""The folds: given, saved or made, by patient, and checked before anything runs."""
 
-Two CSV shapes are read as they are: one row a slide
-(`slide_id,patient_id,label[,path][,mpp][,fold_1..fold_k]`), and one row a patient as the LRMIL
-authors keep it (`P_ID`, a task column, `fold_k` of train/val/test), whose slides are found in the
-slide folder by name.
-"""
-
-import dataclasses
 import re
-from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -18,253 +10,9 @@ from sklearn.model_selection import StratifiedGroupKFold
 from lrmil_jax.errors import DataError
 
 SPLITS = ("train", "val", "test")
-SLIDE_SUFFIXES = {
-    *(".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide"),
-    *(".czi", ".isyntax", ".dcm", ".qptiff"),
-}
 
 
-@dataclasses.dataclass(frozen=True)
-class Cohort:
-    """Slides with labels and folds.
-
-    Attributes:
-      table: columns slide_id, patient_id, case_id (what is predicted and measured as one), label
-        (int), path, mpp (NaN: the file's own), fold_1...
-      classes: class names in the order of the labels.
-    """
-
-    table: pd.DataFrame
-    classes: tuple[str, ...]
-
-    @property
-    def folds(self) -> int:
-        return sum(column.startswith("fold_") for column in self.table.columns)
-
-    def slides(self, fold: int, *splits: str) -> pd.DataFrame:
-        """The rows of `fold` (counted from 1) in the given splits, in the order of the CSV."""
-        return self.table[self.table[f"fold_{fold}"].isin(splits)].reset_index(drop=True)
-
-    def without(self, slide_ids: set[str]) -> "Cohort":
-        """The same cohort less some slides (those that failed), checked again."""
-        if not slide_ids:
-            return self
-        kept = self.table[~self.table.slide_id.isin(slide_ids)].reset_index(drop=True)
-        check_folds(kept, self.classes, "the label CSV, less the slides that failed")
-        return Cohort(table=kept, classes=self.classes)
-
-
-def find_slides(folder: Path, wanted: Collection[str] | None = None) -> dict[str, Path]:
-    """Slide files below `folder` by name without suffix.
-
-    Args:
-      folder: searched with all that is below it.
-      wanted: the names that matter; None: all.
-
-    Raises:
-      DataError: no folder, or two files of one wanted name.
-    """
-    if not folder.is_dir():
-        raise DataError(f"data.slides is {folder}, which is no folder; give the slides' folder")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in SLIDE_SUFFIXES and path.is_file():
-            if path.stem in found and (wanted is None or path.stem in wanted):
-                raise DataError(
-                    f"two slide files are called {path.stem} ({found[path.stem]} and {path}); "
-                    "name the right one in the CSV's path column or remove one"
-                )
-            found[path.stem] = path
-    return found
-
-
-def read_cohort(
-    labels: Path,
-    slides: Path | None,
-    *,
-    classes: tuple[str, ...] = (),
-    label_column: str = "label",
-    folds: int = 5,
-    seed: int = 0,
-    saved_folds: Path | None = None,
-) -> Cohort:
-    """Reads and checks the label CSV; makes folds by patient where the CSV has none.
-
-    Args:
-      labels: the CSV.
-      slides: the folder in which slides without a path are looked for.
-      classes: class names in order; empty takes the CSV's own, sorted.
-      label_column: the column with the class (`label`, or the reference's task column).
-      folds: how many folds to use; made ones are stratified and grouped by patient.
-      seed: of made folds.
-      saved_folds: a CSV of folds made earlier for this cohort; it wins over making them again.
-
-    Raises:
-      DataError: a missing column, duplicate or unknown slide, missing or single class, a patient
-        in two splits, an empty fold.
-    """
-    frame = _read_csv(labels)
-    if "slide_id" not in frame and "P_ID" in frame:
-        frame = _expand_patients(frame, slides, labels)
-    if "patient_id" not in frame:
-        frame = frame.rename(columns={"P_ID": "patient_id"})
-    _require_columns(frame, ("slide_id", "patient_id", label_column), labels)
-    table = pd.DataFrame(
-        {
-            "slide_id": frame["slide_id"].str.strip(),
-            "patient_id": frame["patient_id"].str.strip(),
-        }
-    )
-    _check_ids(table, labels)
-    table["label"], names = _encode_labels(frame[label_column], classes, labels, label_column)
-    table["case_id"] = cases(table.patient_id, table.label)
-    table["path"] = _resolve_paths(table, frame.get("path"), slides, labels)
-    table["mpp"] = _read_mpp(frame, table, labels)
-    table = _with_folds(table, frame, folds, seed, saved_folds, labels)
-    check_folds(table, names, str(labels))
-    return Cohort(table=table, classes=names)
-
-
-def cases(patients: pd.Series, labels: pd.Series) -> pd.Series:
-    """The patient, or patient and label where slides of one patient differ in label.
-
-    Splits are by patient all the same: slides of a patient never stand on two sides.
-    """
-    mixed = labels.groupby(patients).transform("nunique") > 1
-    return patients.where(~mixed, patients + "/" + labels.astype(str))
-
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    try:
-        frame = pd.read_csv(path, dtype=str, skipinitialspace=True)
-    except FileNotFoundError as error:
-        raise DataError(f"the label CSV {path} does not exist") from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"the label CSV {path} cannot be read: {reason}") from error
-    if frame.empty:
-        raise DataError(f"the label CSV {path} has no rows")
-    return frame
-
-
-def _require_columns(frame: pd.DataFrame, names: tuple[str, ...], path: Path) -> None:
-    missing = [name for name in names if name not in frame]
-    if missing:
-        raise DataError(
-            f"the label CSV {path} has no column {', '.join(missing)}; "
-            f"its columns are {', '.join(frame.columns)} (data.label_column names the class column)"
-        )
-
-
-def _check_ids(table: pd.DataFrame, path: Path) -> None:
-    for column in ("slide_id", "patient_id"):
-        empty = table.index[table[column].isna() | (table[column] == "")]
-        if len(empty):
-            raise DataError(f"{path} has no {column} in line {empty[0] + 2}")
-    twice = table.slide_id[table.slide_id.duplicated()].unique()
-    if len(twice):
-        raise DataError(f"{path} lists slide {', '.join(twice[:5])} more than once; keep one row")
-    odd = [name for name in table.slide_id if not re.fullmatch(r"[\w.\- ()+]+", name)]
-    if odd:
-        raise DataError(
-            f"{path}: slide_id {odd[0]!r} cannot be a file name; use letters and digits"
-        )
-
-
-def _encode_labels(
-    column: pd.Series, classes: tuple[str, ...], path: Path, label_column: str
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    if column.isna().any():
-        line = int(column.index[column.isna()][0]) + 2
-        raise DataError(f"{path} has no {label_column} in line {line}")
-    values = column.str.strip()
-    names = classes or tuple(sorted(values.unique()))
-    # The reference's CSVs number the classes: a number is an index into data.classes.
-    if classes and not set(values) <= set(names) and values.str.fullmatch(r"\d+").all():
-        if values.astype(int).max() >= len(names):
-            raise DataError(
-                f"{path}: {label_column} goes up to {values.astype(int).max()}, "
-                f"but data.classes names only {len(names)} classes"
-            )
-        values = values.astype(int).map(lambda index: names[index])
-    unknown = sorted(set(values) - set(names))
-    if unknown:
-        raise DataError(
-            f"{path}: {label_column} {unknown[0]!r} is not among data.classes ({', '.join(names)})"
-        )
-    absent = [name for name in names if name not in set(values)]
-    if absent or len(names) < 2:
-        detail = f"no slide of class {', '.join(absent)}" if absent else f"only class {names[0]}"
-        raise DataError(f"{path} has {detail}; a classifier needs slides of at least two classes")
-    return values.map({name: index for index, name in enumerate(names)}).to_numpy(np.int32), names
-
-
-def _resolve_paths(
-    table: pd.DataFrame, given: pd.Series | None, slides: Path | None, labels: Path
-) -> list[str]:
-    named = ["" if pd.isna(path) else path.strip() for path in given] if given is not None else []
-    named = named or [""] * len(table)
-    sought = [name for name, own in zip(table.slide_id, named, strict=True) if not own]
-    names = {*sought, *map(_without_suffix, sought)}
-    found = find_slides(slides, names) if slides is not None and names else {}
-    paths, unknown = [], []
-    for slide_id, own in zip(table.slide_id, named, strict=True):
-        if own:
-            path = (slides or labels.parent) / own
-        else:
-            path = found.get(slide_id, found.get(_without_suffix(slide_id)))
-        if path is None or not path.exists():
-            unknown.append(slide_id if path is None else str(path))
-        paths.append(str(path))
-    if unknown:
-        raise DataError(
-            f"{labels} lists {len(unknown)} slides that are not there: {', '.join(unknown[:5])}"
-            f"{' ...' if len(unknown) > 5 else ''}; "
-            f"looked in {slides if slides is not None else labels.parent} (data.slides)"
-        )
-    twice = pd.Series(paths)[pd.Series(paths).duplicated()].tolist()
-    if twice:
-        raise DataError(f"{labels} names the slide file {twice[0]} more than once; keep one row")
-    return paths
-
-
-def _without_suffix(slide_id: str) -> str:
-    """A slide's name; ids hold dots, so only the suffix of a slide file is cut off."""
-    name = Path(slide_id)
-    return name.stem if name.suffix.lower() in SLIDE_SUFFIXES else slide_id
-
-
-def _read_mpp(frame: pd.DataFrame, table: pd.DataFrame, path: Path) -> np.ndarray:
-    if "mpp" not in frame:
-        return np.full(len(table), np.nan)
-    values = pd.to_numeric(frame["mpp"], errors="coerce")
-    wrong = frame["mpp"].notna() & values.isna()
-    if wrong.any():
-        row = int(np.flatnonzero(wrong)[0])
-        raise DataError(f"{path}: mpp {frame['mpp'].iloc[row]!r} in line {row + 2} is no number")
-    return values.to_numpy(np.float64)
-
-
-def _expand_patients(frame: pd.DataFrame, slides: Path | None, path: Path) -> pd.DataFrame:
-    if slides is None:
-        raise DataError(f"{path} lists patients (P_ID), so data.slides must name the slide folder")
-    rows, empty = [], []
-    names = sorted(find_slides(slides))
-    for _, row in frame.iterrows():
-        patient = str(row["P_ID"]).strip()
-        mine = [name for name in names if re.fullmatch(re.escape(patient) + r"([-_.].*)?", name)]
-        if not mine:
-            empty.append(patient)
-        rows += [{**row.to_dict(), "slide_id": name} for name in mine]
-    if empty:
-        raise DataError(
-            f"{path} lists {len(empty)} patients without a slide in {slides}: "
-            f"{', '.join(empty[:5])}; a slide's name begins with its P_ID"
-        )
-    return pd.DataFrame(rows).reset_index(drop=True)
-
-
-def _with_folds(
+def with_folds(
     table: pd.DataFrame,
     frame: pd.DataFrame,
     folds: int,
@@ -272,6 +20,19 @@ def _with_folds(
     saved: Path | None,
     path: Path,
 ) -> pd.DataFrame:
+    """The table with columns fold_1 ...: the CSV's own, those saved earlier, or new ones.
+
+    Args:
+      table: slides with ids, patients and labels.
+      frame: the CSV as read, of the same rows.
+      folds: how many.
+      seed: of made folds; saved ones of another seed are not taken.
+      saved: where earlier folds of this cohort are kept.
+      path: of the CSV, for messages.
+
+    Raises:
+      DataError: the CSV has fewer folds than asked for, or folds cannot be made.
+    """
     given = sorted(
         (name for name in frame if re.fullmatch(r"fold_\d+", name)),
         key=lambda name: int(name.removeprefix("fold_")),
@@ -289,6 +50,7 @@ def _with_folds(
         same = set(zip(kept.slide_id, kept.patient_id, strict=True)) == set(
             zip(table.slide_id, table.patient_id, strict=True)
         )
+        same &= "seed" not in kept or set(kept.seed) == {str(seed)}
         if same and [c for c in kept if c.startswith("fold_")] == wanted:
             return table.merge(kept[["slide_id", *wanted]], on="slide_id", how="left")
     return table.assign(**make_folds(table, folds=folds, seed=seed, source=str(path)))
@@ -349,35 +111,10 @@ def check_folds(table: pd.DataFrame, classes: tuple[str, ...], source: str) -> N
                 )
 
 
-def one_slide(path: Path) -> pd.DataFrame:
-    """A table of one slide, as `read_slide_list` gives it."""
-    return pd.DataFrame(
-        {"slide_id": [path.stem], "patient_id": [path.stem], "path": [str(path)], "mpp": [np.nan]}
-    )
+def cases(patients: pd.Series, labels: pd.Series) -> pd.Series:
+    """The patient, or patient and label where slides of one patient differ in label.
 
-
-def read_slide_list(source: Path) -> pd.DataFrame:
-    """Slides to predict: all of a folder, or those of a CSV; labels are kept if there are any.
-
-    Returns:
-      Columns slide_id, patient_id, path, mpp and, from a CSV that has it, label (text).
-
-    Raises:
-      DataError: neither folder nor CSV, or no slide in it.
+    Splits are by patient all the same: slides of a patient never stand on two sides.
     """
-    if source.is_dir():
-        found = find_slides(source)
-        if not found:
-            raise DataError(f"--slides {source} holds no slide file")
-        tables = [one_slide(path) for path in found.values()]
-        return pd.concat(tables, ignore_index=True)
-    if not source.is_file():
-        raise DataError(f"--slides {source} is neither a folder nor a CSV; check its path")
-    frame = _read_csv(source)
-    _require_columns(frame, ("slide_id",), source)
-    table = pd.DataFrame({"slide_id": frame["slide_id"].str.strip()})
-    table["patient_id"] = frame.get("patient_id", table.slide_id)
-    _check_ids(table, source)
-    table["path"] = _resolve_paths(table, frame.get("path"), source.parent, source)
-    table["mpp"] = _read_mpp(frame, table, source)
-    return table.assign(label=frame["label"].str.strip()) if "label" in frame else table
+    mixed = labels.groupby(patients).transform("nunique") > 1
+    return patients.where(~mixed, patients + "/" + labels.astype(str))

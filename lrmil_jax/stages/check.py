@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from lrmil_jax import encoders
+from lrmil_jax.data import labels as label_csv
 from lrmil_jax.data import splits
 from lrmil_jax.data.regions import inspect_slide
 from lrmil_jax.errors import UserError
@@ -83,7 +84,7 @@ def _regions_claim(config: ConfigDict, workdir: Path) -> None:
         layout.claim_regions(config, workdir)
 
 
-def _log_folds(cohort: splits.Cohort) -> None:
+def _log_folds(cohort: label_csv.Cohort) -> None:
     for fold in range(1, cohort.folds + 1):
         for split in splits.SPLITS:
             table = cohort.slides(fold, split)

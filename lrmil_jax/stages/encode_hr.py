@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from lrmil_jax import files
 from lrmil_jax.data import features, regions, schema, source, writer
+from lrmil_jax.errors import SlideError
 from lrmil_jax.slides import open_slide
 from lrmil_jax.stages import layout, models
 from lrmil_jax.stages.prepare import write_view
@@ -23,9 +24,11 @@ def run(config: ConfigDict, workdir: Path) -> None:
     """Writes `features/hr` and `features/hr_targets_<blocks>` for every prepared slide."""
     cohort = layout.prepared_cohort(config, workdir)
     encoder = models.hr_encoder(config, workdir)
-    width = encoder.module.width
-    facts = encoder.identity() | {"dtype": config.features.dtype, "width": width}
-    facts["compute_dtype"] = config.encoder.dtype
+    facts = encoder.identity() | {
+        "dtype": config.features.dtype,
+        "compute_dtype": config.encoder.dtype,
+        "width": encoder.module.width,
+    }
     layout.claim(workdir, "encoder", facts)
     blocks = models.layers(config, encoder) if config.method == "lrmil" else ()
     jobs = layout.slide_jobs(config, workdir, cohort.table)
@@ -39,7 +42,10 @@ def run(config: ConfigDict, workdir: Path) -> None:
                 _encode_slide(config, workdir, job, encode, blocks)
                 bar.advance()
     # Always: a killed run may have encoded the last slide and not come to this.
-    _write_views(config, workdir, jobs, blocks, width)
+    for name, folder in folders(workdir, blocks).items():
+        num_layers = len(blocks) if name == "targets" else 0
+        record = models.feature_schema(config, workdir, num_layers=num_layers)
+        features.write_view(folder, cohort.table.slide_id, record)
     if config.prepare.hr == "store" and not config.prepare.keep_hr:
         for job in jobs:
             _drop_mosaics(config, workdir, job)
@@ -83,6 +89,11 @@ def _encode_slide(
             yield region["children"][region["child_mask"]]
 
     encoded = encode(images())
+    if not encoded:
+        raise SlideError(
+            f"{job.path}: none of its HR patches could be decoded; take slide {job.slide_id} out "
+            "of the label CSV and run the same command again"
+        )
     joined = {name: np.concatenate(parts) for name, parts in rows.items()}
     integers = {name: joined[name].astype(np.int32) for name in ("xy", "parent", "child")}
     whole = features.SlideFeatures(
@@ -154,28 +165,6 @@ def _stored_regions(
     records = source.stream(source.RecordSource([job.shard], parser), decode, threads=threads)
     for place, record in enumerate(records):
         yield record | {"place": place}
-
-
-def _write_views(
-    config: ConfigDict,
-    workdir: Path,
-    jobs: list[regions.SlideJob],
-    blocks: tuple[int, ...],
-    width: int,
-) -> None:
-    for name, folder in folders(workdir, blocks).items():
-        num_layers = len(blocks) if name == "targets" else 0
-        parser = models.feature_parser(config, workdir, ("slide_id",), num_layers=num_layers)
-        paths = [layout.shard(folder, job.slide_id) for job in jobs]
-        counts = {path: len(source.RecordSource([path], parser)) for path in paths}
-        record = schema.patch_features(
-            width=width,
-            ratio=layout.geometry(config).ratio,
-            dtype=config.features.dtype,
-            layers=num_layers,
-            layer_width=width,
-        )
-        writer.write_tfds_view(folder, record, counts)
 
 
 def _drop_mosaics(config: ConfigDict, workdir: Path, job: regions.SlideJob) -> None:

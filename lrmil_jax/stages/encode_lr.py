@@ -36,20 +36,21 @@ def _encode_cohort(config: ConfigDict, workdir: Path, encoder: Encoder, folder: 
     folder.mkdir(parents=True, exist_ok=True)
     jobs = layout.slide_jobs(config, workdir, cohort.table)
     pending = [job for job in jobs if not layout.shard(folder, job.slide_id).is_file()]
-    if not pending:
-        return
-    encode = models.batch_encoder(config, encoder)
-    with progress("encode_lr", len(jobs), done=len(jobs) - len(pending)) as bar:
-        for job in pending:
-            rows = _encode_slide(config, job, encode)
-            features.write(
-                layout.shard(folder, job.slide_id),
-                job.slide_id,
-                rows,
-                dtype=config.features.dtype,
-                block=config.features.rows,
-            )
-            bar.advance()
+    if pending:
+        encode = models.batch_encoder(config, encoder)
+        with progress("encode_lr", len(jobs), done=len(jobs) - len(pending)) as bar:
+            for job in pending:
+                rows = _encode_slide(config, job, encode)
+                features.write(
+                    layout.shard(folder, job.slide_id),
+                    job.slide_id,
+                    rows,
+                    dtype=config.features.dtype,
+                    block=config.features.rows,
+                )
+                bar.advance()
+    record = models.feature_schema(config, workdir)
+    features.write_view(folder, cohort.table.slide_id, record)
 
 
 def _encode_slide(

@@ -187,6 +187,7 @@ class _PatchReader:
 class Model:
     """A self-contained model folder, loaded."""
 
+    folder: Path
     classes: tuple[str, ...]
     facts: dict
     classifier: SlideClassifier
@@ -225,4 +226,4 @@ def load_model(folder: Path) -> Model:
         )
         head = BagClassifier.load(part / "head.safetensors")
         members.append((BatchEncoder(loaded, batch=batch), head))
-    return Model(classes, facts, SlideClassifier(members, settings, dtype, batch))
+    return Model(folder, classes, facts, SlideClassifier(members, settings, dtype, batch))

@@ -14,7 +14,8 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from lrmil_jax import files
-from lrmil_jax.data import splits, writer
+from lrmil_jax.data import labels as label_csv
+from lrmil_jax.data import writer
 from lrmil_jax.data.regions import SlideJob, TilingSettings
 from lrmil_jax.data.schema import SCHEMA_VERSION, Geometry
 from lrmil_jax.errors import DataError, WorkdirError
@@ -61,11 +62,15 @@ def locked(workdir: Path) -> Iterator[None]:
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise WorkdirError(
                 f"another run is at work in {workdir}; wait for it or choose another --workdir"
             ) from error
-        files.remove_leftovers(workdir)
+        except OSError as error:
+            raise WorkdirError(
+                f"{workdir} cannot be locked ({error.strerror}), so two runs could spoil each "
+                "other; choose a --workdir on a disk that has file locks"
+            ) from error
         yield
 
 
@@ -158,8 +163,29 @@ def check_regions(config: ConfigDict, workdir: Path) -> None:
     check_claim(workdir, "regions", dataclasses.asdict(tiling_settings(config)))
 
 
-def read_cohort(config: ConfigDict, workdir: Path) -> splits.Cohort:
-    """The whole cohort of the label CSV (made now if it is synthetic), with its folds saved."""
+def read_cohort(config: ConfigDict, workdir: Path) -> label_csv.Cohort:
+    """The whole cohort of the label CSV (made now if it is synthetic), with its folds saved.
+
+    Read once per run: every stage of every fold asks for it, and slide folders can be slow.
+    """
+    data = config.data
+    made = Path(data.labels).stat().st_mtime_ns if data.labels and Path(data.labels).exists() else 0
+    parts = (data, config.synthetic, config.folds, config.seed, made, Path(workdir).absolute())
+    key = "\n".join(str(part) for part in parts)
+    if key not in _cohorts:
+        _cohorts[key] = _read_cohort(config, workdir)
+    return _cohorts[key]
+
+
+_cohorts: dict[str, label_csv.Cohort] = {}
+
+
+def forget_cohorts() -> None:
+    """The next `read_cohort` reads the files again; a run begins with this."""
+    _cohorts.clear()
+
+
+def _read_cohort(config: ConfigDict, workdir: Path) -> label_csv.Cohort:
     data = config.data
     labels, slides = data.labels, data.slides
     if labels is None:
@@ -173,7 +199,7 @@ def read_cohort(config: ConfigDict, workdir: Path) -> splits.Cohort:
     elif not Path(labels).is_file():
         raise DataError(f"data.labels names {labels}, which does not exist")
     saved = workdir / "folds.csv"
-    cohort = splits.read_cohort(
+    cohort = label_csv.read_cohort(
         Path(labels),
         Path(slides) if slides else None,
         classes=tuple(data.classes),
@@ -183,11 +209,12 @@ def read_cohort(config: ConfigDict, workdir: Path) -> splits.Cohort:
         saved_folds=saved,
     )
     folds = [name for name in cohort.table if name.startswith("fold_")]
-    writer.write_table(saved, cohort.table[["slide_id", "patient_id", "label", *folds]])
+    kept = cohort.table[["slide_id", "patient_id", "label", *folds]]
+    writer.write_table(saved, kept.assign(seed=config.seed))
     return cohort
 
 
-def prepared_cohort(config: ConfigDict, workdir: Path) -> splits.Cohort:
+def prepared_cohort(config: ConfigDict, workdir: Path) -> label_csv.Cohort:
     """The cohort less the slides that could not be prepared.
 
     Raises:

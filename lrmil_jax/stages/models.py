@@ -1,6 +1,6 @@
 """Encoders and classifiers as the stages pass them on: found, checked, loaded."""
 
-import json
+import logging
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -13,6 +13,8 @@ from lrmil_jax.errors import ConfigError, WeightsError
 from lrmil_jax.stages import layout
 from lrmil_jax.train.encode import BatchEncoder, Encoder
 from lrmil_jax.train.mil import BagClassifier
+
+log = logging.getLogger(__name__)
 
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -80,8 +82,12 @@ def layers(config: ConfigDict, encoder: Encoder) -> tuple[int, ...]:
     return tuple(sorted({block % depth for block in chosen}))
 
 
-def preflight(config: ConfigDict) -> None:
+def preflight(config: ConfigDict, *, encodes: bool = True) -> None:
     """Refuses before the first stage what a later stage would refuse after hours.
+
+    Args:
+      config: of the run.
+      encodes: an encoder will be needed; slides can be prepared while its weights are awaited.
 
     Raises:
       ConfigError: unknown encoder or head, or a patch size that children cannot share.
@@ -90,7 +96,8 @@ def preflight(config: ConfigDict) -> None:
     path = config.encoder.weights
     if path is not None and not Path(path).is_file():
         raise WeightsError(f"encoder.weights names {path}, which does not exist")
-    if path is None and config.data.tiles is None and config.synthetic.slides == 0:
+    trains = config.data.tiles is not None or config.synthetic.slides > 0
+    if encodes and path is None and not trains:
         raise ConfigError(
             "encoder.weights is not set; give --config.encoder.weights=FILE.safetensors, or "
             "--config.data.tiles=FOLDER of labelled tiles to train a small encoder on"
@@ -105,6 +112,8 @@ def preflight(config: ConfigDict) -> None:
             "student.head=mean has no attention to guide; set student.lambda_soft and "
             "student.lambda_hard to 0, or choose another head"
         )
+    if config.teacher.head == "mean":
+        log.warning("teacher.head=mean looks at all patches alike, so it guides nobody's attention")
 
 
 def check_windows(config: ConfigDict, module) -> None:
@@ -119,19 +128,23 @@ def check_windows(config: ConfigDict, module) -> None:
         )
 
 
-def feature_parser(
-    config: ConfigDict, workdir: Path, names: tuple[str, ...], *, num_layers: int = 0
-) -> schema.RecordParser:
-    """Reads the named parts of this cohort's feature records."""
-    facts = json.loads((workdir / "cohort.json").read_text())["encoder"]
-    features = schema.patch_features(
+def feature_schema(config: ConfigDict, workdir: Path, *, num_layers: int = 0):
+    """What a feature record of this cohort holds, with CLS after `num_layers` blocks."""
+    facts = layout.read_claims(workdir)["encoder"]
+    return schema.patch_features(
         width=facts["width"],
         ratio=layout.geometry(config).ratio,
         dtype=facts["dtype"],
         layers=num_layers,
         layer_width=facts["width"],
     )
-    return schema.RecordParser(features, names)
+
+
+def feature_parser(
+    config: ConfigDict, workdir: Path, names: tuple[str, ...], *, num_layers: int = 0
+) -> schema.RecordParser:
+    """Reads the named parts of this cohort's feature records."""
+    return schema.RecordParser(feature_schema(config, workdir, num_layers=num_layers), names)
 
 
 def teacher(workdir: Path, fold: int) -> BagClassifier:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from lrmil_jax import files
+from lrmil_jax.data import labels as label_csv
 from lrmil_jax.data import splits, writer
 from lrmil_jax.errors import DataError, SlideError
 from lrmil_jax.evals import bootstrap, metrics
@@ -37,9 +38,10 @@ def run(model: Path, workdir: Path, *, slide: Path | None, slides: Path | None) 
     """
     loaded = load_model(model)
     folder = workdir / "predictions"
-    table = splits.one_slide(slide) if slide is not None else splits.read_slide_list(slides)
+    files.remove_leftovers(folder)
+    table = label_csv.one_slide(slide) if slide is not None else label_csv.read_slide_list(slides)
     done, failed = [], []
-    identity = _identity(model)
+    identity = _identity(loaded.folder)
     with progress("predict", len(table)) as bar:
         for row in table.itertuples():
             place = folder / row.slide_id

@@ -1,6 +1,7 @@
 """One slide a process: results as they come, workers that end with their parent."""
 
 import concurrent.futures
+import logging
 import multiprocessing
 import os
 import threading
@@ -36,7 +37,7 @@ def map_slides(
             return results
         context = multiprocessing.get_context("spawn")  # forking a process that holds JAX hangs
         pool = concurrent.futures.ProcessPoolExecutor(
-            workers, mp_context=context, initializer=_end_with_parent, initargs=(os.getpid(),)
+            workers, mp_context=context, initializer=_start_worker, initargs=(os.getpid(),)
         )
         try:
             futures = [pool.submit(function, job) for job in jobs]
@@ -53,7 +54,10 @@ def map_slides(
             pool.shutdown(cancel_futures=True)
 
 
-def _end_with_parent(parent: int) -> None:
+def _start_worker(parent: int) -> None:
+    # What a reader has to say about a broken file is in the slide's reason.
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+
     # A killed run must not leave workers behind that write while its successor does.
     def watch() -> None:
         while os.getppid() == parent:

@@ -71,7 +71,7 @@ class BatchEncoder:
     def __call__(
         self, images: Iterable[UInt8[np.ndarray, "_ px px 3"]]
     ) -> dict[str, Float[np.ndarray, "n ..."]]:
-        """`embedding` [n, D] and, with blocks, `cls` [n, L, W] of all images in order.
+        """`embedding` [n, D] and, with blocks, `cls` [n, L, W] of all images in order; {} of none.
 
         Args:
           images: groups of any size, one after another; only a batch of them is held at once.
@@ -87,7 +87,8 @@ class BatchEncoder:
             if len(waiting) > _IN_FLIGHT:
                 parts.append(_fetch(*waiting.popleft()))
         parts += [_fetch(*item) for item in waiting]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        names = parts[0] if parts else ()
+        return {name: np.concatenate([part[name] for part in parts]) for name in names}
 
 
 def _fetch(output: dict[str, jax.Array], count: int) -> dict[str, np.ndarray]:

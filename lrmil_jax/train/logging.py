@@ -45,6 +45,8 @@ def setup_logging(level: int = logging.INFO) -> None:
     root.setLevel(level)
     for name in _NOISY:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
+    # What tifffile says of a broken file stands in our own sentence.
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     # Orbax warns through absl about every remainder of a killed run that it cleans up.
     logging.getLogger("absl").setLevel(logging.ERROR)
 

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lrmil_jax.data import labels as label_csv
 from lrmil_jax.data import splits
 from lrmil_jax.errors import DataError
 
@@ -37,7 +38,7 @@ def given(tmp_path):
         if names is None:
             names = [] if frame is None else frame.slide_id.dropna().unique()
         folder = make_slides(tmp_path / "slides", names) if slides else None
-        return splits.read_cohort(labels, folder, **options)
+        return label_csv.read_cohort(labels, folder, **options)
 
     return read
 
@@ -151,7 +152,7 @@ def test_folds_of_the_csv_are_used_as_they_are(given):
     table = given(frame, folds=2).table
     assert table.fold_1.fillna("").tolist() == frame.fold_2.tolist()
     assert table.fold_2.tolist() == frame.fold_10.str.strip().tolist()
-    cohort = splits.Cohort(table, ("benign", "tumour"))
+    cohort = label_csv.Cohort(table, ("benign", "tumour"))
     assert cohort.slides(1, "test").slide_id.tolist() == ["s00-0", "s00-1", "s01-0", "s01-1"]
     assert len(cohort.slides(1, *splits.SPLITS)) == 18
     assert given(frame, folds=1).folds == 1
@@ -329,19 +330,19 @@ def test_files_that_are_no_csv(tmp_path, content, said):
     labels = tmp_path / "labels.csv"
     labels.write_bytes(content)
     with pytest.raises(DataError, match=said) as caught:
-        splits.read_cohort(labels, tmp_path)
+        label_csv.read_cohort(labels, tmp_path)
     assert str(labels) in str(caught.value)
 
 
 def test_missing_csv_and_missing_folder(given, tmp_path):
     with pytest.raises(DataError, match=r"nothing\.csv does not exist"):
-        splits.read_cohort(tmp_path / "nothing.csv", tmp_path)
+        label_csv.read_cohort(tmp_path / "nothing.csv", tmp_path)
     with pytest.raises(DataError, match="cannot be read"):
-        splits.read_cohort(tmp_path, tmp_path)
+        label_csv.read_cohort(tmp_path, tmp_path)
     labels = tmp_path / "labels.csv"
     cohort_frame().to_csv(labels, index=False)
     with pytest.raises(DataError, match=r"data\.slides is .*which is no folder"):
-        splits.read_cohort(labels, tmp_path / "nowhere")
+        label_csv.read_cohort(labels, tmp_path / "nowhere")
 
 
 def test_excel_writes_a_byte_order_mark(given):
@@ -362,13 +363,13 @@ def test_without_failed_slides_the_folds_must_still_hold(given):
 
 def test_slides_to_predict_from_a_folder_or_a_csv(tmp_path):
     folder = make_slides(tmp_path / "slides", ["b", "a.x"])
-    found = splits.read_slide_list(folder)
+    found = label_csv.read_slide_list(folder)
     assert found.slide_id.tolist() == ["a.x", "b"]
     assert found.patient_id.tolist() == ["a.x", "b"]
     assert "label" not in found
     table = tmp_path / "slides" / "list.csv"
     table.write_text("slide_id,label,mpp\nb,tumour,0.25\na.x,,\n")
-    listed = splits.read_slide_list(table)
+    listed = label_csv.read_slide_list(table)
     assert listed.label.fillna("").tolist() == ["tumour", ""]
     assert listed.mpp.tolist()[0] == 0.25
     assert listed.path.tolist()[1] == str(folder / "a.x.svs")
@@ -377,8 +378,19 @@ def test_slides_to_predict_from_a_folder_or_a_csv(tmp_path):
 def test_slide_lists_that_cannot_be_used(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no slide file"):
-        splits.read_slide_list(tmp_path / "empty")
+        label_csv.read_slide_list(tmp_path / "empty")
     with pytest.raises(DataError) as caught:
-        splits.read_slide_list(tmp_path / "nothing.csv")
+        label_csv.read_slide_list(tmp_path / "nothing.csv")
     assert "--slides" in str(caught.value)
     assert "data.labels" not in str(caught.value)
+
+
+def test_saved_folds_of_another_seed_are_not_taken(given, tmp_path):
+    first = given(cohort_frame(), folds=3, seed=0).table
+    saved = tmp_path / "saved.csv"
+    first.assign(seed=0).to_csv(saved, index=False)
+    same = given(cohort_frame(), folds=3, seed=0, saved_folds=saved).table
+    other = given(cohort_frame(), folds=3, seed=5, saved_folds=saved).table
+    assert same.fold_1.tolist() == first.fold_1.tolist()
+    assert other.fold_1.tolist() == given(cohort_frame(), folds=3, seed=5).table.fold_1.tolist()
+    assert other.fold_1.tolist() != first.fold_1.tolist()
