@@ -4,7 +4,7 @@ import contextlib
 import errno
 import json
 import os
-import shutil
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,13 +100,18 @@ def write_text(path: Path | str, text: str) -> None:
         temporary.write_bytes(content)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Removes what a killed run left under temporary names anywhere below `folder`.
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+
+
+def remove_leftovers(folder: Path, *, below: bool = True) -> None:
+    """Removes files that a killed run left under the temporary names of `atomic_path`.
 
     The caller must be the only one at work there.
+
+    Args:
+      folder: where to look; it need not exist.
+      below: in the folders below it too.
     """
-    for path in list(folder.rglob(".*.tmp")):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
+    for path in list(folder.rglob(".*.tmp") if below else folder.glob(".*.tmp")):
+        if _TEMPORARY.fullmatch(path.name) and path.is_file():
             path.unlink(missing_ok=True)

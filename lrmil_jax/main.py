@@ -14,6 +14,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "where all output goes")
 _STAGES = flags.DEFINE_list("stages", [], "stages to run (default all), or predict, or check")
 _SLIDE = flags.DEFINE_string("slide", None, "predict: one slide file")
 _SLIDES = flags.DEFINE_string("slides", None, "predict: a folder of slides, or a CSV")
+_MPP = flags.DEFINE_float("mpp", None, "predict: um/px of --slide, if the file's is not right")
 _MODEL = flags.DEFINE_string("model", None, "predict: the model folder")
 
 log = logging.getLogger("lrmil_jax")
@@ -48,8 +49,9 @@ def dispatch() -> int:
         if _MODEL.value is None or (_SLIDE.value is None) == (_SLIDES.value is None):
             raise ConfigError("predict needs --model DIR and one of --slide FILE or --slides PATH")
         slide, slides = (None if v is None else Path(v) for v in (_SLIDE.value, _SLIDES.value))
+        table = predict.slides_to_predict(slide, slides, mpp=_MPP.value)
         with layout.locked(workdir):
-            return predict.run(Path(_MODEL.value), workdir, slide=slide, slides=slides)
+            return predict.run(Path(_MODEL.value), workdir, table=table)
     if _CONFIG.value is None:
         raise ConfigError("--config is missing; for a first look: --config configs/quickstart.py")
     configuration.validate(_CONFIG.value)

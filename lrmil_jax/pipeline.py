@@ -59,9 +59,11 @@ STAGES = {
         Stage("encode_hr", keys=("encoder.name", "encoder.weights", "encoder.dtype",
                                  "features.dtype"),
               after=("pretrain", "prepare"), by_slide=True),
-        Stage("teacher", keys=("teacher.",), after=("encode_hr",), per_fold=True),
+        Stage("teacher", keys=("teacher.",), after=("encode_hr",), per_fold=True,
+              looks_again=True),
         Stage("distill", keys=("distill.",), after=("teacher",), per_fold=True),
-        Stage("encode_lr", keys=("student.no_distillation",), after=("distill",), per_fold=True),
+        Stage("encode_lr", keys=("student.no_distillation",), after=("distill",), per_fold=True,
+              looks_again=True),
         Stage("student", keys=("student.",), after=("encode_lr",), per_fold=True),
         Stage("evaluate", keys=("evaluate.", "method"), after=("teacher", "student"),
               per_fold=True),
@@ -100,11 +102,11 @@ def run(config: ConfigDict, workdir: Path, names: list[str]) -> int:
     stages = choose_stages(config, names)
     layout.forget_cohorts()
     models.preflight(config, encodes=any(stage.name != "prepare" for stage in stages))
-    files.remove_leftovers(workdir)
     _refuse_other_cohort(config, workdir)
     _require_inputs(config, workdir, stages[0], None)
     if config.data.labels is not None:
         layout.read_cohort(config, workdir)  # its mistakes are told before hours of pretraining
+    _remove_leftovers(workdir)
     files.write_json(workdir / "config.json", configuration.flatten(config))
     for number, stage in enumerate(stages, 1):
         folds = range(1, config.folds + 1) if stage.per_fold else (None,)
@@ -113,6 +115,13 @@ def run(config: ConfigDict, workdir: Path, names: list[str]) -> int:
             log.info("[%d/%d] %s%s", number, len(stages), stage.name, where)
             _run_stage(config, workdir, stage, fold)
     return _report_failures(config, workdir)
+
+
+def _remove_leftovers(workdir: Path) -> None:
+    """Clears what a killed run left half written, only where a run writes."""
+    for name in (*STAGES, "regions", "features", "folds", "model", "synthetic"):
+        files.remove_leftovers(workdir / name)
+    files.remove_leftovers(workdir, below=False)
 
 
 def _run_stage(config: ConfigDict, workdir: Path, stage: Stage, fold: int | None) -> None:

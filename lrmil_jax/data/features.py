@@ -2,11 +2,12 @@
 
 import dataclasses
 import itertools
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import safetensors
+import safetensors.numpy
 from jaxtyping import Bool, Float, Int
 
 from lrmil_jax import files
@@ -76,8 +77,7 @@ def write(path: Path, slide_id: str, rows: SlideFeatures, *, dtype: str, block: 
         bounds = [*range(0, count, block), count]
     features = row_features(rows, dtype)
     # The index comes first, so that a record file that is there always has one.
-    index = {"parent": rows.parent[bounds[:-1]].tolist(), "rows": np.diff(bounds).tolist()}
-    files.write_json(index_path(path), index)
+    _write_index(index_path(path), rows, bounds)
 
     def examples() -> Iterator[dict]:
         for start, stop in itertools.pairwise(bounds):
@@ -89,20 +89,38 @@ def write(path: Path, slide_id: str, rows: SlideFeatures, *, dtype: str, block: 
 
 
 def index_path(path: Path) -> Path:
-    """Beside a feature file: first parent and number of rows of each record, to know them
-    without reading the features."""
-    return path.with_name(path.name.removesuffix(".array_record") + ".index.json")
+    """Beside a feature file: what training asks of every slide, without reading the features."""
+    return path.with_name(path.name.removesuffix(".array_record") + ".index.safetensors")
 
 
-def read_index(path: Path) -> dict[str, list[int]]:
-    """The index of a feature file: `parent` and `rows` of each record.
+def _write_index(path: Path, rows: SlideFeatures, bounds: list[int]) -> None:
+    index = {
+        "parent": rows.parent[bounds[:-1]].astype(np.int64),
+        "rows": np.diff(bounds).astype(np.int64),
+    }
+    for name in ("embedding", "cls"):
+        values = getattr(rows, name)
+        if values is not None:
+            values = values.astype(np.float64)
+            index |= {f"{name}_sum": values.sum(0), f"{name}_squares": np.square(values).sum(0)}
+    with files.atomic_path(path) as temporary:
+        temporary.write_bytes(safetensors.numpy.save(index))
+
+
+def read_index(path: Path) -> dict[str, np.ndarray]:
+    """The index of a feature file.
+
+    Returns:
+      `parent` and `rows` [records]: the first parent and the number of rows of each record; and
+      sums over all rows of the features and of their squares: `embedding_sum`,
+      `embedding_squares` [D], and with targets `cls_sum`, `cls_squares` [L, W].
 
     Raises:
       DataError: it is missing or broken.
     """
     try:
-        return json.loads(index_path(path).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+        return safetensors.numpy.load_file(index_path(path))
+    except (OSError, safetensors.SafetensorError) as error:
         raise DataError(
             f"the index {index_path(path)} cannot be read ({error}); delete {path} and run the "
             "same command again: only this slide is encoded anew"
@@ -124,7 +142,17 @@ def row_features(rows: SlideFeatures, dtype: str):
 def write_view(folder: Path, slide_ids: Sequence[str], record) -> None:
     """Lets TFDS open the feature files of `folder`; `record` is what `row_features` gives."""
     paths = [folder / f"{slide_id}.array_record" for slide_id in slide_ids]
-    writer.write_tfds_view(folder, record, {path: len(read_index(path)["rows"]) for path in paths})
+    counts = {path: len(read_index(path)["rows"]) for path in paths}
+    writer.write_tfds_view(folder, record, counts)
+
+
+def moments(paths: Sequence[Path], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of `embedding` [D] or `cls` [L, W] over all rows of some files."""
+    indices = [read_index(path) for path in paths]
+    count = sum(int(index["rows"].sum()) for index in indices)
+    mean = sum(index[f"{name}_sum"] for index in indices) / count
+    squares = sum(index[f"{name}_squares"] for index in indices) / count
+    return mean, np.maximum(squares - np.square(mean), 0.0)
 
 
 class FeatureStore:
@@ -145,7 +173,7 @@ class FeatureStore:
         self._paths = list(paths)
         self._embedding = parser(("embedding",))
         self._places = parser(("xy", "parent", "child"))
-        self.sizes = np.array([sum(read_index(path)["rows"]) for path in self._paths], np.int64)
+        self.sizes = np.array([read_index(path)["rows"].sum() for path in self._paths], np.int64)
 
     def embedding(self, slide: int) -> Float[np.ndarray, "n D"]:
         """Features of the slide at this place in the order, as stored."""
@@ -156,15 +184,7 @@ class FeatureStore:
         return source.read_rows(self._paths[slide], self._places)
 
     def statistics(self, slides: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and SD [D] of all patches of some slides, in two sums of float64."""
-        total = squares = 0.0
-        count = 0
-        for slide in slides:
-            values = self.embedding(slide).astype(np.float64)
-            total = total + values.sum(0)
-            squares = squares + np.square(values).sum(0)
-            count += len(values)
-        mean = total / count
-        variance = np.maximum(squares / count - np.square(mean), 0)
+        """Mean and SD [D] of all patches of some slides."""
+        mean, variance = moments([self._paths[slide] for slide in slides], "embedding")
         # A constant feature would otherwise be divided by 0.
         return mean.astype(np.float32), np.sqrt(variance + 1e-6).astype(np.float32)

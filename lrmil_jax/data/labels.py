@@ -190,7 +190,12 @@ def _encode_labels(
 
 
 def _resolve_paths(
-    table: pd.DataFrame, given: pd.Series | None, slides: Path | None, labels: Path
+    table: pd.DataFrame,
+    given: pd.Series | None,
+    slides: Path | None,
+    labels: Path,
+    *,
+    must_exist: bool = True,
 ) -> list[str]:
     named = ["" if pd.isna(path) else path.strip() for path in given] if given is not None else []
     named = named or [""] * len(table)
@@ -205,8 +210,8 @@ def _resolve_paths(
             path = found.get(slide_id, found.get(_without_suffix(slide_id)))
         if path is None or not path.exists():
             unknown.append(slide_id if path is None else str(path))
-        paths.append(str(path))
-    if unknown:
+        paths.append(slide_id if path is None else str(path))
+    if unknown and must_exist:
         raise DataError(
             f"{labels} lists {len(unknown)} slides that are not there: {', '.join(unknown[:5])}"
             f"{' ...' if len(unknown) > 5 else ''}; "
@@ -254,15 +259,52 @@ def _expand_patients(frame: pd.DataFrame, slides: Path | None, path: Path) -> pd
     return pd.DataFrame(rows).reset_index(drop=True)
 
 
-def one_slide(path: Path) -> pd.DataFrame:
+def one_slide(path: Path, mpp: float | None = None) -> pd.DataFrame:
     """A table of one slide, as `read_slide_list` gives it."""
     return pd.DataFrame(
-        {"slide_id": [path.stem], "patient_id": [path.stem], "path": [str(path)], "mpp": [np.nan]}
+        {
+            "slide_id": [path.stem],
+            "patient_id": [path.stem],
+            "path": [str(path)],
+            "mpp": [np.nan if mpp is None else mpp],
+        }
     )
 
 
-def read_slide_list(source: Path) -> pd.DataFrame:
+def problems(labels: Path, slides: Path | None, *, label_column: str = "label") -> list[str]:
+    """Every mistake in the CSV's rows that can be found on its own, for `check`."""
+    try:
+        frame = _read_csv(labels).rename(columns={"P_ID": "patient_id"})
+        _require_columns(frame, ("slide_id", "patient_id", label_column), labels)
+    except DataError as error:
+        return [str(error)]
+    table = frame[["slide_id", "patient_id"]].map(str.strip, na_action="ignore")
+    checks = (
+        lambda: _check_ids(table, labels),
+        lambda: _encode_labels(frame[label_column], (), labels, label_column),
+        lambda: _resolve_paths(table.fillna(""), frame.get("path"), slides, labels),
+        lambda: _read_mpp(frame, table, labels),
+    )
+    found = []
+    for check in checks:
+        try:
+            check()
+        except DataError as error:
+            found.append(str(error))
+    return found
+
+
+def read_slide_list(
+    source: Path, slides: Path | None = None, *, strict: bool = True
+) -> pd.DataFrame:
     """Slides to predict: all of a folder, or those of a CSV; labels are kept if there are any.
+
+    A file that a CSV names and that is not there is left in: it fails on its own.
+
+    Args:
+      source: a folder of slides, or a CSV.
+      slides: where slides without a path are looked for; by default beside the CSV.
+      strict: refuse double and odd ids; False keeps what can be opened, once each.
 
     Returns:
       Columns slide_id, patient_id, path, mpp and, from a CSV that has it, label (text).
@@ -274,15 +316,20 @@ def read_slide_list(source: Path) -> pd.DataFrame:
         found = find_slides(source)
         if not found:
             raise DataError(f"--slides {source} holds no slide file")
-        tables = [one_slide(path) for path in found.values()]
-        return pd.concat(tables, ignore_index=True)
+        return pd.concat([one_slide(path) for path in found.values()], ignore_index=True)
     if not source.is_file():
         raise DataError(f"--slides {source} is neither a folder nor a CSV; check its path")
     frame = _read_csv(source)
     _require_columns(frame, ("slide_id",), source)
+    if not strict:
+        frame = frame.dropna(subset=["slide_id"]).drop_duplicates("slide_id").reset_index(drop=True)
     table = pd.DataFrame({"slide_id": frame["slide_id"].str.strip()})
     table["patient_id"] = frame.get("patient_id", table.slide_id)
-    _check_ids(table, source)
-    table["path"] = _resolve_paths(table, frame.get("path"), source.parent, source)
+    if strict:
+        _check_ids(table, source)
+    folder = source.parent if slides is None else slides
+    table["path"] = _resolve_paths(table, frame.get("path"), folder, source, must_exist=False)
     table["mpp"] = _read_mpp(frame, table, source)
+    if not strict:
+        table = table[[Path(path).exists() for path in table.path]].reset_index(drop=True)
     return table.assign(label=frame["label"].str.strip()) if "label" in frame else table

@@ -21,6 +21,7 @@ class PatchPairs:
     Args:
       regions: region shards, one a slide.
       targets: the target shards of the same slides.
+      counts: records of each region shard.
       region_parser: reads `lr`.
       target_parser: reads `embedding`, `cls`, `child`.
       attention: the teacher's attention logits over each slide's HR patches.
@@ -32,6 +33,7 @@ class PatchPairs:
         regions: Sequence[Path],
         targets: Sequence[Path],
         *,
+        counts: Sequence[int],
         region_parser: RecordParser,
         target_parser: RecordParser,
         attention: Sequence[np.ndarray],
@@ -43,11 +45,11 @@ class PatchPairs:
         self._attention = np.concatenate([np.asarray(values, np.float32) for values in attention])
         # A region of which no child exists has no target record, so places are counted apart.
         first_region, region, rows = 0, [], []
-        for path, target in zip(regions, targets, strict=True):
+        for count, target in zip(counts, targets, strict=True):
             index = read_index(target)
-            region += [first_region + parent for parent in index["parent"]]
-            rows += index["rows"]
-            first_region += len(source.RecordSource([path], region_parser))
+            region += [first_region + parent for parent in index["parent"].tolist()]
+            rows += index["rows"].tolist()
+            first_region += count
         self._region = np.array(region)
         self._first_row = np.concatenate([[0], np.cumsum(rows)])
 
@@ -73,10 +75,6 @@ class PatchPairs:
             "child_mask": spread(np.ones(len(child), bool)).reshape(square),
             "attention": spread(self._attention[rows]),
         }
-
-    def targets(self, index: int) -> np.ndarray:
-        """The children's CLS [n, L, W] of one example, without its pixels."""
-        return self._targets[index]["cls"]
 
     def batches(
         self, *, batch: int, seed: int, steps: int, threads: int, flips: bool = False

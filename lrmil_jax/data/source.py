@@ -13,13 +13,11 @@ from lrmil_jax.data.schema import RecordParser
 from lrmil_jax.errors import DataError
 
 
-def raise_file_limit(files: int) -> None:
-    """Lets this process hold `files` shards open: ArrayRecord keeps one descriptor a file."""
+def raise_file_limit() -> None:
+    """Lets this process hold as many shards open as it may: ArrayRecord keeps one open a file."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = files + 512
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        ceiling = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (ceiling, hard))
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class RecordSource:
@@ -30,7 +28,7 @@ class RecordSource:
     """
 
     def __init__(self, paths: Sequence[Path], parser: RecordParser):
-        raise_file_limit(2 * len(paths))
+        raise_file_limit()
         self._paths = list(paths)
         self._parser = parser
         for path in self._paths:
@@ -40,7 +38,7 @@ class RecordSource:
             self._records = grain.sources.ArrayRecordDataSource([str(path) for path in paths])
             self._length = len(self._records)
         except (RuntimeError, ValueError) as error:
-            raise DataError(_broken(self._find_broken(), str(error))) from error
+            raise self._error(str(error)) from error
 
     def __len__(self) -> int:
         return self._length
@@ -49,17 +47,27 @@ class RecordSource:
         try:
             return self._parser(self._records[index])
         except (RuntimeError, ValueError, KeyError) as error:
-            raise DataError(_broken(self._find_broken(), str(error))) from error
+            raise self._error(str(error)) from error
 
-    def _find_broken(self) -> Path:
-        for path in self._paths:
-            try:
-                source = grain.sources.ArrayRecordDataSource([str(path)])
-                for index in range(len(source)):
-                    self._parser(source[index])
-            except (RuntimeError, ValueError, KeyError):
-                return path
-        return self._paths[0]
+    def _error(self, reason: str) -> DataError:
+        """The sentence for an unreadable file; finding out which one reads them all again."""
+        if "too many open files" in reason.lower():
+            limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+            return DataError(
+                f"more than {limit} files would be open at once, one for every slide; raise the "
+                "limit (ulimit -n) and run the same command again"
+            )
+        broken = next((path for path in self._paths if not self._is_whole(path)), self._paths[0])
+        return DataError(_broken(broken, reason))
+
+    def _is_whole(self, path: Path) -> bool:
+        try:
+            records = grain.sources.ArrayRecordDataSource([str(path)])
+            for index in range(len(records)):
+                self._parser(records[index])
+        except (RuntimeError, ValueError, KeyError):
+            return False
+        return True
 
 
 def _broken(path: Path, reason: str) -> str:

@@ -65,8 +65,8 @@ def make_folds(table: pd.DataFrame, *, folds: int, seed: int, source: str) -> di
     patients = table.groupby(["label", "patient_id"]).size().groupby("label").size()
     if patients.min() < parts:
         raise DataError(
-            f"{source}: class {patients.idxmin()} has {patients.min()} patients, too few for "
-            f"{parts} parts; set folds lower, give fold columns, or add patients"
+            f"{source}: class {patients.idxmin()} (counted from 0) has {patients.min()} patients, "
+            f"too few for {parts} parts; give fold columns, add patients, or ask for fewer folds"
         )
     splitter = StratifiedGroupKFold(n_splits=parts, shuffle=True, random_state=seed)
     part = np.zeros(len(table), np.int64)

@@ -1,13 +1,13 @@
 """check: before a long run, every slide opened and every problem told at once."""
 
 import logging
-import os
 import shutil
 import time
 from pathlib import Path
 
 import jax
 import numpy as np
+import pandas as pd
 from ml_collections import ConfigDict
 
 from lrmil_jax import encoders
@@ -16,7 +16,7 @@ from lrmil_jax.data import splits
 from lrmil_jax.data.regions import inspect_slide
 from lrmil_jax.errors import UserError
 from lrmil_jax.stages import layout, models
-from lrmil_jax.stages.processes import map_slides
+from lrmil_jax.stages.processes import map_slides, usable_cores
 from lrmil_jax.train.encode import BatchEncoder, Encoder
 
 log = logging.getLogger(__name__)
@@ -38,23 +38,48 @@ def run(config: ConfigDict, workdir: Path) -> int:
     _attempt(problems, lambda: _regions_claim(config, workdir))
     if cohort is not None:
         _log_folds(cohort)
-        jobs = layout.slide_jobs(config, workdir, cohort.table)
-        slides = map_slides(inspect_slide, jobs, workers=config.prepare.workers, label="check")
-        problems += [f"slide {s['slide_id']}: {s['reason']}" for s in slides if s["reason"]]
-        good = [slide for slide in slides if slide["status"] == "ok"]
-        for slide in good:
-            log.info(
-                "%s: %.4f um/px (%s), %d x %d px, %d LR and %d HR patches",
-                slide["slide_id"], slide["mpp"], slide["mpp_source"], *slide["dimensions"],
-                slide["lr_patches"], slide["hr_patches"],
-            )  # fmt: skip
-        if good and encoder is not None and blocks is not None:
-            problems += _log_cost(config, workdir, good, encoder, blocks)
+        table = cohort.table
+    else:
+        table = _listed_slides(config, problems)
+    good = _inspect(config, workdir, table, problems)
+    if good and encoder is not None and blocks is not None:
+        problems += _log_cost(config, workdir, good, encoder, blocks)
     problems = list(dict.fromkeys(problems))  # two checks may find the same
     for problem in problems:
         log.error("problem: %s", problem)
     log.info("%d problem%s found", len(problems), "" if len(problems) == 1 else "s")
     return len(problems)
+
+
+def _listed_slides(config: ConfigDict, problems: list[str]) -> pd.DataFrame:
+    """The slides that a CSV with mistakes lists and that are there; its other mistakes too."""
+    data = config.data
+    if data.labels is None or not Path(data.labels).is_file():
+        return pd.DataFrame()
+    labels, slides = Path(data.labels), Path(data.slides) if data.slides else None
+    problems += label_csv.problems(labels, slides, label_column=data.label_column)
+    listed = _attempt([], lambda: label_csv.read_slide_list(labels, slides, strict=False))
+    return pd.DataFrame() if listed is None else listed
+
+
+def _inspect(
+    config: ConfigDict, workdir: Path, table: pd.DataFrame, problems: list[str]
+) -> list[dict]:
+    """What is known of every slide that can be used; the others join the problems."""
+    jobs = layout.slide_jobs(config, workdir, table)
+    if not jobs:
+        return []
+    slides = map_slides(inspect_slide, jobs, workers=config.prepare.workers, label="check")
+    problems += [f"slide {slide['slide_id']}: {slide['reason']}" for slide in slides
+                 if slide["reason"]]  # fmt: skip
+    good = [slide for slide in slides if slide["status"] == "ok"]
+    for slide in good:
+        log.info(
+            "%s: %.4f um/px (%s), %d x %d px, %d LR and %d HR patches",
+            slide["slide_id"], slide["mpp"], slide["mpp_source"], *slide["dimensions"],
+            slide["lr_patches"], slide["hr_patches"],
+        )  # fmt: skip
+    return good
 
 
 def _attempt(problems: list[str], function):
@@ -99,7 +124,7 @@ def _log_folds(cohort: label_csv.Cohort) -> None:
 
 
 def _blocks(config: ConfigDict, encoder: Encoder) -> tuple[int, ...]:
-    return models.layers(config, encoder) if config.method == "lrmil" else ()
+    return models.layers(config, encoder.module) if config.method == "lrmil" else ()
 
 
 def _log_cost(
@@ -118,7 +143,7 @@ def _log_cost(
     features = 2 * width * (copies * hr + (config.folds + 1) * lr)
     need, free = (regions + features) / 2**30, _free_gib(workdir)
     rate = _images_per_second(config, encoder)
-    workers = config.prepare.workers or os.cpu_count() or 1
+    workers = config.prepare.workers or usable_cores()
     prepare = sum(slide["seconds"] for slide in slides) / workers
     log.info("%d slides, %d LR and %d HR patches", len(slides), lr, hr)
     log.info("disk: %.2f GiB needed, %.1f GiB free in %s", need, free, workdir)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from lrmil_jax.data import schema
+from lrmil_jax.data import features, schema
 from lrmil_jax.data.pairs import PatchPairs
 from lrmil_jax.distill import patch
 from lrmil_jax.encoders import pretrained
@@ -24,9 +24,11 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     """Writes `folds/<k>/distill/encoder.safetensors`."""
     settings = config.distill
     encoder = models.hr_encoder(config, workdir)
-    blocks = models.layers(config, encoder)
+    blocks = models.layers(config, encoder.module)
     pairs = {split: _pairs(config, workdir, fold, split, blocks) for split in ("train", "val")}
-    scale = _target_variance(pairs["train"]) if settings.normalise else np.ones(len(blocks))
+    scale = np.ones(len(blocks))
+    if settings.normalise:
+        scale = _target_variance(_targets(config, workdir, fold, "train", blocks))
     constants = {"scale": scale.astype(np.float32)}
     loss_fn = make_loss(
         encoder,
@@ -97,11 +99,11 @@ def _pairs(
 ) -> PatchPairs:
     slide_ids = layout.prepared_cohort(config, workdir).slides(fold, split).slide_id
     geometry = layout.geometry(config)
-    targets = folders(workdir, blocks)["targets"]
     names = ("embedding", "cls", "child")
     return PatchPairs(
         [layout.shard(layout.regions_folder(workdir), slide_id) for slide_id in slide_ids],
-        [layout.shard(targets, slide_id) for slide_id in slide_ids],
+        _targets(config, workdir, fold, split, blocks),
+        counts=[layout.read_status(workdir, slide_id)["lr_patches"] for slide_id in slide_ids],
         region_parser=schema.RecordParser(schema.region_features(geometry, with_hr=False), ("lr",)),
         target_parser=models.feature_parser(config, workdir, names, num_layers=len(blocks)),
         attention=[
@@ -111,14 +113,15 @@ def _pairs(
     )
 
 
-def _target_variance(pairs: PatchPairs) -> np.ndarray:
+def _targets(
+    config: ConfigDict, workdir: Path, fold: int, split: str, blocks: tuple[int, ...]
+) -> list[Path]:
+    folder = folders(workdir, blocks)["targets"]
+    slides = layout.prepared_cohort(config, workdir).slides(fold, split)
+    return [layout.shard(folder, slide_id) for slide_id in slides.slide_id]
+
+
+def _target_variance(targets: list[Path]) -> np.ndarray:
     """Variance [L] of each block's targets over the training set, mean over dimensions."""
-    total = squares = 0.0
-    count = 0
-    for index in range(len(pairs)):
-        values = pairs.targets(index).astype(np.float64)
-        total = total + values.sum(0)
-        squares = squares + np.square(values).sum(0)
-        count += len(values)
-    variance = squares / count - np.square(total / count)
+    _, variance = features.moments(targets, "cls")
     return np.maximum(variance.mean(-1), 1e-12)

@@ -15,7 +15,7 @@ from lrmil_jax.data import features, regions, schema, source, writer
 from lrmil_jax.errors import SlideError
 from lrmil_jax.slides import open_slide
 from lrmil_jax.stages import layout, models
-from lrmil_jax.stages.prepare import write_view
+from lrmil_jax.stages.prepare import write_slides_csv, write_view
 from lrmil_jax.train.encode import BatchEncoder
 from lrmil_jax.train.logging import progress
 
@@ -30,7 +30,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         "width": encoder.module.width,
     }
     layout.claim(workdir, "encoder", facts)
-    blocks = models.layers(config, encoder) if config.method == "lrmil" else ()
+    blocks = models.layers(config, encoder.module) if config.method == "lrmil" else ()
     jobs = layout.slide_jobs(config, workdir, cohort.table)
     pending = [job for job in jobs if not _is_done(workdir, job, blocks)]
     for folder in folders(workdir, blocks).values():
@@ -39,16 +39,22 @@ def run(config: ConfigDict, workdir: Path) -> None:
         encode = models.batch_encoder(config, encoder, blocks)
         with progress("encode_hr", len(jobs), done=len(jobs) - len(pending)) as bar:
             for job in pending:
-                _encode_slide(config, workdir, job, encode, blocks)
+                try:
+                    _encode_slide(config, workdir, job, encode, blocks)
+                except SlideError as error:
+                    mark_slide(workdir, job, status="failed", reason=str(error))
                 bar.advance()
+        write_slides_csv(config, workdir)
+    slide_ids = layout.prepared_cohort(config, workdir).table.slide_id.tolist()
     # Always: a killed run may have encoded the last slide and not come to this.
     for name, folder in folders(workdir, blocks).items():
         num_layers = len(blocks) if name == "targets" else 0
         record = models.feature_schema(config, workdir, num_layers=num_layers)
-        features.write_view(folder, cohort.table.slide_id, record)
+        features.write_view(folder, slide_ids, record)
     if config.prepare.hr == "store" and not config.prepare.keep_hr:
         for job in jobs:
-            _drop_mosaics(config, workdir, job)
+            if job.slide_id in slide_ids:
+                _drop_mosaics(config, workdir, job)
         write_view(config, workdir, jobs)
 
 
@@ -90,10 +96,7 @@ def _encode_slide(
 
     encoded = encode(images())
     if not encoded:
-        raise SlideError(
-            f"{job.path}: none of its HR patches could be decoded; take slide {job.slide_id} out "
-            "of the label CSV and run the same command again"
-        )
+        raise SlideError(f"{job.path}: none of its HR patches could be decoded")
     joined = {name: np.concatenate(parts) for name, parts in rows.items()}
     integers = {name: joined[name].astype(np.int32) for name in ("xy", "parent", "child")}
     whole = features.SlideFeatures(
@@ -133,6 +136,7 @@ def _regions(config: ConfigDict, workdir: Path, job: regions.SlideJob) -> Iterat
         schema.region_features(geometry, with_hr=False), ("index", "lr_xy", "lr_side", "child_mask")
     )
     records = source.RecordSource([job.shard], parser)
+    lost: list[dict] = []
     with open_slide(job.path, job.mpp, reader=config.prepare.reader) as slide:
         for place in range(len(records)):
             region = records[place]
@@ -143,10 +147,19 @@ def _regions(config: ConfigDict, workdir: Path, job: regions.SlideJob) -> Iterat
                 lr_side=int(region["lr_side"]),
                 geometry=geometry,
                 mask=mask,
-                unreadable=[],
+                unreadable=lost,
             )
             children = source.cut_mosaic(mosaic, geometry.ratio)
             yield region | {"place": place, "child_mask": mask, "children": children}
+    if lost:
+        known = [item for item in status["unreadable"] if item["what"] != "hr"]
+        mark_slide(workdir, job, unreadable=known + lost)
+
+
+def mark_slide(workdir: Path, job: regions.SlideJob, **changes) -> None:
+    """Notes in a slide's status what only encoding found out."""
+    status = layout.read_status(workdir, job.slide_id)
+    files.write_json(job.status_path, status | changes)
 
 
 def _stored_regions(

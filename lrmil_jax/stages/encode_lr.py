@@ -50,7 +50,7 @@ def _encode_cohort(config: ConfigDict, workdir: Path, encoder: Encoder, folder: 
                 )
                 bar.advance()
     record = models.feature_schema(config, workdir)
-    features.write_view(folder, cohort.table.slide_id, record)
+    features.write_view(folder, cohort.table.slide_id.tolist(), record)
 
 
 def _encode_slide(

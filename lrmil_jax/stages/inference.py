@@ -12,6 +12,7 @@ from jaxtyping import Float, Int, UInt8
 from scipy.special import softmax
 
 from lrmil_jax.data import regions, schema, source
+from lrmil_jax.encoders import pretrained
 from lrmil_jax.errors import SlideError, TileError, WeightsError
 from lrmil_jax.slides import Tissue
 from lrmil_jax.stages import models
@@ -214,8 +215,15 @@ def load_model(folder: Path) -> Model:
         settings = regions.TilingSettings(geometry=geometry, with_hr=False, **facts["prepare"])
         encoder, dtype = facts["encoder"], facts["features_dtype"]
         classes, batch = tuple(facts["classes"]), encoder["batch"]
+        hashes = dict(facts["sha256"])
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise WeightsError(f"{path} is broken ({error!r}); copy the model folder again") from error
+    for name, digest in hashes.items():
+        if pretrained.weights_hash(folder / name) != digest:
+            raise WeightsError(
+                f"{folder / name} is not the file that the model was saved with; "
+                "copy the model folder again"
+            )
     parts = sorted(folder.glob("fold_*"), key=lambda part: int(part.name.removeprefix("fold_")))
     if not parts:
         raise WeightsError(f"--model {folder} has no fold_* folder with weights")

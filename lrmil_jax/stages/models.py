@@ -65,21 +65,22 @@ def batch_encoder(config: ConfigDict, encoder: Encoder, blocks: tuple[int, ...] 
     return BatchEncoder(encoder, batch=config.encoder.batch, blocks=blocks)
 
 
-def layers(config: ConfigDict, encoder: Encoder) -> tuple[int, ...]:
-    """The blocks of L_layer, counted from 0.
+def layers(config: ConfigDict, module) -> tuple[int, ...]:
+    """The blocks of L_layer, counted from 0, of an encoder module.
 
     Raises:
-      ConfigError: the patch size does not give every child a whole window of tokens.
+      ConfigError: a block that is not there, or a patch size that does not give every child a
+        whole window of tokens.
     """
-    check_windows(config, encoder.module)
-    depth = encoder.module.depth
-    chosen = tuple(config.distill.layers) or encoders.default_layers(depth)
+    check_windows(config, module)
+    chosen = tuple(config.distill.layers) or encoders.default_layers(module.depth)
     for block in chosen:
-        if not -depth <= block < depth:
+        if not -module.depth <= block < module.depth:
             raise ConfigError(
-                f"distill.layers has block {block}, but {encoder.name} has blocks 0 to {depth - 1}"
+                f"distill.layers has block {block}, but {config.encoder.name} has blocks 0 to "
+                f"{module.depth - 1}"
             )
-    return tuple(sorted({block % depth for block in chosen}))
+    return tuple(sorted({block % module.depth for block in chosen}))
 
 
 def preflight(config: ConfigDict, *, encodes: bool = True) -> None:
@@ -104,7 +105,7 @@ def preflight(config: ConfigDict, *, encodes: bool = True) -> None:
         )
     module = encoders.create(config.encoder.name)
     if config.method == "lrmil":
-        check_windows(config, module)
+        layers(config, module)
     for block in (config.teacher, config.student):
         heads.create(block.head, num_classes=2)
     if config.student.head == "mean" and (config.student.lambda_soft or config.student.lambda_hard):

@@ -15,7 +15,8 @@ import pandas as pd
 from lrmil_jax import files
 from lrmil_jax.data import labels as label_csv
 from lrmil_jax.data import splits, writer
-from lrmil_jax.errors import DataError, SlideError
+from lrmil_jax.data.regions import file_identity
+from lrmil_jax.errors import DataError, SlideError, WorkdirError
 from lrmil_jax.evals import bootstrap, metrics
 from lrmil_jax.report import geojson, heatmap
 from lrmil_jax.stages.inference import Model, SlideResult, load_model
@@ -24,41 +25,75 @@ from lrmil_jax.train.logging import progress
 log = logging.getLogger(__name__)
 
 
-def run(model: Path, workdir: Path, *, slide: Path | None, slides: Path | None) -> int:
+def run(model: Path, workdir: Path, *, table: pd.DataFrame) -> int:
     """Writes `predictions/<slide>/` and `predictions/predictions.csv`.
 
     Args:
       model: a model folder.
       workdir: where the output goes.
-      slide: one slide file, or
-      slides: a folder of slides or a CSV (`slide_id[,path][,mpp][,patient_id][,label]`).
+      table: from `slides_to_predict`.
 
     Returns:
       How many slides failed; they are listed in the CSV with their reason.
+
+    Raises:
+      DataError: a label is none of the model's classes.
+      WeightsError: the model folder is not whole.
     """
     loaded = load_model(model)
+    truth = _true_classes(loaded, table)
     folder = workdir / "predictions"
     files.remove_leftovers(folder)
-    table = label_csv.one_slide(slide) if slide is not None else label_csv.read_slide_list(slides)
     done, failed = [], []
     identity = _identity(loaded.folder)
     with progress("predict", len(table)) as bar:
         for row in table.itertuples():
-            place = folder / row.slide_id
             try:
-                done.append(_predict_slide(loaded, identity, row, place))
-            except SlideError as error:
-                log.error("slide %s failed: %s", row.slide_id, error)
-                failed.append({"slide_id": row.slide_id, "status": "failed", "reason": str(error)})
+                done.append(_predict_slide(loaded, identity, row, folder / row.slide_id))
+            except WorkdirError:
+                raise
+            except Exception as error:  # one slide's surprise must not stop the others
+                known = isinstance(error, SlideError)
+                reason = str(error) if known else f"{type(error).__name__}: {error}"
+                log.error("slide %s failed: %s", row.slide_id, reason)
+                failed.append({"slide_id": row.slide_id, "status": "failed", "reason": reason})
             bar.advance()
     predictions = pd.DataFrame([_csv_row(record) for record in done] + failed)
     writer.write_table(folder / "predictions.csv", predictions)
-    if "label" in table and done:
-        _write_metrics(loaded, table, done, folder)
+    if truth and done:
+        _write_metrics(loaded, table, truth, done, folder)
     for record in done[:20]:
         log.info("%s", _line(record))
     log.info("predictions of %d slides in %s", len(done), folder)
     return len(failed)
+
+
+def slides_to_predict(
+    slide: Path | None, slides: Path | None, *, mpp: float | None = None
+) -> pd.DataFrame:
+    """One slide file (with its um/px, if not the file's own), or a folder or CSV of slides.
+
+    Raises:
+      DataError: neither folder nor CSV, or no slide in it.
+    """
+    return label_csv.read_slide_list(slides) if slide is None else label_csv.one_slide(slide, mpp)
+
+
+def _true_classes(model: Model, table: pd.DataFrame) -> dict[str, int]:
+    """Class of every labelled slide: the label is a class name, or its number."""
+    truth = {}
+    for row in table.itertuples() if "label" in table else ():
+        if not isinstance(row.label, str) or not row.label:
+            continue
+        names = {name: index for index, name in enumerate(model.classes)}
+        names |= {str(index): index for index in names.values() if str(index) not in names}
+        if row.label not in names:
+            raise DataError(
+                f"slide {row.slide_id} has label {row.label!r}, which is none of the model's "
+                f"classes ({', '.join(model.classes)}); mend the CSV or leave its label out"
+            )
+        truth[row.slide_id] = names[row.label]
+    return truth
 
 
 def _identity(model: Path) -> str:
@@ -72,13 +107,8 @@ def _identity(model: Path) -> str:
 def _predict_slide(model: Model, identity: str, row, folder: Path) -> dict:
     path, mark = Path(row.path), folder / "prediction.json"
     mpp = None if pd.isna(row.mpp) else float(row.mpp)
-    stat = path.stat() if path.exists() else None
-    source = {
-        "model": identity,
-        "mpp": mpp,
-        "size": stat.st_size if stat else None,
-        "mtime_ns": stat.st_mtime_ns if stat else None,
-    }
+    identified = file_identity(path) if path.is_file() else {}
+    source = {"model": identity, "mpp": mpp, **identified}
     if mark.is_file():
         known = json.loads(mark.read_text(encoding="utf-8"))
         if known["source"] == source:
@@ -154,23 +184,19 @@ def _line(record: dict) -> str:
     return f"{record['slide_id']}: {said}; {record['lr_patches']} patches; {phases}"
 
 
-def _write_metrics(model: Model, table: pd.DataFrame, done: list[dict], folder: Path) -> None:
-    given = table.set_index("slide_id").label
-    known = [record for record in done if isinstance(given[record["slide_id"]], str)]
-    names = [given[record["slide_id"]] for record in known]
-    unknown = sorted(set(names) - set(model.classes))
-    if unknown:
-        raise DataError(
-            f"label {unknown[0]!r} is none of the model's classes ({', '.join(model.classes)}); "
-            "the predictions themselves are written"
-        )
+def _write_metrics(
+    model: Model, table: pd.DataFrame, truth: dict[str, int], done: list[dict], folder: Path
+) -> None:
+    known = [record for record in done if record["slide_id"] in truth]
     if not known:
         return
-    cases = splits.cases(table.patient_id, table.label).set_axis(table.slide_id)
+    labelled = table[table.slide_id.isin(truth)]
+    cases = splits.cases(labelled.patient_id, labelled.slide_id.map(truth))
+    case_of = dict(zip(labelled.slide_id, cases, strict=True))
     patients = metrics.by_patient(
         metrics.slide_frame(
-            [cases[record["slide_id"]] for record in known],
-            np.array([model.classes.index(name) for name in names]),
+            [case_of[record["slide_id"]] for record in known],
+            np.array([truth[record["slide_id"]] for record in known]),
             np.array(
                 [[record["probabilities"][name] for name in model.classes] for record in known]
             ),

@@ -32,9 +32,9 @@ def run(config: ConfigDict, workdir: Path) -> None:
             for path in workdir.glob(f"features/*/{job.shard.name}"):
                 path.unlink()
         map_slides(tile_slide, pending, workers=config.prepare.workers, label="prepare")
-    statuses = [layout.read_status(workdir, job.slide_id) for job in jobs]
-    write_slides_csv(workdir, cohort.table, statuses)
+    write_slides_csv(config, workdir)
     write_view(config, workdir, jobs)
+    statuses = [layout.read_status(workdir, job.slide_id) for job in jobs]
     failed = [status for status in statuses if status["status"] != "ok"]
     for status in failed:
         log.error("slide %s failed: %s", status["slide_id"], status["reason"])
@@ -53,10 +53,11 @@ def _is_done(status: dict | None, job: SlideJob) -> bool:
     )
 
 
-def write_slides_csv(workdir: Path, table: pd.DataFrame, statuses: list[dict]) -> None:
+def write_slides_csv(config: ConfigDict, workdir: Path) -> None:
     """One row a slide: patient, um/px and where it came from, counts, seconds, status, reason."""
     rows = []
-    for row, status in zip(table.itertuples(), statuses, strict=True):
+    for row in layout.read_cohort(config, workdir).table.itertuples():
+        status = layout.read_status(workdir, row.slide_id)
         seconds = status.get("seconds", {})
         rows.append(
             {

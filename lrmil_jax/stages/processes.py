@@ -27,7 +27,7 @@ def map_slides(
     Raises:
       WorkdirError: a worker was ended from outside; what it had finished stays.
     """
-    workers = min(workers or os.cpu_count() or 1, len(jobs))
+    workers = min(workers or usable_cores(), len(jobs))
     with progress(label, len(jobs)) as bar:
         if workers <= 1:
             results = []
@@ -52,6 +52,13 @@ def map_slides(
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: fewer than the machine's in a container or batch job."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _start_worker(parent: int) -> None:

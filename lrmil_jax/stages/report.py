@@ -143,10 +143,13 @@ def merge_models(config: ConfigDict, workdir: Path) -> Path:
     fresh = workdir / ".model.new"
     shutil.rmtree(fresh, ignore_errors=True)
     with files.disk_errors(workdir):
+        hashes: dict[str, str] = {}
         for fold in range(1, config.folds + 1):
             origin = layout.stage_folder(workdir, "student", fold) / "model"
             shutil.copytree(origin / f"fold_{fold}", fresh / f"fold_{fold}")
-            shutil.copyfile(origin / "model.json", fresh / "model.json")
+            facts = _read_json(origin / "model.json")
+            hashes |= facts["sha256"]
+        files.write_json(fresh / "model.json", facts | {"sha256": hashes})
         shutil.rmtree(target, ignore_errors=True)
         fresh.rename(target)
     return target

@@ -12,6 +12,7 @@ from lrmil_jax import config as configuration
 from lrmil_jax import files
 from lrmil_jax.data.features import FeatureStore
 from lrmil_jax.distill import guidance
+from lrmil_jax.encoders import pretrained
 from lrmil_jax.stages import layout, models
 from lrmil_jax.stages.encode_lr import distilled_folder, undistilled_folder
 from lrmil_jax.stages.teacher import fold_data, hr_store, open_store, read_outputs
@@ -105,5 +106,8 @@ def export_model(config: ConfigDict, workdir: Path, fold: int) -> Path:
     for target, origin in copies.items():
         with files.atomic_path(target) as temporary:
             shutil.copyfile(origin, temporary)
+    facts["sha256"] = {
+        str(target.relative_to(folder)): pretrained.weights_hash(target) for target in copies
+    }
     files.write_json(folder / "model.json", facts)
     return folder

@@ -28,12 +28,16 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
         classes=cohort.classes,
         seed=config.seed,
     )
-    classifier.save(folder / "model.safetensors")
-    with progress("teacher's attention", len(store.slide_ids)) as bar:
-        for slide, slide_id in enumerate(store.slide_ids):
+    if not (folder / "model.safetensors").is_file():
+        classifier.save(folder / "model.safetensors")
+    paths = [outputs_path(workdir, fold, slide_id) for slide_id in store.slide_ids]
+    pending = [slide for slide, path in enumerate(paths) if not path.is_file()]
+    if not pending:
+        return
+    with progress("teacher's attention", len(paths), done=len(paths) - len(pending)) as bar:
+        for slide in pending:
             logits, attention = classifier.predict(store.embedding(slide))
-            tree = {"logits": logits, "attention_logits": attention}
-            save_params(outputs_path(workdir, fold, slide_id), tree)
+            save_params(paths[slide], {"logits": logits, "attention_logits": attention})
             bar.advance()
 
 

@@ -209,15 +209,17 @@ def train_head(
     module = heads.create(block["head"], num_classes=len(classes), **options)
     mean, sd = data.store.statistics(data.train.tolist())
     resident = _resident(data.store, mean.size, block["resident_gib"])
-    bank = {} if not resident else {"bank": _bank(data.store)}
-    constants = {"mean": mean, "sd": sd, **bank}
+    mesh = sharding.make_mesh()
+    # Placed once, and shared by training and validation: the bank may fill half the memory.
+    bank = {"bank": _bank(data.store)} if resident else {}
+    constants = sharding.replicate({"mean": mean, "sd": sd, **bank}, mesh)
+    del bank
     make = functools.partial(_batches, data=data, block=block, resident=resident)
     batches = make(bags=data.train, seed=seed)
     steps = block["epochs"] * max(1, len(batches.plan(0)) // block["accumulate"])
     batches = make(bags=data.train, seed=seed, num_batches=steps * block["accumulate"])
     dummy = (jnp.zeros((1, 8, mean.size)), jnp.ones((1, 8), bool))
     params = module.init(jax.random.key(seed), *dummy)["params"]
-    mesh = sharding.make_mesh()
     direction = "max" if block["select"] == "auc" else "min"
     result = fit(
         name=name,
@@ -227,7 +229,7 @@ def train_head(
         batches=batches.dataset(),
         validate=_Validation(module, constants, make(bags=data.val, seed=0), data, mesh),
         settings=train_settings(block, steps=steps, select=(block["select"], direction)),
-        constants=sharding.replicate(constants, mesh),
+        constants=constants,
         mesh=mesh,
         seed=seed,
     )
@@ -300,7 +302,7 @@ class _Validation:
 
     def __init__(self, module, constants, batches: BagBatches, data: BagData, mesh):
         self._batches, self._data, self._mesh = batches, data, mesh
-        self._constants = sharding.replicate(constants, mesh)
+        self._constants = constants
 
         def logits(params, constants, batch):
             bags = _bags(constants, batch)

@@ -95,3 +95,19 @@ def test_statistics_are_those_of_the_named_slides_alone(tmp_path):
     np.testing.assert_allclose(mean, stored.mean(0), rtol=1e-6)
     np.testing.assert_allclose(sd, np.sqrt(stored.var(0) + 1e-6), rtol=1e-5)
     assert sd[1] == pytest.approx(1e-3)  # finite, never 0
+
+
+def test_moments_are_those_of_all_rows(tmp_path):
+    paths, values = [], []
+    for number, masks in enumerate((MASKS, MASKS[2:])):
+        rows = records.rows_of(masks, seed=number)
+        path = tmp_path / f"{number}.array_record"
+        features.write(path, str(number), rows, dtype="float16", block=None)
+        stored = rows.cast("float16", str(number))
+        values.append((stored.embedding.astype(np.float64), stored.cls.astype(np.float64)))
+        paths.append(path)
+    for place, name in enumerate(("embedding", "cls")):
+        joined = np.concatenate([value[place] for value in values])
+        mean, variance = features.moments(paths, name)
+        np.testing.assert_allclose(mean, joined.mean(0), rtol=1e-12)
+        np.testing.assert_allclose(variance, joined.var(0), rtol=1e-9, atol=1e-12)

@@ -119,7 +119,7 @@ def test_the_status_tells_what_was_found(tile, slide_file):
     assert status["unreadable"] == []
     assert status["source"] == {
         "size": slide_file.stat().st_size,
-        "mtime_ns": slide_file.stat().st_mtime_ns,
+        "sample": regions.file_identity(slide_file)["sample"],
         "mpp": None,
     }
     for name in ("mask", "overlay"):
@@ -322,3 +322,13 @@ def test_memory_holds_one_region_and_not_the_slide(tile, tmp_path, image, monkey
     assert max(sizes) <= 256 * 256
     # One level: the LR tile is cut from the block that was decoded for the children.
     assert len(sizes) == status["lr_patches"]
+
+
+def test_a_copy_of_a_slide_is_the_same_slide_and_a_changed_one_is_not(slide_file, tmp_path):
+    copy = tmp_path / "copy.tif"
+    copy.write_bytes(slide_file.read_bytes())
+    assert regions.file_identity(copy) == regions.file_identity(slide_file)
+    content = bytearray(copy.read_bytes())
+    content[len(content) // 2 + 10] ^= 255
+    copy.write_bytes(content)
+    assert regions.file_identity(copy) != regions.file_identity(slide_file)
