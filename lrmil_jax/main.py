@@ -49,9 +49,9 @@ def dispatch() -> int:
         if _MODEL.value is None or (_SLIDE.value is None) == (_SLIDES.value is None):
             raise ConfigError("predict needs --model DIR and one of --slide FILE or --slides PATH")
         slide, slides = (None if v is None else Path(v) for v in (_SLIDE.value, _SLIDES.value))
-        table = predict.slides_to_predict(slide, slides, mpp=_MPP.value)
         with layout.locked(workdir):
-            return predict.run(Path(_MODEL.value), workdir, table=table)
+            model = Path(_MODEL.value)
+            return predict.run(model, workdir, slide=slide, slides=slides, mpp=_MPP.value)
     if _CONFIG.value is None:
         raise ConfigError("--config is missing; for a first look: --config configs/quickstart.py")
     configuration.validate(_CONFIG.value)

@@ -25,22 +25,35 @@ from lrmil_jax.train.logging import progress
 log = logging.getLogger(__name__)
 
 
-def run(model: Path, workdir: Path, *, table: pd.DataFrame) -> int:
+def run(
+    model: Path,
+    workdir: Path,
+    *,
+    slide: Path | None,
+    slides: Path | None,
+    mpp: float | None = None,
+) -> int:
     """Writes `predictions/<slide>/` and `predictions/predictions.csv`.
 
     Args:
       model: a model folder.
       workdir: where the output goes.
-      table: from `slides_to_predict`.
+      slide: one slide file, or
+      slides: a folder of slides or a CSV (`slide_id[,path][,mpp][,patient_id][,label]`).
+      mpp: um/px of `slide`, if the file's own is not right.
 
     Returns:
       How many slides failed; they are listed in the CSV with their reason.
 
     Raises:
-      DataError: a label is none of the model's classes.
+      DataError: no slide is named, or a label is none of the model's classes.
       WeightsError: the model folder is not whole.
     """
     loaded = load_model(model)
+    if slide is not None:
+        table = label_csv.one_slide(slide, mpp)
+    else:
+        table = label_csv.read_slide_list(slides)
     truth = _true_classes(loaded, table)
     folder = workdir / "predictions"
     files.remove_leftovers(folder)
@@ -66,17 +79,6 @@ def run(model: Path, workdir: Path, *, table: pd.DataFrame) -> int:
         log.info("%s", _line(record))
     log.info("predictions of %d slides in %s", len(done), folder)
     return len(failed)
-
-
-def slides_to_predict(
-    slide: Path | None, slides: Path | None, *, mpp: float | None = None
-) -> pd.DataFrame:
-    """One slide file (with its um/px, if not the file's own), or a folder or CSV of slides.
-
-    Raises:
-      DataError: neither folder nor CSV, or no slide in it.
-    """
-    return label_csv.read_slide_list(slides) if slide is None else label_csv.one_slide(slide, mpp)
 
 
 def _true_classes(model: Model, table: pd.DataFrame) -> dict[str, int]:

@@ -38,6 +38,12 @@ def write_model(folder: Path, weights: Path) -> Path:
         "encoder": {"name": "vit-tiny", "batch": 16, "dtype": "float32"},
         "features_dtype": "float16",
         "made_by": {},
+        "sha256": {
+            f"fold_1/{part}.safetensors": pretrained.weights_hash(
+                folder / "fold_1" / f"{part}.safetensors"
+            )
+            for part in ("encoder", "head")
+        },
     }
     files.write_json(folder / "model.json", facts)
     return folder

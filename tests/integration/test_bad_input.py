@@ -383,9 +383,29 @@ def test_broken_model_folders(tmp_path, model, cohort, damage):
     assert not cohort.workdir.exists()
 
 
-def test_labels_that_the_model_does_not_know_come_after_the_predictions(cohort, model):
+def test_labels_that_the_model_does_not_know_are_refused_first(cohort, model):
     table = cohort.folder / "list.csv"
     table.write_text("slide_id,label\nslide_0000,benign\nslide_0001,cancer\n")
-    with pytest.raises(DataError, match=r"'cancer' is none of the model's classes"):
+    with pytest.raises(DataError, match=r"slide_0001 has label 'cancer'.*benign, tumour"):
         predict.run(model, cohort.workdir, slide=None, slides=table)
-    assert len(pd.read_csv(cohort.workdir / "predictions/predictions.csv")) == 2
+    assert not (cohort.workdir / "predictions").exists()
+
+
+def test_a_listed_slide_that_is_missing_fails_alone(cohort, model):
+    table = cohort.folder / "list.csv"
+    table.write_text("slide_id,label\nslide_0000,0\nslide_9999,tumour\n")
+    assert predict.run(model, cohort.workdir, slide=None, slides=table) == 1
+    found = pd.read_csv(cohort.workdir / "predictions/predictions.csv", index_col="slide_id")
+    assert found.status.to_dict() == {"slide_0000": "ok", "slide_9999": "failed"}
+    assert "slide_9999" in found.reason["slide_9999"]
+
+
+def test_a_models_weights_are_the_ones_it_was_saved_with(tmp_path, model, cohort):
+    changed = tmp_path / "changed"
+    shutil.copytree(model, changed)
+    part = changed / "fold_1" / "head.safetensors"
+    content = bytearray(part.read_bytes())
+    content[-1] ^= 1
+    part.write_bytes(content)
+    with pytest.raises(WeightsError, match="not the file that the model was saved with"):
+        predict.run(changed, cohort.workdir, slide=cohort.slide(0), slides=None)
