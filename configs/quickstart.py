@@ -14,7 +14,7 @@ def get_config(arg: str | None = None):
     config.folds = 1
     config.synthetic.update(slides=100, size_px=1024, tiles_per_class=300)
     config.geometry.update(hr_mpp=0.5, lr_mpp=2.0, patch_px=64)
-    config.encoder.update(name="vit-tiny", batch=128)
+    config.encoder.update(name="vit-tiny", batch=16)
     config.pretrain.update(steps=300, batch=64, learning_rate=1e-3, eval_every=100)
     config.distill.update(steps=900, batch=48, learning_rate=1e-3, eval_every=100, layers=(0, 2))
     config.distill.flips = True  # a thousand LR patches are few

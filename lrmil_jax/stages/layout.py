@@ -20,6 +20,7 @@ from lrmil_jax.data.regions import SlideJob, TilingSettings
 from lrmil_jax.data.schema import SCHEMA_VERSION, Geometry
 from lrmil_jax.errors import DataError, WorkdirError
 from lrmil_jax.slides import synthetic
+from lrmil_jax.train.logging import progress
 
 SOFTWARE = ("lrmil_jax", "jax", "flax", "optax", "grain", "tiffslide", "numpy")
 
@@ -189,12 +190,7 @@ def _read_cohort(config: ConfigDict, workdir: Path) -> label_csv.Cohort:
     data = config.data
     labels, slides = data.labels, data.slides
     if labels is None:
-        labels = synthetic.write_cohort(
-            workdir / "synthetic",
-            seed=config.seed,
-            slides=config.synthetic.slides,
-            size_px=config.synthetic.size_px,
-        )
+        labels = _synthetic_cohort(config, workdir / "synthetic")
         slides = labels.parent / "slides"
     elif not Path(labels).is_file():
         raise DataError(f"data.labels names {labels}, which does not exist")
@@ -212,6 +208,22 @@ def _read_cohort(config: ConfigDict, workdir: Path) -> label_csv.Cohort:
     kept = cohort.table[["slide_id", "patient_id", "label", *folds]]
     writer.write_table(saved, kept.assign(seed=config.seed))
     return cohort
+
+
+def _synthetic_cohort(config: ConfigDict, folder: Path) -> Path:
+    options = config.synthetic
+    with contextlib.ExitStack() as stack:
+        report = None
+        if not (folder / "labels.csv").is_file():
+            bar = stack.enter_context(progress("synthetic slides", options.slides))
+            report = lambda done, total: bar.advance()  # noqa: E731
+        return synthetic.write_cohort(
+            folder,
+            seed=config.seed,
+            slides=options.slides,
+            size_px=options.size_px,
+            progress=report,
+        )
 
 
 def prepared_cohort(config: ConfigDict, workdir: Path) -> label_csv.Cohort:
