@@ -38,6 +38,7 @@ class Cohort:
 
     @property
     def folds(self) -> int:
+        """How many folds the table has."""
         return sum(column.startswith("fold_") for column in self.table.columns)
 
     def slides(self, fold: int, *splits: str) -> pd.DataFrame:

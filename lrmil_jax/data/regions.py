@@ -46,10 +46,12 @@ class SlideJob:
 
     @property
     def shard(self) -> Path:
+        """The slide's regions."""
         return self.folder / f"{self.slide_id}.array_record"
 
     @property
     def status_path(self) -> Path:
+        """What is known of the slide, as JSON."""
         return self.folder / f"{self.slide_id}.json"
 
     def source(self) -> dict:

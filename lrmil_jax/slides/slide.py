@@ -96,6 +96,8 @@ class Slide:
         self.objective = reader.objective
         self.reader = reader.name
         self.dimensions = reader.level_dimensions[0]
+        if any(min(level) < 1 for level in reader.level_dimensions):
+            raise SlideError(f"{path}: the file has an empty pyramid level; copy or scan it again.")
         self.level_downsamples = tuple(
             _downsample(self.dimensions, d) for d in reader.level_dimensions
         )

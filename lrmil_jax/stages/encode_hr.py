@@ -4,6 +4,7 @@ Two files a slide: the embeddings in large blocks, which the teacher reads whole
 of stage 1 (CLS at the chosen blocks), one record per LR patch, which training reads at random.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,48 +82,50 @@ def _encode_slide(
     encode: BatchEncoder,
     blocks: tuple[int, ...],
 ) -> None:
-    rows: dict[str, list] = {name: [] for name in ("xy", "parent", "child", "child_mask")}
-    ratio = layout.geometry(config).ratio
+    places: list[dict[str, np.ndarray]] = []
 
     def images() -> Iterator[np.ndarray]:
         for region in _regions(config, workdir, job):
-            present = np.argwhere(region["child_mask"])
-            side = int(region["lr_side"]) // ratio
-            rows["xy"].append(region["lr_xy"] + present[:, ::-1] * side)
-            rows["parent"].append(np.full(len(present), region["place"]))
-            rows["child"].append(present[:, 0] * ratio + present[:, 1])
-            rows["child_mask"].append(np.repeat(region["child_mask"][None], len(present), 0))
+            places.append(_child_rows(region))
             yield region["children"][region["child_mask"]]
 
     encoded = encode(images())
     if not encoded:
         raise SlideError(f"{job.path}: none of its HR patches could be decoded")
-    joined = {name: np.concatenate(parts) for name, parts in rows.items()}
-    integers = {name: joined[name].astype(np.int32) for name in ("xy", "parent", "child")}
-    whole = features.SlideFeatures(
-        embedding=encoded["embedding"],
-        cls=encoded.get("cls"),
-        child_mask=joined["child_mask"],
-        **integers,
-    )
-    paths = {
-        name: layout.shard(folder, job.slide_id)
-        for name, folder in folders(workdir, blocks).items()
+    joined = {name: np.concatenate([part[name] for part in places]) for name in places[0]}
+    rows = features.SlideFeatures(embedding=encoded["embedding"], cls=encoded.get("cls"), **joined)
+    _write_slide(config, workdir, job, rows, blocks)
+
+
+def _child_rows(region: dict) -> dict[str, np.ndarray]:
+    """Where the present children of a region lie: one row each, as features are stored."""
+    mask = region["child_mask"]
+    ratio, present = len(mask), np.argwhere(mask)
+    side = int(region["lr_side"]) // ratio
+    return {
+        "xy": (region["lr_xy"] + present[:, ::-1] * side).astype(np.int32),
+        "parent": np.full(len(present), region["place"], np.int32),
+        "child": (present[:, 0] * ratio + present[:, 1]).astype(np.int32),
+        "child_mask": np.repeat(mask[None], len(present), 0),
     }
+
+
+def _write_slide(
+    config: ConfigDict,
+    workdir: Path,
+    job: regions.SlideJob,
+    rows: features.SlideFeatures,
+    blocks: tuple[int, ...],
+) -> None:
+    found, dtype = folders(workdir, blocks), config.features.dtype
     if blocks:
-        features.write(
-            paths["targets"], job.slide_id, whole, dtype=config.features.dtype, block=None
-        )
-    whole.cls = None
+        path = layout.shard(found["targets"], job.slide_id)
+        features.write(path, job.slide_id, rows, dtype=dtype, block=None)
     # Other blocks may be asked for after the mosaics are gone; the teacher's features stay then.
-    if not paths["embedding"].is_file():
-        features.write(
-            paths["embedding"],
-            job.slide_id,
-            whole,
-            dtype=config.features.dtype,
-            block=config.features.rows,
-        )
+    path = layout.shard(found["embedding"], job.slide_id)
+    if not path.is_file():
+        plain = dataclasses.replace(rows, cls=None)
+        features.write(path, job.slide_id, plain, dtype=dtype, block=config.features.rows)
 
 
 def _regions(config: ConfigDict, workdir: Path, job: regions.SlideJob) -> Iterator[dict]:

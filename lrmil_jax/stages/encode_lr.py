@@ -24,10 +24,12 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
 
 
 def distilled_folder(workdir: Path, fold: int) -> Path:
+    """LR features of the fold's distilled encoder."""
     return layout.stage_folder(workdir, "encode_lr", fold) / "features"
 
 
 def undistilled_folder(workdir: Path) -> Path:
+    """LR features of the HR encoder itself, the same for all folds."""
     return layout.features_folder(workdir, "lr_undistilled")
 
 

@@ -26,10 +26,12 @@ SOFTWARE = ("lrmil_jax", "jax", "flax", "optax", "grain", "tiffslide", "numpy")
 
 
 def geometry(config: ConfigDict) -> Geometry:
+    """Resolutions and patch side of the run."""
     return Geometry(**config.geometry)
 
 
 def regions_folder(workdir: Path) -> Path:
+    """Where `prepare` puts regions and each slide's status."""
     return workdir / "regions"
 
 
@@ -39,14 +41,17 @@ def features_folder(workdir: Path, name: str, fold: int | None = None) -> Path:
 
 
 def fold_folder(workdir: Path, fold: int) -> Path:
+    """All that belongs to one fold, counted from 1."""
     return workdir / "folds" / str(fold)
 
 
 def stage_folder(workdir: Path, stage: str, fold: int | None = None) -> Path:
+    """The output of one stage, of one fold where it runs per fold."""
     return (workdir if fold is None else fold_folder(workdir, fold)) / stage
 
 
 def shard(folder: Path, slide_id: str) -> Path:
+    """The ArrayRecord file of one slide."""
     return folder / f"{slide_id}.array_record"
 
 
@@ -143,6 +148,7 @@ def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def tiling_settings(config: ConfigDict) -> TilingSettings:
+    """What decides which pixels a region holds."""
     prepare = config.prepare
     return TilingSettings(
         geometry=geometry(config),

@@ -42,6 +42,7 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
 
 
 def outputs_path(workdir: Path, fold: int, slide_id: str) -> Path:
+    """The file with the teacher's word on one slide."""
     return layout.stage_folder(workdir, "teacher", fold) / "outputs" / f"{slide_id}.safetensors"
 
 

@@ -220,7 +220,7 @@ def train_head(
     batches = make(bags=data.train, seed=seed, num_batches=steps * block["accumulate"])
     dummy = (jnp.zeros((1, 8, mean.size)), jnp.ones((1, 8), bool))
     params = module.init(jax.random.key(seed), *dummy)["params"]
-    direction = "max" if block["select"] == "auc" else "min"
+    select = ("auc_then_loss", "max") if block["select"] == "auc" else ("loss", "min")
     result = fit(
         name=name,
         directory=directory,
@@ -228,7 +228,7 @@ def train_head(
         loss_fn=_loss_fn(module, loss),
         batches=batches.dataset(),
         validate=_Validation(module, constants, make(bags=data.val, seed=0), data, mesh),
-        settings=train_settings(block, steps=steps, select=(block["select"], direction)),
+        settings=train_settings(block, steps=steps, select=select),
         constants=constants,
         mesh=mesh,
         seed=seed,
@@ -328,4 +328,7 @@ class _Validation:
             )
         )
         measured = metrics.compute(*metrics.arrays(patients))
-        return {name: measured[name] for name in ("loss", "auc", "accuracy")}
+        kept = {name: measured[name] for name in ("loss", "auc", "accuracy")}
+        # AUC has few values on few patients: of equals the one with the lower loss is the better.
+        auc, loss = measured["auc"], measured["loss"]
+        return kept | {"auc_then_loss": None if auc is None else auc - 1e-4 * min(loss, 10.0)}

@@ -409,3 +409,29 @@ def test_a_models_weights_are_the_ones_it_was_saved_with(tmp_path, model, cohort
     part.write_bytes(content)
     with pytest.raises(WeightsError, match="not the file that the model was saved with"):
         predict.run(changed, cohort.workdir, slide=cohort.slide(0), slides=None)
+
+
+def test_check_tells_mistakes_of_the_csv_and_of_slides_together(cohort, caplog):
+    cohort.slide(5).write_bytes(b"")
+    cohort.slide(6).unlink()
+    cohort.rows.append(dict(cohort.rows[0]))
+    assert check.run(cohort.config(), cohort.workdir) >= 3
+    said = [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR]
+    for part in ("slide_0000 more than once", "slide_0006", "slide slide_0005: "):
+        assert any(part in problem for problem in said), (part, said)
+
+
+def test_one_slide_whose_hr_cannot_be_decoded_stops_no_other(cohort, weights):
+    for index in range(4):
+        damage_tile(cohort.slide(2), level=0, index=index, how="zeros")
+    damage_tile(cohort.slide(3), level=0, index=0, how="zeros")
+    changes = {"encoder__weights": str(weights), "prepare__hr": "skip"}
+    assert cohort.go("prepare", **changes) == 0  # LR pixels are whole
+    encode_hr.run(cohort.config(**changes), cohort.workdir)
+    table = pd.read_csv(cohort.workdir / "slides.csv", index_col="slide_id")
+    assert table.status["slide_0002"] == "failed"
+    assert "none of its HR patches could be decoded" in table.reason["slide_0002"]
+    assert table.status.tolist().count("ok") == 7
+    assert table.unreadable["slide_0003"] > 0
+    encoded = {path.stem for path in (cohort.workdir / "features/hr").glob("*.array_record")}
+    assert encoded == set(table.index) - {"slide_0002"}
