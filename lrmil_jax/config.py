@@ -52,7 +52,15 @@ def default() -> ConfigDict:
     config.method = "lrmil"  # "lrmil", or "mil": plain MIL at HR, the baseline
     config.seed = 0
     config.folds = 5
+    _slides(config)
+    _encoding(config)
+    _teaching(config)
+    _student(config)
+    _results(config)
+    return config.lock()  # a key mistyped in a config file is refused like one on the command line
 
+
+def _slides(config: ConfigDict) -> None:
     config.data = data = ConfigDict()
     data.labels = placeholder(str)  # label CSV; unset needs synthetic.slides > 0
     data.slides = placeholder(str)  # folder of slides
@@ -74,6 +82,8 @@ def default() -> ConfigDict:
     prepare.jpeg_quality = 90
     prepare.workers = 0  # processes; 0 is one per core
 
+
+def _encoding(config: ConfigDict) -> None:
     config.encoder = encoder = ConfigDict()
     encoder.name = "vit-b16"
     encoder.weights = placeholder(str)  # safetensors file; unset trains one on data.tiles
@@ -85,6 +95,8 @@ def default() -> ConfigDict:
     features.dtype = "float16"  # or "bfloat16"
     features.rows = 1024  # patches per record, 64 to 2048
 
+
+def _teaching(config: ConfigDict) -> None:
     config.pretrain = training(learning_rate=1e-3, eval_every=100)
     config.pretrain.steps = 600
     config.pretrain.batch = 64
@@ -106,6 +118,8 @@ def default() -> ConfigDict:
     distill.lambda_attn = 1.0
     distill.normalise = True  # divide each block's term by the variance of its targets
 
+
+def _student(config: ConfigDict) -> None:
     config.student = student = bag_training()
     student.head = "gated_abmil"
     student.hidden = 128
@@ -121,6 +135,8 @@ def default() -> ConfigDict:
     student.hard = "rank"  # or "instance"
     student.no_distillation = True  # also train the baseline: undistilled encoder, cross-entropy
 
+
+def _results(config: ConfigDict) -> None:
     config.evaluate = evaluate = ConfigDict()
     evaluate.bootstrap_samples = 2000
     evaluate.timed_slides = 3  # test slides read again from the file to time every phase; 0 is none
@@ -132,7 +148,6 @@ def default() -> ConfigDict:
     synthetic.slides = 0  # procedural slides made when data.labels is unset
     synthetic.size_px = 1024
     synthetic.tiles_per_class = 200
-    return config.lock()  # a key mistyped in a config file is refused like one on the command line
 
 
 def finish(config: ConfigDict, arg: str | None) -> ConfigDict:
