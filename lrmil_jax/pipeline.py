@@ -247,7 +247,7 @@ def _inputs(config: ConfigDict, workdir: Path, stage: Stage, fold: int | None) -
     columns = ["slide_id", "patient_id", "label"]
     columns += [f"fold_{fold}"] if fold else [c for c in cohort.table if c.startswith("fold_")]
     sources = [layout.read_status(workdir, name)["source"] for name in cohort.table.slide_id]
-    record = json.loads((workdir / "cohort.json").read_text())
+    record = layout.read_claims(workdir)
     if "encoder" not in record:
         raise WorkdirError(f"{workdir} has no HR features yet; run --stages encode_hr first")
     return {

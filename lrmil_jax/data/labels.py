@@ -260,6 +260,11 @@ def _expand_patients(frame: pd.DataFrame, slides: Path | None, path: Path) -> pd
     return pd.DataFrame(rows).reset_index(drop=True)
 
 
+def given_mpp(row) -> float | None:
+    """The um/px that a row of a slide table gives; None is the file's own."""
+    return None if pd.isna(row.mpp) else float(row.mpp)
+
+
 def one_slide(path: Path, mpp: float | None = None) -> pd.DataFrame:
     """A table of one slide, as `read_slide_list` gives it."""
     return pd.DataFrame(

@@ -83,27 +83,19 @@ class PatchPairs:
 
         With `flips`, every example is turned and mirrored at random, its children with it.
         """
-        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * batch)
-        epochs = -(-steps * batch // len(self)) + 1
-        examples = grain.MapDataset.source(self).seed(seed).shuffle().repeat(epochs)
-        if flips:
-            examples = examples.random_map(Flip())
-        return examples.to_iter_dataset(options).batch(batch, drop_remainder=True)
+        return source.training_batches(
+            self,
+            batch=batch,
+            seed=seed,
+            steps=steps,
+            threads=threads,
+            augment=Flip() if flips else None,
+        )
 
     def sample(self, *, batch: int, most: int) -> list[dict[str, np.ndarray]]:
         """At most `most` evenly spaced examples in batches; the last batch's filling weighs 0."""
         chosen = np.unique(np.linspace(0, len(self) - 1, min(most, len(self))).round().astype(int))
-        batches = []
-        for start in range(0, len(chosen), batch):
-            items = [self[int(index)] for index in chosen[start : start + batch]]
-            filling = batch - len(items)
-            stacked = {
-                name: np.stack([item[name] for item in items] + [items[0][name]] * filling)
-                for name in items[0]
-            }
-            weight = np.array([1.0] * len(items) + [0.0] * filling, np.float32)
-            batches.append(stacked | {"weight": weight})
-        return batches
+        return source.held_out_batches(self, chosen, batch=batch)
 
 
 class Flip(grain.transforms.RandomMap):

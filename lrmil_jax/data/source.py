@@ -7,7 +7,7 @@ from pathlib import Path
 import grain
 import imagecodecs
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 
 from lrmil_jax.data.schema import RecordParser
 from lrmil_jax.errors import DataError
@@ -115,3 +115,47 @@ def stream(source, transform, *, threads: int = 4, buffer: int = 64) -> Iterator
     """
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer)
     return iter(grain.MapDataset.source(source).map(transform).to_iter_dataset(options))
+
+
+def training_batches(
+    source,
+    *,
+    batch: int,
+    seed: int,
+    steps: int,
+    threads: int,
+    augment: grain.transforms.RandomMap | None = None,
+) -> grain.IterDataset:
+    """Shuffled batches of single examples, over as many epochs as `steps` batches need.
+
+    Args:
+      source: random access; its decoding runs in Grain's threads.
+      batch: examples per batch.
+      seed: of the order and of `augment`; epochs differ.
+      steps: batches that will be asked for, at most.
+      threads: how many examples are made at once.
+      augment: a random change of each example, the same for the same seed.
+    """
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * batch)
+    epochs = -(-steps * batch // len(source)) + 1
+    examples = grain.MapDataset.source(source).seed(seed).shuffle().repeat(epochs)
+    if augment is not None:
+        examples = examples.random_map(augment)
+    return examples.to_iter_dataset(options).batch(batch, drop_remainder=True)
+
+
+def held_out_batches(
+    source, indices: Sequence[int] | Int[np.ndarray, " n"], *, batch: int
+) -> list[dict[str, np.ndarray]]:
+    """The named examples in order, in batches of one shape; the last one's filling weighs 0."""
+    batches = []
+    for start in range(0, len(indices), batch):
+        items = [source[int(index)] for index in indices[start : start + batch]]
+        filling = batch - len(items)
+        stacked = {
+            name: np.stack([item[name] for item in items] + [items[0][name]] * filling)
+            for name in items[0]
+        }
+        weight = np.array([1.0] * len(items) + [0.0] * filling, np.float32)
+        batches.append(stacked | {"weight": weight})
+    return batches

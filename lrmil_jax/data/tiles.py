@@ -93,14 +93,3 @@ class Augment(grain.transforms.RandomMap):
         gain, shift = rng.uniform(0.9, 1.1, 3), rng.uniform(-12, 12, 3)
         changed = np.clip(image * gain + shift, 0, 255).astype(np.uint8)
         return element | {"image": np.ascontiguousarray(changed)}
-
-
-def batches(
-    source: TileSource, *, batch: int, seed: int, steps: int, threads: int
-) -> grain.IterDataset:
-    """Shuffled, augmented batches over as many epochs as `steps` need."""
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * batch)
-    epochs = -(-steps * batch // len(source)) + 1
-    shuffled = grain.MapDataset.source(source).seed(seed).shuffle().repeat(epochs)
-    augmented = shuffled.random_map(Augment())
-    return augmented.to_iter_dataset(options).batch(batch, drop_remainder=True)

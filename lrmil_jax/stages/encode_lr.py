@@ -1,7 +1,8 @@
 """encode_lr: LR tiles through the fold's distilled encoder, and once per cohort through the
 undistilled one for the baseline."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,11 @@ from lrmil_jax.train.logging import progress
 
 def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     """Writes `folds/<k>/encode_lr/features` and, for the baseline, `features/lr_undistilled`."""
-    distilled = models.distilled_encoder(config, workdir, fold)
+    distilled = functools.partial(models.distilled_encoder, config, workdir, fold)
     _encode_cohort(config, workdir, distilled, distilled_folder(workdir, fold))
     if config.student.no_distillation:
-        encoder = models.hr_encoder(config, workdir)
-        _encode_cohort(config, workdir, encoder, undistilled_folder(workdir))
+        undistilled = functools.partial(models.hr_encoder, config, workdir)
+        _encode_cohort(config, workdir, undistilled, undistilled_folder(workdir))
 
 
 def distilled_folder(workdir: Path, fold: int) -> Path:
@@ -33,13 +34,15 @@ def undistilled_folder(workdir: Path) -> Path:
     return layout.features_folder(workdir, "lr_undistilled")
 
 
-def _encode_cohort(config: ConfigDict, workdir: Path, encoder: Encoder, folder: Path) -> None:
+def _encode_cohort(
+    config: ConfigDict, workdir: Path, load_encoder: Callable[[], Encoder], folder: Path
+) -> None:
     cohort = layout.prepared_cohort(config, workdir)
     folder.mkdir(parents=True, exist_ok=True)
     jobs = layout.slide_jobs(config, workdir, cohort.table)
     pending = [job for job in jobs if not layout.shard(folder, job.slide_id).is_file()]
     if pending:
-        encode = models.batch_encoder(config, encoder)
+        encode = models.batch_encoder(config, load_encoder())
         with progress("encode_lr", len(jobs), done=len(jobs) - len(pending)) as bar:
             for job in pending:
                 rows = _encode_slide(config, job, encode)

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from scipy.special import softmax
 
 from lrmil_jax import files
+from lrmil_jax.data import labels as label_csv
 from lrmil_jax.data import writer
 from lrmil_jax.data.features import FeatureStore
 from lrmil_jax.evals import bootstrap, metrics
@@ -123,7 +124,7 @@ def time_slides(config: ConfigDict, workdir: Path, fold: int, table: pd.DataFram
         for arm, classify in runs.items():
             measured = []
             for number, row in enumerate([next(rows.itertuples()), *rows.itertuples()]):
-                result = classify(Path(row.path), None if pd.isna(row.mpp) else float(row.mpp))
+                result = classify(Path(row.path), label_csv.given_mpp(row))
                 if number:  # the first run compiles
                     measured.append(result.seconds | {"patches": len(result.attention)})
                 bar.advance()

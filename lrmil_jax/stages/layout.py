@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 from ml_collections import ConfigDict
 
+from lrmil_jax import config as configuration
 from lrmil_jax import files
 from lrmil_jax.data import labels as label_csv
 from lrmil_jax.data import writer
@@ -106,7 +107,7 @@ def check_claim(workdir: Path, section: str, identity: dict[str, Any]) -> dict[s
     identity = json.loads(json.dumps(identity))  # tuples become lists, as they are on disk
     known = record.get(section)
     if known is not None and known != identity:
-        flat_known, flat_new = _flatten(known), _flatten(identity)
+        flat_known, flat_new = configuration.flatten(known), configuration.flatten(identity)
         differing = [
             key for key in sorted(flat_known | flat_new) if flat_known.get(key) != flat_new.get(key)
         ]
@@ -136,15 +137,6 @@ def _version(name: str) -> str:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
-
-
-def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix.rstrip("."): tree}
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flatten(value, f"{prefix}{key}.")
-    return flat
 
 
 def tiling_settings(config: ConfigDict) -> TilingSettings:
@@ -264,7 +256,7 @@ def slide_jobs(config: ConfigDict, workdir: Path, table: pd.DataFrame) -> list[S
         SlideJob(
             slide_id=row.slide_id,
             path=Path(os.path.abspath(row.path)),
-            mpp=None if pd.isna(row.mpp) else float(row.mpp),
+            mpp=label_csv.given_mpp(row),
             folder=regions_folder(workdir),
             settings=settings,
         )

@@ -108,7 +108,7 @@ def _identity(model: Path) -> str:
 
 def _predict_slide(model: Model, identity: str, row, folder: Path) -> dict:
     path, mark = Path(row.path), folder / "prediction.json"
-    mpp = None if pd.isna(row.mpp) else float(row.mpp)
+    mpp = label_csv.given_mpp(row)
     identified = file_identity(path) if path.is_file() else {}
     source = {"model": identity, "mpp": mpp, **identified}
     if mark.is_file():

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from ml_collections import ConfigDict
 
 from lrmil_jax import encoders
-from lrmil_jax.data import tiles
+from lrmil_jax.data import source, tiles
 from lrmil_jax.encoders import pretrained
 from lrmil_jax.slides import synthetic
 from lrmil_jax.stages import layout
@@ -39,18 +38,19 @@ def run(config: ConfigDict, workdir: Path) -> None:
     sources = [tiles.TileSource(found, part, px=config.geometry.patch_px) for part in (train, val)]
     loss_fn = _make_loss(module, transform)
     evaluator = Evaluator(loss_fn)
-    held_out = [_stack(sources[1], start, settings.batch) for start in _starts(len(val), settings)]
+    held_out = source.held_out_batches(sources[1], range(len(val)), batch=settings.batch)
     result = fit(
         name="pretrain",
         directory=folder / "training",
         params=_initial(module, len(found.classes), config),
         loss_fn=loss_fn,
-        batches=tiles.batches(
+        batches=source.training_batches(
             sources[0],
             batch=settings.batch,
             seed=config.seed,
             steps=settings.steps * settings.accumulate,
             threads=config.encoder.threads,
+            augment=tiles.Augment(),
         ),
         validate=lambda params: evaluator(params, held_out),
         settings=mil.train_settings(settings, steps=settings.steps, select=("loss", "min")),
@@ -100,15 +100,3 @@ def _make_loss(module, transform: encoders.Transform):
         return {"loss": cross_entropy, "accuracy": correct}
 
     return loss_fn
-
-
-def _starts(count: int, settings) -> range:
-    return range(0, count, settings.batch)
-
-
-def _stack(source: tiles.TileSource, start: int, batch: int) -> dict[str, np.ndarray]:
-    places = [min(start + offset, len(source) - 1) for offset in range(batch)]
-    items = [source[place] for place in places]
-    weight = np.arange(start, start + batch) < len(source)
-    stacked = {name: np.stack([item[name] for item in items]) for name in items[0]}
-    return stacked | {"weight": weight.astype(np.float32)}

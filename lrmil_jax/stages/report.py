@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from scipy.special import softmax
 
 from lrmil_jax import files
+from lrmil_jax.data import labels as label_csv
 from lrmil_jax.report import heatmap, html, table
 from lrmil_jax.slides import lattice, open_slide
 from lrmil_jax.stages import evaluate, layout
@@ -129,7 +130,7 @@ def _save_heatmap(
     config: ConfigDict, row, path: Path, xy: np.ndarray, attention: np.ndarray, title: str
 ) -> None:
     geometry = layout.geometry(config)
-    mpp = None if pd.isna(row.mpp) else float(row.mpp)
+    mpp = label_csv.given_mpp(row)
     with open_slide(row.path, mpp, reader=config.prepare.reader) as slide:
         drawn_on, downsample = picture(slide, geometry)
         child = lattice.side_of_child(slide.mpp, hr_mpp=geometry.hr_mpp, patch_px=geometry.patch_px)

@@ -1,7 +1,6 @@
 """student: stage 2, slide by slide. A MIL head on LR features learns from the label and from the
 teacher; beside it, on undistilled features and with the label alone, the baseline."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -94,7 +93,7 @@ def export_model(config: ConfigDict, workdir: Path, fold: int) -> Path:
             "dtype": config.encoder.dtype,
         },
         "features_dtype": config.features.dtype,
-        "made_by": json.loads((workdir / "cohort.json").read_text()),
+        "made_by": layout.read_claims(workdir),
     }
     part = folder / f"fold_{fold}"
     part.mkdir(parents=True, exist_ok=True)

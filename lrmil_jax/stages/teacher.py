@@ -18,22 +18,21 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     cohort = layout.prepared_cohort(config, workdir)
     folder = layout.stage_folder(workdir, "teacher", fold)
     store = hr_store(config, workdir, cohort.slides(fold, "train", "val").slide_id.tolist())
-    data = fold_data(cohort, fold, store)
-    classifier = mil.train_head(
-        name=f"teacher, fold {fold}",
-        directory=folder / "training",
-        block=config.teacher,
-        loss=mil.SlideLoss(),
-        data=data,
-        classes=cohort.classes,
-        seed=config.seed,
-    )
     if not (folder / "model.safetensors").is_file():
-        classifier.save(folder / "model.safetensors")
+        mil.train_head(
+            name=f"teacher, fold {fold}",
+            directory=folder / "training",
+            block=config.teacher,
+            loss=mil.SlideLoss(),
+            data=fold_data(cohort, fold, store),
+            classes=cohort.classes,
+            seed=config.seed,
+        ).save(folder / "model.safetensors")
     paths = [outputs_path(workdir, fold, slide_id) for slide_id in store.slide_ids]
     pending = [slide for slide, path in enumerate(paths) if not path.is_file()]
     if not pending:
         return
+    classifier = models.teacher(workdir, fold)
     with progress("teacher's attention", len(paths), done=len(paths) - len(pending)) as bar:
         for slide in pending:
             logits, attention = classifier.predict(store.embedding(slide))

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from lrmil_jax.data import tiles
+from lrmil_jax.data.source import training_batches
 from lrmil_jax.errors import DataError
 
 
@@ -108,7 +109,11 @@ def test_batches_are_seeded_and_cover_an_epoch(tmp_path):
     source = tiles.TileSource(found, np.arange(8), px=16)
 
     def run(seed):
-        batches = iter(tiles.batches(source, batch=4, seed=seed, steps=4, threads=2))
+        batches = iter(
+            training_batches(
+                source, batch=4, seed=seed, steps=4, threads=2, augment=tiles.Augment()
+            )
+        )
         return [next(batches) for _ in range(4)]
 
     first, again, other = run(0), run(0), run(1)
