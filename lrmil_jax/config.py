@@ -49,7 +49,7 @@ def bag_training(**changes: Any) -> ConfigDict:
 def default() -> ConfigDict:
     """The whole tree of keys with defaults for a TCGA-like cohort at 20x against 5x."""
     config = ConfigDict()
-    config.method = "lrmil"  # "lrmil", or "mil": plain MIL at HR, the baseline
+    config.method = "lrmil"  # or plain MIL, the baselines: "mil" at HR, "mil_lr" at LR
     config.seed = 0
     config.folds = 5
     _slides(config)
@@ -65,6 +65,8 @@ def _slides(config: ConfigDict) -> None:
     data.labels = placeholder(str)  # label CSV; unset needs synthetic.slides > 0
     data.slides = placeholder(str)  # folder of slides
     data.tiles = placeholder(str)  # folder of labelled tiles, one folder a class, for `pretrain`
+    data.captions = placeholder(str)  # CSV of tiles with captions of your own, for `pretrain`
+    data.masks = placeholder(str)  # folder of lesion masks, <slide_id>.png, each a whole slide
     data.classes = ()  # names in order; empty takes the CSV's, sorted
     data.label_column = "label"
 
@@ -86,7 +88,8 @@ def _slides(config: ConfigDict) -> None:
 def _encoding(config: ConfigDict) -> None:
     config.encoder = encoder = ConfigDict()
     encoder.name = "vit-b16"
-    encoder.weights = placeholder(str)  # safetensors file; unset trains one on data.tiles
+    # Safetensors file, or "shipped:NAME" of lrmil_jax/weights; unset trains one in `pretrain`.
+    encoder.weights = placeholder(str)
     encoder.batch = 64  # images per step of encode_hr, encode_lr and predict
     encoder.dtype = "float32"  # compute; "bfloat16" on GPU and TPU
     encoder.threads = 4  # decoding threads
@@ -101,6 +104,14 @@ def _teaching(config: ConfigDict) -> None:
     config.pretrain.steps = 600
     config.pretrain.batch = 64
     config.pretrain.val_share = 0.1
+    config.pretrain.smallest_crop = 1.0  # random crops keep at least this share of a tile's side
+    config.pretrain.jitter = 0.1  # relative change of each colour channel, at most
+    config.pretrain.projection = 64  # width of the space that images and texts share
+    config.pretrain.text_width = 64
+    config.pretrain.text_depth = 1
+    config.pretrain.text_heads = 2
+    config.pretrain.text_tokens = 64  # longest caption, in tokens; longer ones are refused
+    config.pretrain.vocabulary = 512  # byte pairs, learned from the captions
 
     config.teacher = bag_training()
     config.teacher.head = "gated_abmil"
@@ -139,6 +150,8 @@ def _student(config: ConfigDict) -> None:
 def _results(config: ConfigDict) -> None:
     config.evaluate = evaluate = ConfigDict()
     evaluate.bootstrap_samples = 2000
+    evaluate.colour_baseline = False  # also what mean and SD of colour alone say of a slide
+    evaluate.lesion_share = 0.1  # an LR patch with this share of lesion counts as one (data.masks)
     evaluate.timed_slides = 3  # test slides read again from the file to time every phase; 0 is none
 
     config.report = report = ConfigDict()
@@ -148,6 +161,11 @@ def _results(config: ConfigDict) -> None:
     synthetic.slides = 0  # procedural slides made when data.labels is unset
     synthetic.size_px = 1024
     synthetic.tiles_per_class = 200
+    synthetic.tile_scales = (1,)  # magnifications of the tiles: 1 as HR, 4 as LR of ratio 4
+
+    config.study = study = ConfigDict()
+    study.seeds = ()  # the whole run once a seed, into one table; "{seed}" in a path of data is it
+    study.variants = ConfigDict()  # {name: keys that differ, nested as here}: a row of the table
 
 
 def finish(config: ConfigDict, arg: str | None) -> ConfigDict:
@@ -218,7 +236,7 @@ _TRAINING_CHECKS = {
     "resident_gib": _range(0, _INFINITE),
 }
 _CHECKS = {
-    "method": _one_of("lrmil", "mil"),
+    "method": _one_of("lrmil", "mil", "mil_lr"),
     "seed": _range(0, 2**32 - 1),
     "folds": _range(1, 100),
     "geometry.hr_mpp": _range(0.1, 10),
@@ -236,6 +254,14 @@ _CHECKS = {
     "features.dtype": _one_of("float16", "bfloat16"),
     "features.rows": _range(64, 2048),
     "pretrain.val_share": _range(0.01, 0.5),
+    "pretrain.smallest_crop": _range(0.1, 1),
+    "pretrain.jitter": _range(0, 1),
+    "pretrain.projection": _range(1, _INFINITE),
+    "pretrain.text_width": _range(1, _INFINITE),
+    "pretrain.text_depth": _range(1, _INFINITE),
+    "pretrain.text_heads": _range(1, _INFINITE),
+    "pretrain.text_tokens": _range(4, _INFINITE),
+    "pretrain.vocabulary": _range(257, 65_536),
     "distill.val_patches": _range(1, _INFINITE),
     "distill.lambda_layer": _range(0, _INFINITE),
     "distill.lambda_attn": _range(0, _INFINITE),
@@ -249,6 +275,7 @@ _CHECKS = {
     "student.guide": _one_of("mass", "mean", "max"),
     "student.hard": _one_of("rank", "instance"),
     "evaluate.bootstrap_samples": _range(1, 1_000_000),
+    "evaluate.lesion_share": _range(1e-6, 1),
     "evaluate.timed_slides": _range(0, _INFINITE),
     "report.heatmaps": _range(0, _INFINITE),
     "synthetic.slides": _range(0, 1_000_000),
