@@ -4,6 +4,7 @@ A file in `configs/` starts from `default()`, sets what differs and ends with `f
 Keys that may be unset are placeholders: they print as None and keep their type.
 """
 
+import ast
 import difflib
 import re
 from collections.abc import Callable, Mapping
@@ -165,7 +166,7 @@ def _results(config: ConfigDict) -> None:
 
     config.study = study = ConfigDict()
     study.seeds = ()  # the whole run once a seed, into one table; "{seed}" in a path of data is it
-    study.variants = ConfigDict()  # {name: keys that differ, nested as here}: a row of the table
+    study.variants = ()  # "name: key=value key=value", the keys as in flags: a row of the table
 
 
 def finish(config: ConfigDict, arg: str | None) -> ConfigDict:
@@ -198,6 +199,30 @@ def tiny(config: ConfigDict) -> ConfigDict:
     config.evaluate.update(bootstrap_samples=100, timed_slides=1)
     config.report.heatmaps = 1
     return config
+
+
+def replaced(config: ConfigDict, changes: Mapping[str, str]) -> ConfigDict:
+    """A copy with some keys changed, given as on the command line: `{"student.topk": "4"}`.
+
+    Raises:
+      ConfigError: a key that is not there, or a value of another type.
+    """
+    changed, flat = config.copy_and_resolve_references(), flatten(config)
+    for key, text in changes.items():
+        if key not in flat:
+            close = difflib.get_close_matches(key, flat, n=1, cutoff=0.5)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise ConfigError(f"the config has no key {key!r}{hint}")
+        try:
+            value: Any = text
+            if flat[key] is not None and not isinstance(flat[key], str):
+                value = ast.literal_eval(text)
+            changed.update_from_flattened_dict({key: value})
+        except (TypeError, ValueError, SyntaxError) as error:
+            raise ConfigError(
+                f"config.{key} cannot be {text!r}; by default it is {flat[key]!r}"
+            ) from error
+    return changed
 
 
 def _one_of(*choices: str) -> Callable[[Any], bool]:

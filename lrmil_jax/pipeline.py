@@ -33,6 +33,7 @@ class Stage:
     Attributes:
       name: also the folder of its output.
       keys: config keys, or beginnings of keys, that its result depends on.
+      except_keys: those of `keys` that it does not depend on.
       after: stages whose results it reads.
       per_fold: runs once a fold.
       by_slide: keeps its own account slide by slide, so it has no fingerprint to skip it.
@@ -41,6 +42,7 @@ class Stage:
 
     name: str
     keys: tuple[str, ...] = ()
+    except_keys: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     per_fold: bool = False
     by_slide: bool = False
@@ -48,6 +50,11 @@ class Stage:
 
 
 _IDENTITY = ("seed", "geometry.", "data.classes", "data.label_column")
+# What the student learns from its teacher: the baseline, which has none, does not depend on it.
+_TEACHING = (
+    *("student.no_distillation", "student.lambda_", "student.temperature_"),
+    *("student.topk", "student.guide", "student.hard"),
+)
 STAGES = {
     stage.name: stage
     for stage in (
@@ -62,19 +69,32 @@ STAGES = {
         Stage("teacher", keys=("teacher.",), after=("encode_hr",), per_fold=True,
               looks_again=True),
         Stage("distill", keys=("distill.",), after=("teacher",), per_fold=True),
-        Stage("encode_lr", keys=("student.no_distillation",), after=("distill",), per_fold=True,
+        Stage("encode_lr", after=("distill",), per_fold=True, looks_again=True),
+        Stage("student", keys=("student.",), except_keys=("student.no_distillation",),
+              after=("encode_lr",), per_fold=True),
+        Stage("baseline", keys=("student.", "encoder.name", "encoder.weights", "encoder.dtype",
+                                "features.dtype"),
+              except_keys=_TEACHING, after=("pretrain", "prepare"), per_fold=True,
               looks_again=True),
-        Stage("student", keys=("student.",), after=("encode_lr",), per_fold=True),
-        Stage("evaluate", keys=("evaluate.", "method"), after=("teacher", "student"),
-              per_fold=True),
+        Stage("evaluate", keys=("evaluate.", "method", "student.no_distillation", "data.masks"),
+              after=("teacher", "student", "baseline"), per_fold=True),
         Stage("report", keys=("report.",), after=("evaluate",)),
     )
 }  # fmt: skip
 METHODS = {
     "lrmil": ("pretrain", "prepare", "encode_hr", "teacher", "distill", "encode_lr", "student",
-              "evaluate", "report"),
+              "baseline", "evaluate", "report"),
     "mil": ("pretrain", "prepare", "encode_hr", "teacher", "evaluate", "report"),
+    "mil_lr": ("pretrain", "prepare", "baseline", "evaluate", "report"),
 }  # fmt: skip
+
+
+def stage_names(config: ConfigDict) -> tuple[str, ...]:
+    """The stages of the config's method, in order."""
+    names = METHODS[config.method]
+    if config.method == "lrmil" and not config.student.no_distillation:
+        return tuple(name for name in names if name != "baseline")
+    return names
 
 
 def choose_stages(config: ConfigDict, names: list[str]) -> list[Stage]:
@@ -83,7 +103,7 @@ def choose_stages(config: ConfigDict, names: list[str]) -> list[Stage]:
     Raises:
       ConfigError: a name that is no stage of this method.
     """
-    order = METHODS[config.method]
+    order = stage_names(config)
     unknown = [name for name in names if name not in order]
     if unknown:
         raise ConfigError(
@@ -167,7 +187,7 @@ def _require_inputs(config: ConfigDict, workdir: Path, stage: Stage, fold: int |
     """Refuses to work on what another config left: `--stages` may name a stage alone."""
     for name in stage.after:
         before = STAGES[name]
-        if before.by_slide or name not in METHODS[config.method]:
+        if before.by_slide or name not in stage_names(config):
             continue
         every = range(1, config.folds + 1) if before.per_fold else (None,)
         for one in (fold,) if before.per_fold and fold is not None else every:
@@ -198,8 +218,7 @@ def _refuse_other_cohort(config: ConfigDict, workdir: Path) -> None:
     record = workdir / "config.json"
     made = json.loads(record.read_text()) if record.is_file() else {}
     flat = json.loads(json.dumps(configuration.flatten(config)))
-    needed = _needed_keys(stage)
-    keys = [key for key in flat if key.startswith(needed) and flat[key] != made.get(key)]
+    keys = [key for key in _needed_keys(flat, stage) if flat[key] != made.get(key)]
     what = f": {keys[0]} was {made.get(keys[0])!r}, now it is {flat[keys[0]]!r}" if keys else ""
     raise WorkdirError(
         f"{workdir} holds features of another encoder than this config asks for{what}; use "
@@ -225,18 +244,18 @@ def fingerprint(config: ConfigDict, workdir: Path, stage: Stage, fold: int | Non
     content = {
         "stage": stage.name,
         "fold": fold,
-        "keys": {key: flat[key] for key in sorted(flat) if key.startswith(_needed_keys(stage))},
+        "keys": {key: flat[key] for key in _needed_keys(flat, stage)},
         "inputs": _inputs(config, workdir, stage, fold),
     }
     text = json.dumps(content, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _needed_keys(stage: Stage) -> tuple[str, ...]:
-    keys = set(stage.keys)
-    for name in stage.after:
-        keys |= set(_needed_keys(STAGES[name]))
-    return tuple(sorted(keys))
+def _needed_keys(flat: dict, stage: Stage) -> list[str]:
+    """The keys that a stage's result depends on, through the stages before it too."""
+    own = (key for key in flat if key.startswith(stage.keys))
+    keys = {key for key in own if not key.startswith(stage.except_keys)}
+    return sorted(keys.union(*(_needed_keys(flat, STAGES[name]) for name in stage.after)))
 
 
 def _inputs(config: ConfigDict, workdir: Path, stage: Stage, fold: int | None) -> dict:
@@ -247,13 +266,13 @@ def _inputs(config: ConfigDict, workdir: Path, stage: Stage, fold: int | None) -
     columns = ["slide_id", "patient_id", "label"]
     columns += [f"fold_{fold}"] if fold else [c for c in cohort.table if c.startswith("fold_")]
     sources = [layout.read_status(workdir, name)["source"] for name in cohort.table.slide_id]
-    record = layout.read_claims(workdir)
-    if "encoder" not in record:
+    claimed = layout.read_claims(workdir).get("encoder")
+    if claimed is None and "encode_hr" in stage_names(config):
         raise WorkdirError(f"{workdir} has no HR features yet; run --stages encode_hr first")
     return {
         "table": cohort.table[columns].to_csv(index=False),
         "sources": sources,
-        "encoder": record["encoder"],
+        "encoder": claimed or models.encoder_facts(config, workdir),
     }
 
 

@@ -25,12 +25,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     """Writes `features/hr` and `features/hr_targets_<blocks>` for every prepared slide."""
     cohort = layout.prepared_cohort(config, workdir)
     encoder = models.hr_encoder(config, workdir)
-    facts = encoder.identity() | {
-        "dtype": config.features.dtype,
-        "compute_dtype": config.encoder.dtype,
-        "width": encoder.module.width,
-    }
-    layout.claim(workdir, "encoder", facts)
+    layout.claim(workdir, "encoder", models.encoder_facts(config, workdir))
     blocks = models.layers(config, encoder.module) if config.method == "lrmil" else ()
     jobs = layout.slide_jobs(config, workdir, cohort.table)
     pending = [job for job in jobs if not _is_done(workdir, job, blocks)]

@@ -1,5 +1,4 @@
-"""encode_lr: LR tiles through the fold's distilled encoder, and once per cohort through the
-undistilled one for the baseline."""
+"""encode_lr: LR tiles through the fold's distilled encoder."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -16,12 +15,9 @@ from lrmil_jax.train.logging import progress
 
 
 def run(config: ConfigDict, workdir: Path, fold: int) -> None:
-    """Writes `folds/<k>/encode_lr/features` and, for the baseline, `features/lr_undistilled`."""
+    """Writes `folds/<k>/encode_lr/features`."""
     distilled = functools.partial(models.distilled_encoder, config, workdir, fold)
-    _encode_cohort(config, workdir, distilled, distilled_folder(workdir, fold))
-    if config.student.no_distillation:
-        undistilled = functools.partial(models.hr_encoder, config, workdir)
-        _encode_cohort(config, workdir, undistilled, undistilled_folder(workdir))
+    encode_cohort(config, workdir, distilled, distilled_folder(workdir, fold))
 
 
 def distilled_folder(workdir: Path, fold: int) -> Path:
@@ -34,9 +30,11 @@ def undistilled_folder(workdir: Path) -> Path:
     return layout.features_folder(workdir, "lr_undistilled")
 
 
-def _encode_cohort(
+def encode_cohort(
     config: ConfigDict, workdir: Path, load_encoder: Callable[[], Encoder], folder: Path
 ) -> None:
+    """Writes LR features of every slide that has none in `folder` yet; the encoder is loaded only
+    if there is one."""
     cohort = layout.prepared_cohort(config, workdir)
     folder.mkdir(parents=True, exist_ok=True)
     jobs = layout.slide_jobs(config, workdir, cohort.table)

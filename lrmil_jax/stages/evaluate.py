@@ -13,7 +13,7 @@ from lrmil_jax.data import labels as label_csv
 from lrmil_jax.data import writer
 from lrmil_jax.data.features import FeatureStore
 from lrmil_jax.evals import bootstrap, metrics
-from lrmil_jax.stages import layout, models
+from lrmil_jax.stages import baseline, layout, models
 from lrmil_jax.stages.encode_lr import distilled_folder, undistilled_folder
 from lrmil_jax.stages.inference import SlideClassifier
 from lrmil_jax.stages.teacher import hr_store, open_store
@@ -46,19 +46,20 @@ def arms(
     config: ConfigDict, workdir: Path, fold: int, slide_ids: list[str]
 ) -> dict[str, tuple[BagClassifier, FeatureStore]]:
     """The fold's classifiers, each with the features of these slides that it reads."""
-    found = {"teacher": (models.teacher(workdir, fold), hr_store(config, workdir, slide_ids))}
-    if config.method != "lrmil":
-        return found
-    student = layout.stage_folder(workdir, "student", fold)
-    if config.student.no_distillation:
+    found = {}
+    if config.method != "mil_lr":
+        found["teacher"] = (models.teacher(workdir, fold), hr_store(config, workdir, slide_ids))
+    if config.method == "mil_lr" or (config.method == "lrmil" and config.student.no_distillation):
         found["no_distillation"] = (
-            BagClassifier.load(student / "no_distillation.safetensors"),
+            BagClassifier.load(baseline.model_path(workdir, fold)),
             open_store(config, workdir, undistilled_folder(workdir), slide_ids),
         )
-    found["lrmil"] = (
-        BagClassifier.load(student / "lrmil.safetensors"),
-        open_store(config, workdir, distilled_folder(workdir, fold), slide_ids),
-    )
+    if config.method == "lrmil":
+        student = layout.stage_folder(workdir, "student", fold)
+        found["lrmil"] = (
+            BagClassifier.load(student / "lrmil.safetensors"),
+            open_store(config, workdir, distilled_folder(workdir, fold), slide_ids),
+        )
     return found
 
 
@@ -103,21 +104,7 @@ def time_slides(config: ConfigDict, workdir: Path, fold: int, table: pd.DataFram
 
     HR is read in parent-sized blocks, and both use the same encoder batch on the same devices.
     """
-    settings = layout.tiling_settings(config)
-    batch, dtype = config.encoder.batch, config.features.dtype
-    hr = models.hr_encoder(config, workdir)
-    runs = {
-        "teacher": SlideClassifier(
-            [(BatchEncoder(hr, batch=batch), models.teacher(workdir, fold))],
-            settings, dtype, batch, high_resolution=True,
-        )
-    }  # fmt: skip
-    if config.method == "lrmil":
-        lr = models.distilled_encoder(config, workdir, fold)
-        head = layout.stage_folder(workdir, "student", fold) / "lrmil.safetensors"
-        runs["lrmil"] = SlideClassifier(
-            [(BatchEncoder(lr, batch=batch), BagClassifier.load(head))], settings, dtype, batch
-        )
+    runs = _timed_classifiers(config, workdir, fold)
     rows = table.head(config.evaluate.timed_slides)
     timing = {}
     with progress("time per slide", len(runs) * (len(rows) + 1)) as bar:
@@ -131,3 +118,27 @@ def time_slides(config: ConfigDict, workdir: Path, fold: int, table: pd.DataFram
             medians = pd.DataFrame(measured).median()
             timing[arm] = {name: round(float(value), 4) for name, value in medians.items()}
     return timing
+
+
+def _timed_classifiers(config: ConfigDict, workdir: Path, fold: int) -> dict[str, SlideClassifier]:
+    settings = layout.tiling_settings(config)
+    batch, dtype = config.encoder.batch, config.features.dtype
+    hr = models.hr_encoder(config, workdir)
+    runs = {}
+    if config.method != "mil_lr":
+        runs["teacher"] = SlideClassifier(
+            [(BatchEncoder(hr, batch=batch), models.teacher(workdir, fold))],
+            settings, dtype, batch, high_resolution=True,
+        )  # fmt: skip
+    else:
+        head = BagClassifier.load(baseline.model_path(workdir, fold))
+        runs["no_distillation"] = SlideClassifier(
+            [(BatchEncoder(hr, batch=batch), head)], settings, dtype, batch
+        )
+    if config.method == "lrmil":
+        lr = models.distilled_encoder(config, workdir, fold)
+        head = layout.stage_folder(workdir, "student", fold) / "lrmil.safetensors"
+        runs["lrmil"] = SlideClassifier(
+            [(BatchEncoder(lr, batch=batch), BagClassifier.load(head))], settings, dtype, batch
+        )
+    return runs

@@ -1,5 +1,6 @@
 """Encoders and classifiers as the stages pass them on: found, checked, loaded."""
 
+import json
 import logging
 from pathlib import Path
 
@@ -52,6 +53,21 @@ def hr_encoder(config: ConfigDict, workdir: Path) -> Encoder:
                 "or data.tiles (a folder of labelled tiles) and run --stages pretrain"
             )
     return load_encoder(config.encoder.name, Path(path), dtype=config.encoder.dtype)
+
+
+def encoder_facts(config: ConfigDict, workdir: Path) -> dict:
+    """What makes the features of the HR encoder its own; kept in `cohort.json`.
+
+    Raises:
+      WeightsError: see `hr_encoder`.
+    """
+    encoder = hr_encoder(config, workdir)
+    facts = {
+        "dtype": config.features.dtype,
+        "compute_dtype": config.encoder.dtype,
+        "width": encoder.module.width,
+    }
+    return json.loads(json.dumps(encoder.identity() | facts))
 
 
 def distilled_encoder(config: ConfigDict, workdir: Path, fold: int) -> Encoder:
@@ -108,7 +124,8 @@ def preflight(config: ConfigDict, *, encodes: bool = True) -> None:
         layers(config, module)
     for block in (config.teacher, config.student):
         heads.create(block.head, num_classes=2)
-    if config.student.head == "mean" and (config.student.lambda_soft or config.student.lambda_hard):
+    guided = config.method == "lrmil" and (config.student.lambda_soft or config.student.lambda_hard)
+    if config.student.head == "mean" and guided:
         raise ConfigError(
             "student.head=mean has no attention to guide; set student.lambda_soft and "
             "student.lambda_hard to 0, or choose another head"

@@ -47,15 +47,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
 def result_rows(config: ConfigDict, workdir: Path) -> list[dict]:
     """One row a model: pooled test predictions of all folds, patches and seconds per slide."""
     cohort = layout.prepared_cohort(config, workdir)
-    folders = [
-        layout.stage_folder(workdir, "evaluate", fold) for fold in range(1, config.folds + 1)
-    ]
-    frames = [pd.read_csv(f / "predictions.csv", dtype={"case_id": str}) for f in folders]
-    for fold, frame in enumerate(frames):
-        # A patient tested in two folds counts as two: two models were asked.
-        frame["case_id"] = frame.case_id + f"/{fold + 1}"
-        frame["label"] = frame.label.astype(str)
-    pooled = pd.concat(frames, ignore_index=True)
+    folders = _evaluate_folders(config, workdir)
+    pooled = pooled_predictions(config, workdir)
     timing = [_read_json(f / "timing.json") for f in folders]
     measured = [_read_json(f / "metrics.json") for f in folders]
     rows = []
@@ -73,12 +66,29 @@ def result_rows(config: ConfigDict, workdir: Path) -> list[dict]:
             "patches": float(np.median([fold[arm]["patches"] for fold in measured])),
         }
         # The undistilled encoder has the distilled one's shape: it is timed once.
-        timed = [fold.get("teacher" if arm == "teacher" else "lrmil") for fold in timing]
+        shape = "lrmil" if arm == "no_distillation" and config.method == "lrmil" else arm
+        timed = [fold.get(shape) for fold in timing]
         if all(timed):
             for phase in table.PHASES:
                 row[f"seconds_{phase}"] = float(np.median([fold[phase] for fold in timed]))
         rows.append(row)
     return rows
+
+
+def pooled_predictions(config: ConfigDict, workdir: Path) -> pd.DataFrame:
+    """Rows of every fold's `predictions.csv`; a patient tested in two folds counts as two, because
+    two models were asked."""
+    frames = []
+    for fold, folder in enumerate(_evaluate_folders(config, workdir), 1):
+        frame = pd.read_csv(folder / "predictions.csv", dtype={"case_id": str})
+        frames.append(
+            frame.assign(case_id=frame.case_id + f"/{fold}", label=frame.label.astype(str))
+        )
+    return pd.concat(frames, ignore_index=True)
+
+
+def _evaluate_folders(config: ConfigDict, workdir: Path) -> list[Path]:
+    return [layout.stage_folder(workdir, "evaluate", fold) for fold in range(1, config.folds + 1)]
 
 
 def _read_json(path: Path) -> dict:

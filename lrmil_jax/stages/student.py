@@ -1,5 +1,5 @@
 """student: stage 2, slide by slide. A MIL head on LR features learns from the label and from the
-teacher; beside it, on undistilled features and with the label alone, the baseline."""
+teacher."""
 
 import shutil
 from pathlib import Path
@@ -13,7 +13,7 @@ from lrmil_jax.data.features import FeatureStore
 from lrmil_jax.distill import guidance
 from lrmil_jax.encoders import pretrained
 from lrmil_jax.stages import layout, models
-from lrmil_jax.stages.encode_lr import distilled_folder, undistilled_folder
+from lrmil_jax.stages.encode_lr import distilled_folder
 from lrmil_jax.stages.teacher import fold_data, hr_store, open_store, read_outputs
 from lrmil_jax.train import mil
 
@@ -24,28 +24,20 @@ _LOSS_KEYS = (
 
 
 def run(config: ConfigDict, workdir: Path, fold: int) -> None:
-    """Writes `folds/<k>/student/{lrmil,no_distillation}.safetensors` and the model folder."""
+    """Writes `folds/<k>/student/lrmil.safetensors` and the model folder."""
     cohort = layout.prepared_cohort(config, workdir)
     folder = layout.stage_folder(workdir, "student", fold)
     slide_ids = cohort.slides(fold, "train", "val").slide_id.tolist()
-    loss = mil.SlideLoss(**{key: config.student[key] for key in _LOSS_KEYS})
-    distilled = open_store(config, workdir, distilled_folder(workdir, fold), slide_ids)
-    extras = _teaching(config, workdir, fold, distilled)
-    arms = {"lrmil": (loss, distilled, extras)}
-    if config.student.no_distillation:
-        plain = open_store(config, workdir, undistilled_folder(workdir), slide_ids)
-        arms["no_distillation"] = (mil.SlideLoss(), plain, {})
-    for name, (terms, store, teaching) in arms.items():
-        classifier = mil.train_head(
-            name=f"student ({name}), fold {fold}",
-            directory=folder / "training" / name,
-            block=config.student,
-            loss=terms,
-            data=fold_data(cohort, fold, store, **teaching),
-            classes=cohort.classes,
-            seed=config.seed,
-        )
-        classifier.save(folder / f"{name}.safetensors")
+    store = open_store(config, workdir, distilled_folder(workdir, fold), slide_ids)
+    mil.train_head(
+        name=f"student, fold {fold}",
+        directory=folder / "training",
+        block=config.student,
+        loss=mil.SlideLoss(**{key: config.student[key] for key in _LOSS_KEYS}),
+        data=fold_data(cohort, fold, store, **_teaching(config, workdir, fold, store)),
+        classes=cohort.classes,
+        seed=config.seed,
+    ).save(folder / "lrmil.safetensors")
     export_model(config, workdir, fold)
 
 

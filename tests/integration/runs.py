@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 TINY = "configs/quickstart.py:tiny"
 STAGES = (
     *("pretrain", "prepare", "encode_hr", "teacher", "distill"),
-    *("encode_lr", "student", "evaluate", "report"),
+    *("encode_lr", "student", "baseline", "evaluate", "report"),
 )
 # What must not depend on interruptions; timings may.
 _RESULTS = ("*.safetensors", "predictions.csv", "metrics.json", "metrics.jsonl", "result.json")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lrmil_jax.data.schema import FEATURE_DTYPES
-from lrmil_jax.stages import distill, encode_lr, layout, models, student, teacher
+from lrmil_jax.stages import baseline, distill, encode_lr, layout, models, student, teacher
 from lrmil_jax.train import make_mesh
 from lrmil_jax.train.checkpoint import load_params
 from lrmil_jax.train.encode import BatchEncoder
@@ -17,7 +17,8 @@ from tests.integration.test_end_to_end import tiny
 TRAININGS = [
     (teacher, "teacher", "training", "model.safetensors"),
     (distill, "distill", "training", "encoder.safetensors"),
-    (student, "student", "training/lrmil", "lrmil.safetensors"),
+    (student, "student", "training", "lrmil.safetensors"),
+    (baseline, "baseline", "training", "model.safetensors"),
 ]
 
 
