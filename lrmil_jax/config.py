@@ -198,6 +198,7 @@ def tiny(config: ConfigDict) -> ConfigDict:
     config.student.topk = 2
     config.evaluate.update(bootstrap_samples=100, timed_slides=1)
     config.report.heatmaps = 1
+    config.study.update(seeds=config.study.seeds[:2], variants=config.study.variants[:2])
     return config
 
 

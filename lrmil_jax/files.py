@@ -78,6 +78,15 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def link(path: Path, target: Path) -> None:
+    """Makes `path` a link to `target`, relative so that both may move together."""
+    with disk_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        temporary.symlink_to(os.path.relpath(target.resolve(), path.parent.resolve()))
+        os.replace(temporary, path)
+
+
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -113,5 +122,5 @@ def remove_leftovers(folder: Path, *, below: bool = True) -> None:
       below: in the folders below it too.
     """
     for path in list(folder.rglob(".*.tmp") if below else folder.glob(".*.tmp")):
-        if _TEMPORARY.fullmatch(path.name) and path.is_file():
+        if _TEMPORARY.fullmatch(path.name) and (path.is_file() or path.is_symlink()):
             path.unlink(missing_ok=True)

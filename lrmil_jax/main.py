@@ -40,6 +40,7 @@ def dispatch() -> int:
     from lrmil_jax import config as configuration
     from lrmil_jax import pipeline
     from lrmil_jax.stages import check, layout, predict
+    from lrmil_jax.studies import plan, run
 
     stages = _STAGES.value
     if _WORKDIR.value is None:
@@ -58,6 +59,10 @@ def dispatch() -> int:
     with layout.locked(workdir):
         if stages == ["check"]:
             return check.run(_CONFIG.value, workdir)
+        if plan.is_study(_CONFIG.value):
+            if stages:
+                raise ConfigError("--stages has no meaning for a study; leave it away")
+            return run.run(_CONFIG.value, workdir)
         return pipeline.run(_CONFIG.value, workdir, stages)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lrmil_jax import config as configuration
-from lrmil_jax import pipeline
+from lrmil_jax import graph
 from lrmil_jax.errors import ConfigError
 
 FILES = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
@@ -178,7 +178,7 @@ def test_flatten_names_every_leaf_once():
 
 def test_every_config_key_reaches_some_stage():
     """A key that no stage's fingerprint knows could be changed without any effect."""
-    prefixes = {key for stage in pipeline.STAGES.values() for key in stage.keys}
+    prefixes = {key for stage in graph.STAGES.values() for key in stage.keys}
     # What changes speed or what is kept, but no result; or which stages run at all.
     free = ("method", "folds", "data.labels", "data.slides", "encoder.batch", "encoder.threads",
             "features.rows", "prepare.workers", "prepare.keep_hr")  # fmt: skip

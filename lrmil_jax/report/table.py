@@ -1,4 +1,4 @@
-"""The result table: one line a model, as plain text, CSV and Markdown."""
+"""The result tables: one line a model, as plain text, CSV and Markdown."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +11,7 @@ ARM_NAMES = {
     "teacher": "HR teacher",
     "no_distillation": "LR without distillation",
     "lrmil": "LRMIL",
+    "colour": "colour only",
 }
 PHASES = ("open_tissue", "read", "encode", "mil")
 
@@ -51,9 +52,39 @@ def cells(rows: Sequence[dict]) -> list[list[str]]:
     return shown
 
 
+def attention_cells(rows: Sequence[dict]) -> list[list[str]]:
+    """The table of attention against lesion masks, the first line being the heading.
+
+    Args:
+      rows: those of `cells`; models that were scored have `lesion_slides`, `attention_auc`,
+        `attention_auc_sd`, `attention_dice` and the intervals `attention_auc_interval`,
+        `attention_dice_interval`.
+
+    Returns:
+      The heading alone if no model was scored.
+    """
+    shown = [
+        ["model", "lesion slides", "attention AUC [95 % interval]", "SD", "Dice [95 % interval]"]
+    ]
+    for row in rows:
+        if "lesion_slides" in row:
+            scores = [
+                interval(row[f"attention_{name}"], row.get(f"attention_{name}_interval"))
+                for name in ("auc", "dice")
+            ]
+            name, deviation = ARM_NAMES.get(row["arm"], row["arm"]), row["attention_auc_sd"]
+            spread = "-" if deviation is None else number(deviation)
+            shown.append([name, str(row["lesion_slides"]), scores[0], spread, scores[1]])
+    return shown
+
+
 def lines(rows: Sequence[dict]) -> list[str]:
     """`cells` as plain, unwrapped lines with aligned columns."""
-    shown = cells(rows)
+    return aligned(cells(rows))
+
+
+def aligned(shown: Sequence[Sequence[str]]) -> list[str]:
+    """Cells as plain, unwrapped lines with aligned columns."""
     widths = [max(len(line[column]) for line in shown) for column in range(len(shown[0]))]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
@@ -61,19 +92,41 @@ def lines(rows: Sequence[dict]) -> list[str]:
     ]
 
 
+def markdown(shown: Sequence[Sequence[str]]) -> list[str]:
+    """Cells as lines of a Markdown table."""
+    found = ["| " + " | ".join(line) + " |" for line in shown]
+    return [found[0], "|" + " --- |" * len(shown[0]), *found[1:]]
+
+
 def save(folder: Path, rows: Sequence[dict]) -> None:
-    """Writes `table.csv` with every figure, `table.txt` and `table.md` as it is shown."""
-    flat = []
-    for row in rows:
-        low, high = row.get("auc_interval") or (None, None)
-        kept = {name: value for name, value in row.items() if name != "auc_interval"}
-        flat.append(kept | {"auc_low": low, "auc_high": high})
-    with files.atomic_path(folder / "table.csv") as temporary:
+    """Writes `table.csv` with every figure, `table.txt` and `table.md` as it is shown.
+
+    Where attention was scored against masks, `attention.csv`, `.txt` and `.md` as well.
+    """
+    _save(folder, "table", [_flat(row) for row in rows], cells(rows))
+    scored = [row for row in rows if "lesion_slides" in row]
+    if scored:
+        kept = [
+            {name: value for name, value in _flat(row).items()
+             if name == "arm" or name.startswith(("attention_", "lesion_"))}
+            for row in scored
+        ]  # fmt: skip
+        _save(folder, "attention", kept, attention_cells(scored))
+
+
+def _flat(row: dict) -> dict:
+    """The row with an interval's two bounds as figures of their own."""
+    flat = {name: value for name, value in row.items() if not name.endswith("_interval")}
+    for name, value in row.items():
+        if name.endswith("_interval"):
+            low, high = value or (None, None)
+            stem = name.removesuffix("_interval")
+            flat |= {f"{stem}_low": low, f"{stem}_high": high}
+    return flat
+
+
+def _save(folder: Path, name: str, flat: list[dict], shown: list[list[str]]) -> None:
+    with files.atomic_path(folder / f"{name}.csv") as temporary:
         pd.DataFrame(flat).to_csv(temporary, index=False)
-    with files.atomic_path(folder / "table.txt") as temporary:
-        temporary.write_text("\n".join(lines(rows)) + "\n", encoding="utf-8")
-    shown = cells(rows)
-    markdown = ["| " + " | ".join(line) + " |" for line in shown]
-    markdown.insert(1, "|" + " --- |" * len(shown[0]))
-    with files.atomic_path(folder / "table.md") as temporary:
-        temporary.write_text("\n".join(markdown) + "\n", encoding="utf-8")
+    files.write_text(folder / f"{name}.txt", "\n".join(aligned(shown)) + "\n")
+    files.write_text(folder / f"{name}.md", "\n".join(markdown(shown)) + "\n")

@@ -1,0 +1,50 @@
+"""What each weight, temperature and choice of the distillation does, one at a time.
+
+Run:   python -m lrmil_jax.main --config configs/sweeps/distillation_weights.py \
+         --workdir runs/weights          (procedural slides; -> study/effects.png, results.csv)
+       ... --config.data.labels=labels.csv --config.data.slides=slides/ \
+         --config.encoder.name=vit-b16 --config.encoder.weights=vit-b16.safetensors (your own)
+Smoke: python -m lrmil_jax.main --config configs/sweeps/distillation_weights.py:tiny \
+         --workdir /tmp/weights
+
+What a variant shares with the runs before it is not done again: one that changes only stage 2 takes
+features, teacher, stage 1 and LR features as they are. Choose by `val_auc`, report `auc`.
+"""
+
+from lrmil_jax import config as configuration
+
+# One setting at a time around the config's own values; add your own lines.
+GRID = {
+    "distill.lambda_layer": ("0", "0.3", "3"),
+    "distill.lambda_attn": ("0", "0.3", "3"),
+    "distill.layers": ("(0,)", "(2,)", "(0,1,2)"),
+    "student.lambda_ce": ("0", "0.3", "3"),
+    "student.lambda_bag": ("0", "0.3", "3"),
+    "student.lambda_soft": ("0", "0.3", "3"),
+    "student.lambda_hard": ("0", "0.3", "1"),
+    "student.temperature_bag": ("1", "4"),
+    "student.temperature_attn": ("0.5", "2"),
+    "student.topk": ("1", "4"),
+    "student.guide": ("mean", "max"),
+    "student.hard": ("instance",),
+}
+
+
+def get_config(arg: str | None = None):
+    """Three seeds of 150 slides, settings as in the miniature; none of them is one of its seeds."""
+    config = configuration.default()
+    config.folds = 1
+    config.synthetic.update(slides=150, size_px=1024)
+    config.geometry.update(hr_mpp=0.5, lr_mpp=2.0, patch_px=64)
+    config.encoder.update(name="vit-tiny", weights="shipped:procedural", batch=16)
+    config.distill.update(steps=900, batch=48, learning_rate=1e-3, eval_every=100, layers=(0, 2))
+    config.distill.flips = True
+    for block in (config.teacher, config.student):
+        block.update(epochs=60, hidden=64, learning_rate=1e-3)
+    config.student.budget = 256
+    config.student.topk = 2
+    config.study.seeds = (11, 12, 13)
+    config.study.variants = tuple(
+        f"{key} {value}: {key}={value}" for key, values in GRID.items() for value in values
+    )
+    return configuration.finish(config, arg)

@@ -1,0 +1,122 @@
+"""The stages, what each depends on, and the fingerprint of all that its result comes from."""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from lrmil_jax import config as configuration
+from lrmil_jax.errors import WorkdirError
+from lrmil_jax.stages import layout, models
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One stage: its module is `lrmil_jax.stages.<name>`, its work is that module's `run`.
+
+    Attributes:
+      name: also the folder of its output.
+      keys: config keys, or beginnings of keys, that its result depends on.
+      except_keys: those of `keys` that it does not depend on.
+      after: stages whose results it reads.
+      per_fold: runs once a fold.
+      by_slide: keeps its own account slide by slide, so it has no fingerprint to skip it.
+      looks_again: runs even when complete: it makes what has been deleted since, and only that.
+    """
+
+    name: str
+    keys: tuple[str, ...] = ()
+    except_keys: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    per_fold: bool = False
+    by_slide: bool = False
+    looks_again: bool = False
+
+
+_IDENTITY = ("seed", "geometry.", "data.classes", "data.label_column")
+# What the student learns from its teacher: the baseline, which has none, does not depend on it.
+_TEACHING = (
+    *("student.no_distillation", "student.lambda_", "student.temperature_"),
+    *("student.topk", "student.guide", "student.hard"),
+)
+STAGES = {
+    stage.name: stage
+    for stage in (
+        Stage("pretrain", keys=("pretrain.", "encoder.name", "encoder.weights", "data.tiles",
+                                "data.captions",
+                                "synthetic.", *_IDENTITY)),
+        Stage("prepare", keys=("prepare.min_tissue", "prepare.tissue_mpp", "prepare.reader",
+                               "prepare.hr", "prepare.jpeg_quality", "synthetic.", *_IDENTITY),
+              by_slide=True),
+        Stage("encode_hr", keys=("encoder.name", "encoder.weights", "encoder.dtype",
+                                 "features.dtype"),
+              after=("pretrain", "prepare"), by_slide=True),
+        Stage("teacher", keys=("teacher.",), after=("encode_hr",), per_fold=True,
+              looks_again=True),
+        Stage("distill", keys=("distill.",), after=("teacher",), per_fold=True),
+        Stage("encode_lr", after=("distill",), per_fold=True, looks_again=True),
+        Stage("student", keys=("student.",), except_keys=("student.no_distillation",),
+              after=("encode_lr",), per_fold=True),
+        Stage("baseline", keys=("student.", "encoder.name", "encoder.weights", "encoder.dtype",
+                                "features.dtype"),
+              except_keys=_TEACHING, after=("pretrain", "prepare"), per_fold=True,
+              looks_again=True),
+        Stage("evaluate", keys=("evaluate.", "method", "student.no_distillation", "data.masks"),
+              after=("teacher", "student", "baseline"), per_fold=True),
+        Stage("report", keys=("report.",), after=("evaluate",)),
+    )
+}  # fmt: skip
+METHODS = {
+    "lrmil": ("pretrain", "prepare", "encode_hr", "teacher", "distill", "encode_lr", "student",
+              "baseline", "evaluate", "report"),
+    "mil": ("pretrain", "prepare", "encode_hr", "teacher", "evaluate", "report"),
+    "mil_lr": ("pretrain", "prepare", "baseline", "evaluate", "report"),
+}  # fmt: skip
+
+
+def stage_names(config: ConfigDict) -> tuple[str, ...]:
+    """The stages of the config's method, in order."""
+    names = METHODS[config.method]
+    if config.method == "lrmil" and not config.student.no_distillation:
+        return tuple(name for name in names if name != "baseline")
+    return names
+
+
+def fingerprint(config: ConfigDict, workdir: Path, stage: Stage, fold: int | None) -> str:
+    """A hash of everything that the stage's result depends on, stages before it included."""
+    flat = configuration.flatten(config)
+    content = {
+        "stage": stage.name,
+        "fold": fold,
+        "keys": {key: flat[key] for key in needed_keys(flat, stage)},
+        "inputs": _inputs(config, workdir, stage, fold),
+    }
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def needed_keys(flat: dict, stage: Stage) -> list[str]:
+    """The keys that a stage's result depends on, through the stages before it too."""
+    own = (key for key in flat if key.startswith(stage.keys))
+    keys = {key for key in own if not key.startswith(stage.except_keys)}
+    return sorted(keys.union(*(needed_keys(flat, STAGES[name]) for name in stage.after)))
+
+
+def _inputs(config: ConfigDict, workdir: Path, stage: Stage, fold: int | None) -> dict:
+    """Labels, splits, slide files and encoder weights, as far as the stage comes after them."""
+    if not stage.after:
+        return {}
+    cohort = layout.prepared_cohort(config, workdir)
+    columns = ["slide_id", "patient_id", "label"]
+    columns += [f"fold_{fold}"] if fold else [c for c in cohort.table if c.startswith("fold_")]
+    sources = [layout.read_status(workdir, name)["source"] for name in cohort.table.slide_id]
+    claimed = layout.read_claims(workdir).get("encoder")
+    if claimed is None and "encode_hr" in stage_names(config):
+        raise WorkdirError(f"{workdir} has no HR features yet; run --stages encode_hr first")
+    return {
+        "table": cohort.table[columns].to_csv(index=False),
+        "sources": sources,
+        "encoder": claimed or models.encoder_facts(config, workdir),
+    }

@@ -1,0 +1,129 @@
+"""Models side by side over several seeds: a table, a plot, and what each setting does."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from lrmil_jax import files
+from lrmil_jax.data import writer
+from lrmil_jax.report import table
+
+_INK, _GREY, _TEST, _VALIDATION = "#222222", "#9a9a9a", "#1f5fa8", "#c77d2e"
+
+
+def cells(rows: Sequence[dict]) -> list[list[str]]:
+    """The table as shown, the first line being the heading; rows are `studies.results`' ones."""
+    head = ["model", "AUC mean ± SD [95 %]", "lowest", "LRMIL minus it [95 %]", "ahead"]
+    head += ["patches/slide"]
+    timed = any(row.get(f"seconds_{table.PHASES[0]}") is not None for row in rows)
+    lesions = any(row.get("lesion_auc") is not None for row in rows)
+    head += [f"{phase.replace('_', '+')} s" for phase in table.PHASES] if timed else []
+    head += ["lesion AUC", "lesion Dice"] if lesions else []
+    return [head, *(_line(row, timed, lesions) for row in rows)]
+
+
+def _line(row: dict, timed: bool, lesions: bool) -> list[str]:
+    bounds = f"[{table.number(row['auc_low'])}, {table.number(row['auc_high'])}]"
+    spread = "" if row["auc_sd"] is None else f" ± {row['auc_sd']:.3f}"
+    line = [row["model"], f"{table.number(row['auc_mean'])}{spread} {bounds}"]
+    line += [table.number(row["auc_smallest"])]
+    if row.get("gain_mean") is None:
+        line += ["-", "-"]
+    else:
+        line += [
+            f"{row['gain_mean']:+.3f} [{row['gain_low']:+.3f}, {row['gain_high']:+.3f}]",
+            f"{row['gain_above_zero']} of {row['gain_seeds']}",
+        ]
+    line += [_cell(row.get("patches"), 0)]
+    line += [_cell(row.get(f"seconds_{phase}"), 4) for phase in table.PHASES] if timed else []
+    return line + (
+        [_cell(row.get(f"lesion_{name}")) for name in ("auc", "dice")] if lesions else []
+    )
+
+
+def _cell(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def save_table(folder: Path, rows: Sequence[dict]) -> None:
+    """Writes `table.csv` with every figure, `table.txt` and `table.md` as it is shown."""
+    writer.write_table(folder / "table.csv", pd.DataFrame(rows))
+    shown = cells(rows)
+    files.write_text(folder / "table.txt", "\n".join(table.aligned(shown)) + "\n")
+    files.write_text(folder / "table.md", "\n".join(table.markdown(shown)) + "\n")
+
+
+def save_plot(path: Path, rows: Sequence[dict]) -> None:
+    """AUC of every model: mean, interval and the seeds' range, from top to bottom."""
+    known = [row for row in rows if row["auc_mean"] is not None]
+    figure = Figure(figsize=(8, 0.9 + 0.36 * max(len(known), 1)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    for place, row in enumerate(known):
+        colour = _TEST if row["model"] == table.ARM_NAMES["lrmil"] else _INK
+        if row["auc_low"] is not None:
+            axis.plot([row["auc_low"], row["auc_high"]], [place] * 2, color=colour, lw=1.2)
+        axis.plot([row["auc_smallest"], row["auc_largest"]], [place] * 2, color=colour, lw=5,
+                  alpha=0.25, solid_capstyle="butt")  # fmt: skip
+        axis.plot(row["auc_mean"], place, "o", color=colour, ms=5)
+    axis.axvline(0.5, color=_GREY, lw=0.8, ls=":")
+    axis.set_yticks(range(len(known)), [row["model"] for row in known])
+    axis.invert_yaxis()
+    axis.set_xlabel("test AUC: mean over seeds, 95 % interval (line), range of the seeds (band)")
+    _save(figure, path)
+
+
+def save_effects(path: Path, rows: Sequence[dict]) -> None:
+    """One panel a setting: test and validation AUC over its values, mean and SD over seeds.
+
+    Args:
+      path: PNG to write.
+      rows: dicts with `factor`, `value` (text), `default`, `seed`, `auc`, `val_auc`.
+    """
+    frame = pd.DataFrame(rows)
+    factors = frame.factor.unique().tolist()
+    across = min(3, len(factors))
+    down = -(-len(factors) // across)
+    figure = Figure(figsize=(3.4 * across, 2.5 * down), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = np.ravel(figure.subplots(down, across, sharey=True, squeeze=False))
+    for axis, factor in zip(panels, factors, strict=False):
+        _draw_effect(axis, frame[frame.factor == factor])
+        axis.set_title(factor, fontsize=9)
+    for axis in panels[len(factors) :]:
+        axis.set_visible(False)
+    panels[0].legend(fontsize=7, frameon=False)
+    for axis in panels[::across]:
+        axis.set_ylabel("AUC", fontsize=8)
+    _save(figure, path)
+
+
+def _draw_effect(axis, frame: pd.DataFrame) -> None:
+    values = sorted(frame.value.unique(), key=_order)
+    drawn = (("auc", "test", _TEST, -0.06), ("val_auc", "validation", _VALIDATION, 0.06))
+    for column, label, colour, shift in drawn:
+        figures = frame.assign(figure=frame[column].astype(float)).groupby("value").figure
+        mean, sd = figures.mean().reindex(values), figures.std().reindex(values).fillna(0)
+        places = np.arange(len(values)) + shift
+        axis.errorbar(places, mean, sd, fmt="o-", color=colour, ms=4, lw=1, capsize=2, label=label)
+    usual = frame.value[frame.default].iloc[0]
+    axis.axvline(values.index(usual), color=_GREY, lw=0.8, ls=":")
+    axis.set_xticks(range(len(values)), values, fontsize=7)
+    axis.tick_params(axis="y", labelsize=7)
+
+
+def _order(value: str) -> tuple[int, float, str]:
+    """Numbers by size, then words."""
+    try:
+        return 0, float(value), value
+    except ValueError:
+        return 1, 0.0, value
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with files.atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
