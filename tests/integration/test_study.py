@@ -1,0 +1,77 @@
+"""A study of two seeds: what its runs share, what it writes, and that nothing is done twice."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from lrmil_jax.stages import layout
+from lrmil_jax.studies import run as study
+from tests.integration import runs
+from tests.integration.test_end_to_end import tiny
+
+VARIANTS = ("no bag: student.lambda_bag=0", "LR alone: method=mil_lr")
+MODELS = ["HR teacher", "LR without distillation", "LRMIL", "no bag", "LR alone"]
+
+
+def config(finished, *variants):
+    weights = str(finished.workdir / "pretrain/encoder.safetensors")
+    made = tiny(encoder__weights=weights, evaluate__timed_slides=0, report__heatmaps=0)
+    made.study.update(seeds=(3, 4), variants=variants)
+    return made
+
+
+def go(made, workdir):
+    with layout.locked(workdir):
+        return study.run(made, workdir)
+
+
+@pytest.fixture(scope="module")
+def studied(finished, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("study")
+    assert go(config(finished, *VARIANTS), workdir) == 0
+    return workdir
+
+
+def test_runs_share_what_does_not_differ(studied):
+    base, variant, alone = (studied / "runs/seed_3" / n for n in ("base", "no_bag", "LR_alone"))
+    for name in ("regions", "features", "folds/1/teacher", "folds/1/distill", "folds/1/encode_lr"):
+        assert (variant / name).is_symlink()
+        assert (variant / name).resolve() == (base / name).resolve()
+        assert not (variant / name).readlink().is_absolute()
+    assert not (variant / "folds/1/student").is_symlink()
+    assert not (variant / "folds/1/baseline").exists()
+    assert (alone / "folds/1/baseline").is_symlink()
+    assert not (studied / "runs/seed_4/base/regions").is_symlink()  # synthetic: slides of its own
+
+
+def test_tidy_rows_and_table(studied):
+    results = pd.read_csv(studied / "study/results.csv")
+    assert results.groupby("seed").model.apply(list).to_dict() == {3: MODELS, 4: MODELS}
+    table = pd.read_csv(studied / "study/table.csv").set_index("model")
+    assert table.index.tolist() == MODELS
+    for model, rows in results.groupby("model"):
+        assert table.auc_mean[model] == pytest.approx(rows.auc.mean())
+        assert table.auc_sd[model] == pytest.approx(rows.auc.std())
+        assert table.auc_low[model] <= rows.auc.mean() <= table.auc_high[model]
+    auc = results.pivot_table(index="seed", columns="model", values="auc")
+    for model in set(MODELS) - {"LRMIL"}:
+        gain = auc["LRMIL"] - auc[model]
+        assert table.gain_mean[model] == pytest.approx(gain.mean(), abs=1e-9)
+        assert table.gain_above_zero[model] == (gain > 0).sum()
+    # The same head on the same features: a variant that asks for the same gets the same.
+    assert (auc["LR alone"] == auc["LR without distillation"]).all()
+    for name in ("table.md", "table.txt", "comparison.png", "effects.png", "summary.json"):
+        assert (studied / "study" / name).is_file()
+    assert "gap_closed" in json.loads((studied / "study/summary.json").read_text())
+
+
+def test_again_does_nothing_and_a_new_variant_only_itself(finished, studied):
+    before = runs.files(studied / "runs")
+    assert go(config(finished, *VARIANTS), studied) == 0
+    assert runs.changed(before, runs.files(studied / "runs")) == set()
+    assert go(config(finished, *VARIANTS, "top 1: student.topk=1"), studied) == 0
+    changed = runs.changed(before, runs.files(studied / "runs"))
+    assert changed
+    assert {name.split("/")[1] for name in changed} == {"top_1"}
+    assert "top 1" in (studied / "study/table.txt").read_text()

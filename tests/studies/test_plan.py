@@ -1,0 +1,100 @@
+"""Which runs a study has, what they share, and what is refused before any of them begins."""
+
+import pytest
+
+from lrmil_jax import config as configuration
+from lrmil_jax.errors import ConfigError
+from lrmil_jax.studies import plan
+
+
+def study(*variants, seeds=(1, 2), **changes):
+    config = configuration.tiny(configuration.default())
+    changes = {key.replace("__", "."): value for key, value in changes.items()}
+    config.update_from_flattened_dict(changes)
+    config.study.update(seeds=seeds, variants=variants)
+    return config
+
+
+def test_every_seed_with_every_variant(tmp_path):
+    runs = plan.plan(study("no bag: student.lambda_bag=0", "LR: method=mil_lr"), tmp_path)
+    assert [(run.seed, run.variant) for run in runs] == [
+        *((1, "base"), (1, "no bag"), (1, "LR")),
+        *((2, "base"), (2, "no bag"), (2, "LR")),
+    ]
+    assert [run.config.seed for run in runs] == [1, 1, 1, 2, 2, 2]
+    assert [run.config.student.lambda_bag for run in runs[:2]] == [1.0, 0.0]
+    assert runs[2].config.method == "mil_lr"
+    assert len({run.folder for run in runs}) == 6
+    assert runs[1].folder == tmp_path / "runs/seed_1/no_bag"
+    assert not any(plan.is_study(run.config) for run in runs)
+
+
+def test_what_describes_cost_and_cohort_is_done_once():
+    base, variant = plan.plan(study("no bag: student.lambda_bag=0", seeds=(1,)), plan.Path("x"))
+    assert base.config.student.no_distillation
+    assert base.config.evaluate.timed_slides > 0
+    assert not variant.config.student.no_distillation
+    assert variant.config.evaluate.timed_slides == 0
+
+
+def test_seed_in_paths():
+    config = study(data__labels="cohort_{seed}/labels.csv", encoder__weights="w_{seed}")
+    runs = plan.plan(config, plan.Path("x"))
+    assert [run.config.data.labels for run in runs] == [
+        "cohort_1/labels.csv",
+        "cohort_2/labels.csv",
+    ]
+    assert [run.config.encoder.weights for run in runs] == ["w_1", "w_2"]
+
+
+def test_no_study_without_seeds_or_variants():
+    assert not plan.is_study(configuration.default())
+    assert plan.is_study(study(seeds=(1,)))
+    assert plan.is_study(study("a: seed=3", seeds=()))
+
+
+@pytest.mark.parametrize(
+    ("variants", "sentence"),
+    [
+        (("student.lambda_bag=0",), "cannot be read; write 'name: key=value"),
+        (("a: student.lambda_bag",), "cannot be read"),
+        (("a: ",), "cannot be read"),
+        ((": seed=1",), "cannot be read"),
+        (("a: seed=1", "a: seed=2"), "the name 'a' twice"),
+        (("base: seed=1",), "the name 'base' twice"),
+        (("a b: seed=1", "a?b: seed=2"), "the same name but for signs"),
+        (("a: student.lamda_bag=0",), "'a' of study.variants: .*did you mean student.lambda_bag"),
+        (("a: student.topk=x",), "'a' of study.variants: config.student.topk cannot be 'x'"),
+        (("a: student.topk=0",), "'a' of study.variants: .*topk is 0, but it must be"),
+    ],
+)
+def test_a_variant_that_cannot_be_is_named(variants, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        plan.plan(study(*variants), plan.Path("x"))
+
+
+def test_a_seed_twice_is_refused():
+    with pytest.raises(ConfigError, match="a seed twice"):
+        plan.plan(study(seeds=(1, 1)), plan.Path("x"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "variant", "slides", "features"),
+    [
+        ({}, "student.lambda_bag=0", True, True),
+        ({}, "distill.layers=(0,)", True, True),
+        ({}, "prepare.min_tissue=0.5", False, False),
+        ({}, "geometry.lr_mpp=1.0", False, False),
+        ({}, "pretrain.steps=7", True, False),  # trains another encoder
+        ({"encoder__weights": "w"}, "pretrain.steps=7", True, True),  # does not
+        ({"encoder__weights": "w"}, "encoder.weights=v", True, False),
+        ({}, "encoder.dtype=bfloat16", True, False),
+        ({}, "seed=9", False, False),  # synthetic slides are the seed's
+        ({"data__labels": "l"}, "seed=9", True, False),  # the encoder is
+        ({"data__labels": "l", "encoder__weights": "w"}, "seed=9", True, True),
+    ],
+)
+def test_what_two_runs_share(changes, variant, slides, features):
+    base, other = plan.plan(study(f"v: {variant}", seeds=(1,), **changes), plan.Path("x"))
+    assert plan.same_slides(base, other) == slides
+    assert plan.same_features(base, other) == features
