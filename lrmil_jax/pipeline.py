@@ -18,7 +18,6 @@ from ml_collections import ConfigDict
 
 from lrmil_jax import config as configuration
 from lrmil_jax import files, graph
-from lrmil_jax.encoders import pretrained
 from lrmil_jax.errors import ConfigError, WorkdirError
 from lrmil_jax.stages import layout, models
 
@@ -169,8 +168,8 @@ def _refuse_other_cohort(config: ConfigDict, workdir: Path) -> None:
     wanted = graph.fingerprint(config, workdir, stage, None)
     if not known["complete"] and known["fingerprint"] == wanted:
         return
-    path = config.encoder.weights
-    if path is not None and pretrained.weights_hash(path) == claimed["weights"]:
+    given = config.encoder.weights
+    if given is not None and models.encoder_hash(given) == claimed["weights"]:
         return
     record = workdir / "config.json"
     made = json.loads(record.read_text()) if record.is_file() else {}

@@ -44,15 +44,26 @@ def hr_encoder(config: ConfigDict, workdir: Path) -> Encoder:
     Raises:
       WeightsError: neither is there.
     """
-    path = config.encoder.weights
-    if path is None:
+    given = config.encoder.weights
+    if given is not None:
+        path = pretrained.locate(given)
+    else:
         path = layout.stage_folder(workdir, "pretrain") / "encoder.safetensors"
         if not path.is_file():
             raise WeightsError(
                 "encoder.weights is not set and no encoder was trained here; give a weights file, "
                 "or data.tiles (a folder of labelled tiles) and run --stages pretrain"
             )
-    return load_encoder(config.encoder.name, Path(path), dtype=config.encoder.dtype)
+    return load_encoder(config.encoder.name, path, dtype=config.encoder.dtype)
+
+
+def encoder_hash(weights: str) -> str:
+    """SHA-256 of the file that `encoder.weights` names.
+
+    Raises:
+      WeightsError: it cannot be read.
+    """
+    return pretrained.weights_hash(pretrained.locate(weights))
 
 
 def encoder_facts(config: ConfigDict, workdir: Path) -> dict:
@@ -110,14 +121,16 @@ def preflight(config: ConfigDict, *, encodes: bool = True) -> None:
       ConfigError: unknown encoder or head, or a patch size that children cannot share.
       WeightsError: `encoder.weights` names no file.
     """
-    path = config.encoder.weights
-    if path is not None and not Path(path).is_file():
-        raise WeightsError(f"encoder.weights names {path}, which does not exist")
-    trains = config.data.tiles is not None or config.synthetic.slides > 0
-    if encodes and path is None and not trains:
+    given = config.encoder.weights
+    if given is not None and not pretrained.locate(given).is_file():
+        raise WeightsError(f"encoder.weights names {given}, which does not exist")
+    tiles = (config.data.tiles, config.data.captions)
+    trains = any(part is not None for part in tiles) or config.synthetic.slides > 0
+    if encodes and given is None and not trains:
         raise ConfigError(
             "encoder.weights is not set; give --config.encoder.weights=FILE.safetensors, or "
-            "--config.data.tiles=FOLDER of labelled tiles to train a small encoder on"
+            "--config.data.tiles=FOLDER of labelled tiles, or --config.data.captions=CSV of tiles "
+            "and captions, to train a small encoder on"
         )
     module = encoders.create(config.encoder.name)
     if config.method == "lrmil":
