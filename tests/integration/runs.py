@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-TINY = "configs/quickstart.py:tiny"
+TINY = "configs/tcga_nsclc.py:tiny"  # on synthetic slides; trains its encoder itself
 STAGES = (
     *("pretrain", "prepare", "encode_hr", "teacher", "distill"),
     *("encode_lr", "student", "baseline", "evaluate", "report"),

@@ -61,7 +61,8 @@ def cohort(tmp_path, slides):
 
         def config(self, **changes):
             self.write()
-            spec = importlib.util.spec_from_file_location("q", runs.ROOT / "configs/quickstart.py")
+            file = runs.ROOT / runs.TINY.partition(":")[0]
+            spec = importlib.util.spec_from_file_location(file.stem, file)
             module = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
             config = module.get_config("tiny")
