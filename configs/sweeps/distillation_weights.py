@@ -31,19 +31,20 @@ GRID = {
 
 
 def get_config(arg: str | None = None):
-    """Three seeds of 150 slides, settings as in the miniature; none of them is one of its seeds."""
+    """Two seeds of 150 slides that are none of the miniature's; a short stage 1 leaves room to
+    differ."""
     config = configuration.default()
     config.folds = 1
     config.synthetic.update(slides=150, size_px=1024)
     config.geometry.update(hr_mpp=0.5, lr_mpp=2.0, patch_px=64)
     config.encoder.update(name="vit-tiny", weights="shipped:procedural", batch=16)
-    config.distill.update(steps=900, batch=48, learning_rate=1e-3, eval_every=100, layers=(0, 2))
+    config.distill.update(steps=600, batch=48, learning_rate=3e-3, eval_every=100, layers=(0, 2))
     config.distill.flips = True
     for block in (config.teacher, config.student):
-        block.update(epochs=60, hidden=64, learning_rate=1e-3)
+        block.update(epochs=60, hidden=64, learning_rate=1e-3, select="auc")
     config.student.budget = 256
     config.student.topk = 2
-    config.study.seeds = (11, 12, 13)
+    config.study.seeds = (11, 12)
     config.study.variants = tuple(
         f"{key} {value}: {key}={value}" for key, values in GRID.items() for value in values
     )
