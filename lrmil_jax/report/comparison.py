@@ -20,9 +20,9 @@ def cells(rows: Sequence[dict]) -> list[list[str]]:
     head = ["model", "AUC mean ± SD [95 %]", "lowest", "LRMIL minus it [95 %]", "ahead"]
     head += ["patches/slide"]
     timed = any(row.get(f"seconds_{table.PHASES[0]}") is not None for row in rows)
-    lesions = any(row.get("lesion_auc") is not None for row in rows)
+    lesions = any(row.get("attention_auc") is not None for row in rows)
     head += [f"{phase.replace('_', '+')} s" for phase in table.PHASES] if timed else []
-    head += ["lesion AUC", "lesion Dice"] if lesions else []
+    head += ["attention AUC", "Dice", "best Dice possible"] if lesions else []
     return [head, *(_line(row, timed, lesions) for row in rows)]
 
 

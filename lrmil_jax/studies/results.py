@@ -95,7 +95,7 @@ def _record(run: Run, model: str, row: dict) -> dict:
         "variant": run.variant,
         "model": model,
         "changes": " ".join(f"{key}={value}" for key, value in run.changes.items()),
-        **{key: value for key, value in row.items() if key != "auc_interval"},
+        **{key: value for key, value in row.items() if not key.endswith("_interval")},
         "auc_low": low,
         "auc_high": high,
         "val_auc": _validation_auc(run, row["arm"]),
@@ -121,7 +121,7 @@ def summarise(measured: Sequence[Measured]) -> list[dict]:
         row = {"model": model} | {f"auc_{k}": v for k, v in dataclasses.asdict(auc).items()}
         row |= {f"gain_{k}": v for k, v in _gain(measured, own).items()}
         frame = pd.DataFrame([one.record for one in own])
-        wanted = [name for name in frame if name.startswith(("patches", "seconds_", "lesion_"))]
+        wanted = [name for name in frame if name.startswith(("patches", "seconds_", "attention_"))]
         means = frame[["accuracy", "val_auc", *wanted]].astype(float).mean()
         row |= {name: None if np.isnan(value) else float(value) for name, value in means.items()}
         rows.append(row)
