@@ -18,6 +18,8 @@ def page(
     table: Sequence[Sequence[str]],
     pictures: Sequence[tuple[str, str]],
     notes: Sequence[str],
+    *,
+    second: tuple[str, Sequence[Sequence[str]]] | None = None,
 ) -> str:
     """A page without scripts or outside files.
 
@@ -26,23 +28,30 @@ def page(
       table: rows of cells, the first being the heading.
       pictures: (path relative to the page, caption).
       notes: paragraphs below the table.
+      second: heading and rows of another table, below the notes.
     """
-    rows = []
-    for number, cells in enumerate(table):
-        tag = "th" if number == 0 else "td"
-        line = "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells)
-        rows.append(f"<tr>{line}</tr>")
     figures = [
         f'<figure><img src="{html.escape(path)}" alt="{html.escape(caption)}">'
         f"<figcaption>{html.escape(caption)}</figcaption></figure>"
         for path, caption in pictures
     ]
     paragraphs = [f"<p>{html.escape(note)}</p>" for note in notes]
+    if second is not None:
+        paragraphs.append(f"<h2>{html.escape(second[0])}</h2>{_table(second[1])}")
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f"<style>{_STYLE}</style><h1>{html.escape(title)}</h1>"
-        f"<table>{''.join(rows)}</table>{''.join(paragraphs)}{''.join(figures)}</html>\n"
+        f"{_table(table)}{''.join(paragraphs)}{''.join(figures)}</html>\n"
     )
+
+
+def _table(table: Sequence[Sequence[str]]) -> str:
+    rows = []
+    for number, cells in enumerate(table):
+        tag = "th" if number == 0 else "td"
+        line = "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells)
+        rows.append(f"<tr>{line}</tr>")
+    return f"<table>{''.join(rows)}</table>"
 
 
 def save(path: Path, content: str) -> None:

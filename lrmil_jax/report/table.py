@@ -57,15 +57,14 @@ def attention_cells(rows: Sequence[dict]) -> list[list[str]]:
 
     Args:
       rows: those of `cells`; models that were scored have `lesion_slides`, `attention_auc`,
-        `attention_auc_sd`, `attention_dice` and the intervals `attention_auc_interval`,
-        `attention_dice_interval`.
+        `attention_auc_sd`, `attention_dice`, `attention_highest_dice` and the intervals
+        `attention_auc_interval`, `attention_dice_interval`.
 
     Returns:
       The heading alone if no model was scored.
     """
-    shown = [
-        ["model", "lesion slides", "attention AUC [95 % interval]", "SD", "Dice [95 % interval]"]
-    ]
+    head = ["model", "lesion slides", "attention AUC [95 % interval]", "SD"]
+    shown = [[*head, "Dice [95 % interval]", "highest Dice possible"]]
     for row in rows:
         if "lesion_slides" in row:
             scores = [
@@ -74,7 +73,8 @@ def attention_cells(rows: Sequence[dict]) -> list[list[str]]:
             ]
             name, deviation = ARM_NAMES.get(row["arm"], row["arm"]), row["attention_auc_sd"]
             spread = "-" if deviation is None else number(deviation)
-            shown.append([name, str(row["lesion_slides"]), scores[0], spread, scores[1]])
+            line = [name, str(row["lesion_slides"]), scores[0], spread, scores[1]]
+            shown.append([*line, number(row["attention_highest_dice"])])
     return shown
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from ml_collections import ConfigDict
 from scipy.special import softmax
 
@@ -12,8 +13,8 @@ from lrmil_jax import files
 from lrmil_jax.data import labels as label_csv
 from lrmil_jax.data import writer
 from lrmil_jax.data.features import FeatureStore
-from lrmil_jax.evals import bootstrap, metrics
-from lrmil_jax.stages import baseline, layout, models
+from lrmil_jax.evals import bootstrap, localisation, metrics
+from lrmil_jax.stages import baseline, colours, layout, lesions, models
 from lrmil_jax.stages.encode_lr import distilled_folder, undistilled_folder
 from lrmil_jax.stages.inference import SlideClassifier
 from lrmil_jax.stages.teacher import hr_store, open_store
@@ -25,20 +26,36 @@ log = logging.getLogger(__name__)
 
 
 def run(config: ConfigDict, workdir: Path, fold: int) -> None:
-    """Writes `predictions.csv`, `metrics.json` and `timing.json` of the fold's test slides."""
+    """Writes `predictions.csv`, `metrics.json`, `timing.json` and, with masks, `localisation.csv`.
+
+    All are of the fold's test slides; `metrics.json` has the validation patients' figures beside
+    them, so that settings can be compared without looking at the test.
+    """
     cohort = layout.prepared_cohort(config, workdir)
-    table = cohort.slides(fold, "test")
+    table = cohort.slides(fold, "val", "test")
+    test = (table[f"fold_{fold}"] == "test").to_numpy()
     folder = layout.stage_folder(workdir, "evaluate", fold)
-    frames, measured = [], {}
-    for arm, (classifier, store) in arms(config, workdir, fold, table.slide_id.tolist()).items():
-        frame = _predict(arm, classifier, store, table, cohort.classes)
-        frames.append(frame)
-        measured[arm] = measure(frame, cohort.classes, config)
-        measured[arm]["patches"] = float(np.median(store.sizes))
-    writer.write_table(folder / "predictions.csv", pd.concat(frames, ignore_index=True))
+    found = arms(config, workdir, fold, table.slide_id.tolist())
+    lesions_of = lesions.find(config, workdir, table, cohort.classes, low_resolution(found))
+    frames, attentions, measured = {}, {}, {}
+    for arm, (classifier, store) in found.items():
+        probabilities, attention = _predict(classifier, store, lesions_of)
+        frames[arm] = _frame(arm, table, probabilities, cohort.classes)
+        if has_attention(classifier):
+            attentions[arm] = attention
+        measured[arm] = {"patches": float(np.median(store.sizes[test]))}
+    if config.evaluate.colour_baseline:
+        probabilities, measured["colour"] = colours.predictions(config, workdir, fold, cohort)
+        frames["colour"] = _frame("colour", table, probabilities, cohort.classes)
+    for arm, frame in frames.items():
+        measured[arm] |= measure(frame[test], cohort.classes, config)
+        measured[arm]["validation"] = measure(frame[~test], cohort.classes, config)
+    _localise(config, folder, table, lesions_of, attentions, ~test, measured)
+    predictions = pd.concat([frame[test] for frame in frames.values()], ignore_index=True)
+    writer.write_table(folder / "predictions.csv", predictions)
     files.write_json(folder / "metrics.json", measured)
     if config.evaluate.timed_slides:
-        timing = time_slides(config, workdir, fold, table)
+        timing = time_slides(config, workdir, fold, cohort.slides(fold, "test"))
         files.write_json(folder / "timing.json", timing)
 
 
@@ -63,19 +80,64 @@ def arms(
     return found
 
 
+def low_resolution(found: dict[str, tuple[BagClassifier, FeatureStore]]) -> FeatureStore | None:
+    """LR features among those of the arms, which know where LR patches lie; None without any."""
+    return next((store for arm, (_, store) in found.items() if arm != "teacher"), None)
+
+
+def has_attention(classifier: BagClassifier) -> bool:
+    """Whether a head weighs patches at all."""
+    return classifier.name != "mean"
+
+
 def _predict(
-    arm: str,
     classifier: BagClassifier,
     store: FeatureStore,
+    lesions_of: dict[int, lesions.Lesion],
+) -> tuple[Float[np.ndarray, "S C"], dict[int, np.ndarray]]:
+    """Class probabilities of every slide, and attention over LR patches of those with lesion."""
+    probabilities, attention = [], {}
+    for place in range(len(store.slide_ids)):
+        logits, scores = classifier.predict(store.embedding(place))
+        probabilities.append(softmax(logits))
+        if place in lesions_of:
+            patches = len(lesions_of[place].share)
+            attention[place] = lesions.lr_attention(scores, store, place, patches)
+    return np.stack(probabilities), attention
+
+
+def _localise(
+    config: ConfigDict,
+    folder: Path,
     table: pd.DataFrame,
+    lesions_of: dict[int, lesions.Lesion],
+    attentions: dict[str, dict[int, np.ndarray]],
+    val: np.ndarray,
+    measured: dict[str, dict],
+) -> None:
+    """Writes `localisation.csv` and adds each arm's figures to `measured`, where masks are."""
+    if not lesions_of:
+        return
+    scored, thresholds = lesions.attention_table(config, table, lesions_of, attentions, val)
+    tested = scored[scored.split == "test"]
+    writer.write_table(folder / "localisation.csv", tested[list(lesions.COLUMNS)])
+    for arm, threshold in thresholds.items():
+        for split, target in (("test", measured[arm]), ("val", measured[arm]["validation"])):
+            rows = scored[(scored.arm == arm) & (scored.split == split)]
+            target["localisation"] = summarise(rows, config) | {"threshold": threshold}
+
+
+def summarise(rows: pd.DataFrame, config: ConfigDict) -> dict:
+    """`localisation.summary` of one arm's rows with the config's bootstrap."""
+    return localisation.summary(rows, seed=config.seed, samples=config.evaluate.bootstrap_samples)
+
+
+def _frame(
+    arm: str,
+    table: pd.DataFrame,
+    probabilities: Float[np.ndarray, "S C"],
     classes: tuple[str, ...],
 ) -> pd.DataFrame:
-    probabilities = np.stack(
-        [
-            softmax(classifier.predict(store.embedding(slide))[0])
-            for slide in range(len(store.slide_ids))
-        ]
-    )
     frame = table[["slide_id", "patient_id", "case_id"]].assign(arm=arm)
     frame["label"] = [classes[label] for label in table.label]
     for index, name in enumerate(classes):

@@ -15,12 +15,19 @@ from scipy.special import softmax
 
 from lrmil_jax import files
 from lrmil_jax.data import labels as label_csv
-from lrmil_jax.report import heatmap, html, table
-from lrmil_jax.slides import lattice, open_slide
-from lrmil_jax.stages import evaluate, layout
+from lrmil_jax.report import attention, heatmap, html, table
+from lrmil_jax.slides import open_slide
+from lrmil_jax.stages import evaluate, layout, lesions
 from lrmil_jax.stages.inference import picture
 
 log = logging.getLogger(__name__)
+
+_LESION_SLIDES = 3  # drawn with every model's attention
+_ATTENTION_NOTE = (
+    "Attention AUC: how often an LR patch with lesion gets more attention than one without, mean "
+    "over slides. Dice: overlap of the lesion's area and the patches above a threshold that each "
+    "fold's validation slides chose; whole patches cannot exceed the highest possible one."
+)
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
@@ -30,6 +37,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     table.save(folder, rows)
     _save_curves(config, workdir, folder / "training.png")
     pictures = [("training.png", "Validation loss of every training")]
+    pictures += _save_attention(config, workdir, folder)
     if config.method == "lrmil":
         pictures += _save_heatmaps(config, workdir, folder)
         log.info("model of all folds: %s", merge_models(config, workdir))
@@ -38,9 +46,16 @@ def run(config: ConfigDict, workdir: Path) -> None:
         "95 % bootstrap interval over patients. Seconds per slide are medians, from the slide "
         "file, after a warm-up; LR without distillation costs what LRMIL costs."
     )
-    html.save(
-        folder / "index.html", html.page("lrmil_jax: results", table.cells(rows), pictures, [note])
+    shown = table.attention_cells(rows)
+    scored = len(shown) > 1
+    page = html.page(
+        "lrmil_jax: results",
+        table.cells(rows),
+        pictures,
+        [note, _ATTENTION_NOTE] if scored else [note],
+        second=("Attention on test slides with lesion", shown) if scored else None,
     )
+    html.save(folder / "index.html", page)
     log.info("report: %s", folder / "index.html")
 
 
@@ -51,6 +66,7 @@ def result_rows(config: ConfigDict, workdir: Path) -> list[dict]:
     pooled = pooled_predictions(config, workdir)
     timing = [_read_json(f / "timing.json") for f in folders]
     measured = [_read_json(f / "metrics.json") for f in folders]
+    scored = localisation_columns(config, pooled_localisation(config, workdir))
     rows = []
     for arm in pooled.arm.unique():
         result = evaluate.measure(pooled[pooled.arm == arm], cohort.classes, config)
@@ -65,6 +81,8 @@ def result_rows(config: ConfigDict, workdir: Path) -> list[dict]:
             "auc_fold_sd": float(np.std(defined, ddof=1)) if len(defined) > 1 else None,
             "patches": float(np.median([fold[arm]["patches"] for fold in measured])),
         }
+        if arm in scored:
+            row |= scored[arm]
         # The undistilled encoder has the distilled one's shape: it is timed once.
         shape = "lrmil" if arm == "no_distillation" and config.method == "lrmil" else arm
         timed = [fold.get(shape) for fold in timing]
@@ -85,6 +103,40 @@ def pooled_predictions(config: ConfigDict, workdir: Path) -> pd.DataFrame:
             frame.assign(case_id=frame.case_id + f"/{fold}", label=frame.label.astype(str))
         )
     return pd.concat(frames, ignore_index=True)
+
+
+def pooled_localisation(config: ConfigDict, workdir: Path) -> pd.DataFrame:
+    """Rows of every fold's `localisation.csv` with their `fold`; empty without masks.
+
+    A patient tested in two folds counts as two, as for predictions.
+    """
+    frames = []
+    for fold, folder in enumerate(_evaluate_folders(config, workdir), 1):
+        if (folder / "localisation.csv").is_file():
+            names = {"slide_id": str, "case_id": str}
+            frame = pd.read_csv(folder / "localisation.csv", dtype=names)
+            frame = frame.assign(case_id=frame.case_id + f"/{fold}", fold=fold)
+            frames += [frame] if len(frame) else []  # a fold's test may have no lesion
+    columns = [*lesions.COLUMNS, "fold"]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+
+
+def localisation_columns(config: ConfigDict, scored: pd.DataFrame) -> dict[str, dict]:
+    """What the tables say of each arm's attention on the test slides of all folds."""
+    columns = {}
+    for arm, rows in scored.groupby("arm"):
+        found = evaluate.summarise(rows, config)
+        columns[arm] = {
+            "lesion_slides": found["slides"],
+            "lesion_patients": found["patients"],
+            "attention_auc": found["auc"],
+            "attention_auc_sd": found["auc_sd"],
+            "attention_auc_interval": found["auc_interval"],
+            "attention_dice": found["dice"],
+            "attention_dice_interval": found["dice_interval"],
+            "attention_highest_dice": found["highest_dice"],
+        }
+    return columns
 
 
 def _evaluate_folders(config: ConfigDict, workdir: Path) -> list[Path]:
@@ -114,6 +166,58 @@ def _save_curves(config: ConfigDict, workdir: Path, path: Path) -> None:
         figure.savefig(temporary, format="png", dpi=100)
 
 
+def _save_attention(config: ConfigDict, workdir: Path, folder: Path) -> list[tuple[str, str]]:
+    """Every model's attention on the first test slides with lesion, those of all folds in turn."""
+    scored = pooled_localisation(config, workdir)
+    if scored.empty:
+        return []
+    drawn = []
+    for fold, slide_id in in_turn(scored, _LESION_SLIDES):
+        mine = scored[(scored.fold == fold) & (scored.slide_id == slide_id)]
+        auc = {line.arm: None if pd.isna(line.auc) else line.auc for line in mine.itertuples()}
+        drawn.append(_lesion_slide(config, workdir, fold, slide_id, auc))
+    attention.save(folder / "attention.png", drawn)
+    caption = (
+        "Attention per LR patch on test slides with lesion (outlined); the teacher's HR attention "
+        "is summed within each LR patch. AUC: lesion patches against patches without lesion."
+    )
+    return [("attention.png", caption)]
+
+
+def in_turn(scored: pd.DataFrame, count: int) -> list[tuple[int, str]]:
+    """Fold and name of the first slide of each fold, then of the second ones, up to `count`."""
+    slides = scored[["fold", "slide_id"]].drop_duplicates()
+    slides = slides.assign(turn=slides.groupby("fold").cumcount()).sort_values(["turn", "fold"])
+    return [(int(row.fold), row.slide_id) for row in slides.head(count).itertuples()]
+
+
+def _lesion_slide(
+    config: ConfigDict, workdir: Path, fold: int, slide_id: str, auc: dict[str, float | None]
+) -> attention.LesionSlide:
+    cohort = layout.prepared_cohort(config, workdir)
+    rows = cohort.table[cohort.table.slide_id == slide_id].reset_index(drop=True)
+    arms = evaluate.arms(config, workdir, fold, [slide_id])
+    low = evaluate.low_resolution(arms)
+    lesion = lesions.find(config, workdir, rows, cohort.classes, low)[0]
+    maps = {}
+    for arm in auc:
+        classifier, store = arms[arm]
+        scores = classifier.predict(store.embedding(0))[1]
+        maps[arm] = lesions.lr_attention(scores, store, 0, len(lesion.share))
+    row = next(rows.itertuples())
+    drawn_on, downsample, side = _thumbnail(config, row)
+    return attention.LesionSlide(
+        name=slide_id,
+        thumbnail=drawn_on,
+        downsample=downsample,
+        mask=lesions.slide_mask(config, workdir, row, cohort.classes),
+        xy=lesion.xy,
+        side=side,
+        attention=maps,
+        auc=auc,
+    )
+
+
 def _save_heatmaps(config: ConfigDict, workdir: Path, folder: Path) -> list[tuple[str, str]]:
     """Attention of the student on the first test slides of each fold, over their thumbnails."""
     cohort = layout.prepared_cohort(config, workdir)
@@ -130,22 +234,19 @@ def _save_heatmaps(config: ConfigDict, workdir: Path, folder: Path) -> list[tupl
                 f"{row.slide_id}: {cohort.classes[best]} {said[best]:.2f} "
                 f"(label {cohort.classes[row.label]})"
             )
-            xy = store.places(place)["xy"]
-            _save_heatmap(config, row, folder / name, xy, softmax(scores), title)
+            drawn_on, downsample, side = _thumbnail(config, row)
+            patches = store.places(place)["xy"], side, softmax(scores)
+            heatmap.save(folder / name, drawn_on, downsample, *patches, title=title)
             pictures.append((name, title))
     return pictures
 
 
-def _save_heatmap(
-    config: ConfigDict, row, path: Path, xy: np.ndarray, attention: np.ndarray, title: str
-) -> None:
-    geometry = layout.geometry(config)
+def _thumbnail(config: ConfigDict, row) -> tuple[np.ndarray, float, int]:
+    """What is drawn on, level-0 px per px of it, and the side of an LR patch in level-0 px."""
     mpp = label_csv.given_mpp(row)
     with open_slide(row.path, mpp, reader=config.prepare.reader) as slide:
-        drawn_on, downsample = picture(slide, geometry)
-        child = lattice.side_of_child(slide.mpp, hr_mpp=geometry.hr_mpp, patch_px=geometry.patch_px)
-    side = child * geometry.ratio
-    heatmap.save(path, drawn_on, downsample, xy, side, attention, title=title)
+        drawn_on, downsample = picture(slide, layout.geometry(config))
+        return drawn_on, downsample, lesions.lr_side(config, slide.mpp)
 
 
 def merge_models(config: ConfigDict, workdir: Path) -> Path:

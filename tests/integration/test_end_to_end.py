@@ -11,12 +11,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow_datasets as tfds
+from PIL import Image
+from scipy.special import softmax
+from sklearn.metrics import roc_auc_score
 
 from lrmil_jax import pipeline
-from lrmil_jax.errors import WorkdirError
+from lrmil_jax.errors import DataError, WorkdirError
 from lrmil_jax.slides import readers, tiff
 from lrmil_jax.stages import layout, predict
-from lrmil_jax.stages.teacher import hr_store
+from lrmil_jax.stages.teacher import hr_store, open_store
+from lrmil_jax.train.mil import BagClassifier
 from tests.integration import runs
 
 SLIDES = 20
@@ -25,7 +29,8 @@ CALL = ("config.json", "slides.csv")  # say what was asked for last, and where t
 
 def tiny(**changes):
     """The tiny configuration with some keys changed; '__' stands for the dot."""
-    spec = importlib.util.spec_from_file_location("quickstart", runs.ROOT / "configs/quickstart.py")
+    file = runs.ROOT / runs.TINY.partition(":")[0]
+    spec = importlib.util.spec_from_file_location(file.stem, file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     config = module.get_config("tiny")
@@ -328,3 +333,122 @@ def test_predict_a_real_slide(cache, model, tmp_path):
     assert record["lr_patches"] > 50
     assert record["unreadable"] == []
     assert (folder / "heatmap.png").is_file()
+
+
+def measured(workdir):
+    """metrics.json of the only fold."""
+    return json.loads((workdir / "folds/1/evaluate/metrics.json").read_text())
+
+
+def localised(workdir):
+    """localisation.csv of the only fold."""
+    return pd.read_csv(workdir / "folds/1/evaluate/localisation.csv")
+
+
+def counted_shares(workdir, slide_id):
+    """Lesion share of each LR patch of 256 level-0 px, counted in the synthetic slide's mask."""
+    with Image.open(workdir / f"synthetic/masks/{slide_id}.png") as picture:
+        mask = np.asarray(picture) > 0
+    slides = pd.read_csv(workdir / "slides.csv").set_index("slide_id")
+    assert slides.lr_patches[slide_id] == 4  # the whole slide is tissue
+    return mask.reshape(2, 256, 2, 256).mean((1, 3)).reshape(-1)
+
+
+def test_attention_against_the_lesions_of_test_slides(finished):
+    root = finished.workdir
+    rows = localised(root)
+    folds = pd.read_csv(root / "folds.csv").set_index("slide_id")
+    positive = folds.index[(folds.fold_1 == "test") & (folds.label == 1)]
+    assert set(rows.slide_id) == set(positive)
+    assert set(rows.arm) == {"teacher", "no_distillation", "lrmil"}
+    low = BagClassifier.load(root / "folds/1/student/lrmil.safetensors")
+    high = BagClassifier.load(root / "folds/1/teacher/model.safetensors")
+    for slide_id in positive:
+        share, mine = counted_shares(root, slide_id), rows[rows.slide_id == slide_id]
+        kept = (share == 0) | (share >= 0.1)
+        stores = (open_store(tiny(), root, root / "folds/1/encode_lr/features", [slide_id]),
+                  hr_store(tiny(), root, [slide_id]))  # fmt: skip
+        for arm, model, store in (("lrmil", low, stores[0]), ("teacher", high, stores[1])):
+            weight = softmax(model.predict(store.embedding(0))[1].astype(float))
+            attention = np.zeros(4)
+            np.add.at(attention, store.places(0)["parent"], weight)
+            row = mine[mine.arm == arm].iloc[0]
+            assert row.lesion_patches == (share >= 0.1).sum()
+            if len(set(share[kept] > 0)) == 2:
+                assert row.auc == pytest.approx(roc_auc_score(share[kept] > 0, attention[kept]))
+            else:
+                assert np.isnan(row.auc)
+            threshold = measured(root)[arm]["localisation"]["threshold"]
+            chosen = 4 * attention >= threshold * (1 - 1e-6)
+            dice = 2 * share[chosen].sum() / (chosen.sum() + share.sum())
+            assert row.dice == pytest.approx(dice, abs=1e-5)
+
+
+def test_attention_is_reported(finished):
+    root = finished.workdir
+    table = pd.read_csv(root / "report/attention.csv").set_index("arm")
+    whole = pd.read_csv(root / "report/table.csv").set_index("arm")
+    for arm, rows in localised(root).groupby("arm"):
+        told = measured(root)[arm]["localisation"]
+        assert told["slides"] == table.lesion_slides[arm] == len(rows)
+        assert table.attention_dice[arm] == pytest.approx(rows.dice.mean())
+        assert told["dice"] == whole.attention_dice[arm] == pytest.approx(rows.dice.mean())
+        assert told["dice_interval"][0] <= told["dice"] <= told["dice_interval"][1]
+    page = (root / "report/index.html").read_text()
+    assert 'src="attention.png"' in page
+    assert "attention AUC" in page
+    with Image.open(root / "report/attention.png") as picture:
+        assert picture.width == 1000
+    assert (root / "report/attention.md").is_file()
+    assert (root / "report/attention.txt").is_file()
+
+
+def test_validation_patients_are_measured_beside_the_test(finished):
+    folds = pd.read_csv(finished.workdir / "folds.csv")
+    for values in measured(finished.workdir).values():
+        own = values["validation"]
+        assert own["patients"] == (folds.fold_1 == "val").sum()
+        assert values["patients"] == (folds.fold_1 == "test").sum()
+        assert own["metrics"].keys() == values["metrics"].keys()
+        assert own["metrics"] != values["metrics"]
+        assert own["localisation"]["threshold"] == values["localisation"]["threshold"]
+
+
+def test_colour_and_the_teacher_alone(finished, tmp_path):
+    """Without LR features the regions say where patches lie; colour needs no encoder at all."""
+    workdir = finished.copy(tmp_path / "run")
+    config = tiny(method="mil", evaluate__timed_slides=0, evaluate__colour_baseline=True)
+    assert go(config, workdir) == 0
+    assert set(evaluated(workdir).arm) == {"teacher", "colour"}
+    before, after = (
+        rows[rows.arm == "teacher"].reset_index(drop=True)
+        for rows in (localised(finished.workdir), localised(workdir))
+    )
+    pd.testing.assert_frame_equal(before, after)
+    assert set(localised(workdir).arm) == {"teacher"}  # colour has no attention
+    assert measured(workdir)["colour"]["patches"] == 4.0
+    assert len(list((workdir / "regions/colour").iterdir())) == SLIDES
+    text = (workdir / "report/table.txt").read_text().splitlines()[-1]
+    assert text.startswith("colour only ")
+    assert text.split()[-5:] == ["-"] * 5
+    with Image.open(workdir / "report/attention.png") as picture:
+        assert picture.width == 500
+
+
+def test_masks_are_named_or_not_there(finished, tmp_path):
+    """A cohort with labels has masks only where the config says so, and all positive slides do."""
+    workdir = finished.copy(tmp_path / "run")
+    keys = {"data__labels": str(workdir / "synthetic/labels.csv"), "evaluate__timed_slides": 0,
+            "data__slides": str(workdir / "synthetic/slides")}  # fmt: skip
+    assert go(tiny(**keys), workdir) == 0
+    assert not (workdir / "folds/1/evaluate/localisation.csv").exists()
+    assert "localisation" not in measured(workdir)["lrmil"]
+    assert not (workdir / "report/attention.png").exists()
+    masks = Path(shutil.copytree(workdir / "synthetic/masks", tmp_path / "masks"))
+    keys["data__masks"] = str(masks)
+    assert go(tiny(**keys), workdir) == 0
+    pd.testing.assert_frame_equal(localised(workdir), localised(finished.workdir))
+    missing = localised(workdir).slide_id[0]
+    (masks / f"{missing}.png").unlink()
+    with pytest.raises(DataError, match=f"slide {missing} is of class tumour, but has no lesion"):
+        go(tiny(**keys, evaluate__lesion_share=0.2), workdir)

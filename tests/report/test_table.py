@@ -96,3 +96,66 @@ def test_the_page_shows_text_as_text(tmp_path):
     assert "http" not in page
     html.save(tmp_path / "index.html", page)
     assert (tmp_path / "index.html").read_text(encoding="utf-8") == page
+
+
+SCORED = [
+    ROWS[0]
+    | {
+        "lesion_slides": 12,
+        "lesion_patients": 11,
+        "attention_auc": 0.9123,
+        "attention_auc_sd": 0.05,
+        "attention_auc_interval": (0.88, 0.94),
+        "attention_dice": 0.4,
+        "attention_dice_interval": (0.3, 0.5),
+        "attention_highest_dice": 0.61,
+    },
+    ROWS[2]
+    | {
+        "lesion_slides": 1,
+        "lesion_patients": 1,
+        "attention_auc": None,
+        "attention_auc_sd": None,
+        "attention_auc_interval": None,
+        "attention_dice": None,
+        "attention_dice_interval": None,
+        "attention_highest_dice": 0.5,
+    },
+    {**ROWS[1], "arm": "colour"},
+]
+
+
+def test_attention_has_a_table_of_the_models_that_were_scored():
+    shown = table.attention_cells(SCORED)
+    assert [line[0] for line in shown[1:]] == ["HR teacher", "LRMIL"]
+    assert shown[1][1:] == ["12", "0.912 [0.880, 0.940]", "0.050", "0.400 [0.300, 0.500]", "0.610"]
+    assert shown[2][1:] == ["1", "undefined", "-", "undefined", "0.500"]
+    assert len({len(line) for line in shown}) == 1
+    assert len(table.attention_cells(ROWS)) == 1
+    assert table.cells(SCORED)[3][0] == "colour only"
+
+
+def test_attention_files(tmp_path):
+    table.save(tmp_path, ROWS)
+    assert list(tmp_path.glob("attention.*")) == []
+    table.save(tmp_path, SCORED)
+    frame = pd.read_csv(tmp_path / "attention.csv")
+    assert frame.arm.tolist() == ["teacher", "lrmil"]
+    assert frame.attention_auc_low[0] == 0.88
+    assert frame.attention_dice_high[0] == 0.5
+    assert np.isnan(frame.attention_auc_high[1])
+    assert not [name for name in frame if name.startswith(("seconds", "auc", "accuracy"))]
+    whole = pd.read_csv(tmp_path / "table.csv")
+    assert whole.attention_auc.tolist()[0] == 0.9123
+    assert whole.auc_low[0] == 0.9
+    assert np.isnan(whole.attention_dice[2])
+    text = (tmp_path / "attention.txt").read_text().splitlines()
+    assert text == table.aligned(table.attention_cells(SCORED))
+    assert (tmp_path / "attention.md").read_text().splitlines()[1].count("---") == 6
+
+
+def test_the_page_has_room_for_a_second_table():
+    page = html.page("t", [["model"]], [], ["note"], second=("A > B", [["x"], ["<1>"]]))
+    assert page.count("<table>") == 2
+    assert page.index("note") < page.index("<h2>A &gt; B</h2>") < page.index("<td>&lt;1&gt;</td>")
+    assert "<h2>" not in html.page("t", [["model"]], [], ["note"])
