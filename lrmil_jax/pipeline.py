@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from lrmil_jax import config as configuration
 from lrmil_jax import files, graph
 from lrmil_jax.errors import ConfigError, WorkdirError
-from lrmil_jax.stages import layout, models
+from lrmil_jax.stages import layout, lesions, models
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +56,7 @@ def run(config: ConfigDict, workdir: Path, names: list[str], donors: Sequence[Pa
     stages = choose_stages(config, names)
     layout.forget_cohorts()
     models.preflight(config, encodes=any(stage.name != "prepare" for stage in stages))
+    lesions.masks_folder(config, workdir)
     _refuse_other_cohort(config, workdir)
     _require_inputs(config, workdir, stages[0], None)
     if config.data.labels is not None:

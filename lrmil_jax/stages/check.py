@@ -15,7 +15,7 @@ from lrmil_jax.data import labels as label_csv
 from lrmil_jax.data import splits
 from lrmil_jax.data.regions import inspect_slide
 from lrmil_jax.errors import UserError
-from lrmil_jax.stages import layout, models
+from lrmil_jax.stages import layout, lesions, models
 from lrmil_jax.stages.processes import map_slides, usable_cores
 from lrmil_jax.train.encode import BatchEncoder, Encoder
 
@@ -31,7 +31,8 @@ def run(config: ConfigDict, workdir: Path) -> int:
     problems: list[str] = []
     cohort = _attempt(problems, lambda: layout.read_cohort(config, workdir))
     _attempt(problems, lambda: models.preflight(config))
-    encoder = _attempt(problems, lambda: _encoder(config))
+    _attempt(problems, lambda: lesions.masks_folder(config, workdir))
+    encoder = _attempt(problems, lambda: _encoder(config, workdir))
     blocks = None
     if encoder is not None:
         blocks = _attempt(problems, lambda: _blocks(config, encoder))
@@ -91,11 +92,10 @@ def _attempt(problems: list[str], function):
         return None
 
 
-def _encoder(config: ConfigDict) -> Encoder:
+def _encoder(config: ConfigDict, workdir: Path) -> Encoder:
     """The encoder with its weights, or a random one of its shape where they are trained here."""
     if config.encoder.weights is not None:
-        path = Path(config.encoder.weights)
-        return models.load_encoder(config.encoder.name, path, dtype=config.encoder.dtype)
+        return models.hr_encoder(config, workdir)
     options = {"px": config.geometry.patch_px}
     module = encoders.create(config.encoder.name, **options)
     images = np.zeros((1, config.geometry.patch_px, config.geometry.patch_px, 3), np.float32)
