@@ -105,7 +105,9 @@ def _teaching(config: ConfigDict) -> None:
     config.pretrain.steps = 600
     config.pretrain.batch = 64
     config.pretrain.val_share = 0.1
-    config.pretrain.smallest_crop = 1.0  # random crops keep at least this share of a tile's side
+    config.pretrain.smallest_crop = 1.0  # random crops show at least this share of a tile's side
+    config.pretrain.largest_crop = 1.0  # and at most this; an HR patch's share lies between them
+    config.pretrain.even_classes = False  # show tiles of every class equally often
     config.pretrain.jitter = 0.1  # relative change of each colour channel, at most
     config.pretrain.projection = 64  # width of the space that images and texts share
     config.pretrain.text_width = 64
@@ -281,6 +283,7 @@ _CHECKS = {
     "features.rows": _range(64, 2048),
     "pretrain.val_share": _range(0.01, 0.5),
     "pretrain.smallest_crop": _range(0.1, 1),
+    "pretrain.largest_crop": _range(0.1, 1),
     "pretrain.jitter": _range(0, 1),
     "pretrain.projection": _range(1, _INFINITE),
     "pretrain.text_width": _range(1, _INFINITE),
@@ -336,6 +339,8 @@ def validate(config: ConfigDict) -> None:
         raise ConfigError(
             f"geometry.lr_mpp / geometry.hr_mpp is {ratio:g}, but it must be 2, 4 or 8"
         )
+    if config.pretrain.smallest_crop > config.pretrain.largest_crop:
+        raise ConfigError("pretrain.smallest_crop is above pretrain.largest_crop; swap them")
     for block, terms in _TERMS.items():
         if not any(config[block][term] for term in terms):
             names = " or ".join(f"{block}.{term}" for term in terms)

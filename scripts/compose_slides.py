@@ -1,9 +1,13 @@
-"""Labelled slides composed of real fields (one folder of images a class), and tiles for `pretrain`.
+"""Labelled slides with lesion masks, composed of procedural tissue or of your own fields.
 
+  python scripts/compose_slides.py --procedural --slides 100 --output DIR
   python scripts/compose_slides.py --tiles FOLDER --positive CLASS --output DIR
   python -m lrmil_jax.main --config configs/quickstart.py --workdir RUN \
     --config.data.labels=DIR/labels.csv --config.data.slides=DIR/slides \
-    --config.data.tiles=DIR/tiles
+    --config.data.masks=DIR/masks
+
+FOLDER has one folder of fields (images) a class. DIR gets slides/, masks/ and labels.csv; of fields
+also tiles/, the part of them that an encoder may be trained on (--config.data.tiles=DIR/tiles).
 """
 
 import argparse
@@ -11,31 +15,72 @@ import sys
 from pathlib import Path
 
 from lrmil_jax.errors import UserError
-from lrmil_jax.slides import mosaic
+from lrmil_jax.slides import mosaic, synthetic
+from lrmil_jax.train.logging import progress, setup_logging
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tiles", type=Path, required=True, help="one folder of fields a class")
-    parser.add_argument("--positive", required=True, help="the class that makes a slide positive")
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--slides", type=int, nargs=3, default=(60, 20, 20), help="train val test")
-    parser.add_argument("--fields", type=int, default=6, help="fields along a slide's side")
-    parser.add_argument("--positive_share", type=float, default=0.1)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    recipe = mosaic.MosaicRecipe(
-        fields=args.fields, positive_share=args.positive_share, seed=args.seed
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    group = parser.add_argument_group("procedural tissue")
+    group.add_argument("--procedural", action="store_true")
+    group.add_argument("--slides", type=int, nargs="+", help="how many; of fields: train val test")
+    group.add_argument("--size_px", type=int, default=1024, help="side of a slide")
+    group.add_argument("--background", type=float, default=0.0, help="share left as glass")
+    group = parser.add_argument_group("fields")
+    group.add_argument("--tiles", type=Path, help="one folder of fields a class")
+    group.add_argument("--positive", help="the class that makes a slide positive")
+    group.add_argument("--fields", type=int, default=6, help="fields along a slide's side")
+    group.add_argument("--positive_share", type=float, default=0.1)
+    group.add_argument("--shares", type=float, nargs=4, default=(0.4, 0.3, 0.15, 0.15),
+                       help="of the fields to pretrain, train, val and test")  # fmt: skip
+    group.add_argument("--run_length", type=int, default=1,
+                       help="neighbours in number that stay in one pool")  # fmt: skip
+    group.add_argument("--even_colour", action="store_true", help="same colours for all fields")
+    group.add_argument("--whole_fields", action="store_true", help="tiles/ gets fields uncut")
+    args = parser.parse_args()
+    if args.procedural == (args.tiles is not None):
+        parser.error("give one of --procedural and --tiles FOLDER")
+    args.slides = args.slides or ([100] if args.procedural else [60, 20, 20])
+    if len(args.slides) != (1 if args.procedural else 3):
+        parser.error("--slides takes one number of procedural slides, three of slides of fields")
+    setup_logging()
     try:
-        labels = mosaic.write_cohort(
-            args.tiles, args.output, positive=args.positive, slides=args.slides, recipe=recipe
-        )
+        print(compose(args))
     except UserError as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"{sum(args.slides)} slides: {labels}")
     return 0
+
+
+def compose(args: argparse.Namespace) -> Path:
+    """Writes the cohort that the flags ask for and gives its labels.csv."""
+    with progress("slides", sum(args.slides)) as bar:
+        options = {"progress": lambda done, total: bar.advance()}
+        if args.procedural:
+            return synthetic.write_cohort(
+                args.output,
+                seed=args.seed,
+                slides=args.slides[0],
+                size_px=args.size_px,
+                background=args.background,
+                **options,
+            )
+        names = ("fields", "positive_share", "run_length", "even_colour", "whole_fields", "seed")
+        recipe = mosaic.MosaicRecipe(
+            shares=tuple(args.shares), **{name: getattr(args, name) for name in names}
+        )
+        return mosaic.write_cohort(
+            args.tiles,
+            args.output,
+            positive=args.positive,
+            slides=args.slides,
+            recipe=recipe,
+            **options,
+        )
 
 
 if __name__ == "__main__":

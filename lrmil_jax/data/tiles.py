@@ -1,95 +1,121 @@
-"""A folder of labelled tiles, one sub-folder a class, for training a small encoder."""
+"""Captioned tiles as a source of training examples: read, resized, turned, cropped, coloured."""
 
 import dataclasses
-from pathlib import Path
 
 import grain
 import numpy as np
+from jaxtyping import Int, UInt8
 from PIL import Image, UnidentifiedImageError
 
+from lrmil_jax.data.captions import CaptionedTiles
 from lrmil_jax.errors import DataError
-
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"}
-
-
-@dataclasses.dataclass(frozen=True)
-class TileFolder:
-    """Labelled tiles found on disk.
-
-    Attributes:
-      paths: image files, sorted by class and name.
-      labels: [n] class of each.
-      classes: names of the sub-folders, sorted.
-    """
-
-    paths: tuple[Path, ...]
-    labels: np.ndarray
-    classes: tuple[str, ...]
-
-    @classmethod
-    def open(cls, folder: Path) -> "TileFolder":
-        """Lists the tiles.
-
-        Raises:
-          DataError: no such folder, or fewer than two classes with two tiles each.
-        """
-        if not folder.is_dir():
-            raise DataError(f"data.tiles is {folder}, which is no folder; give one folder a class")
-        folders = (path for path in folder.iterdir() if path.is_dir())
-        classes = tuple(sorted(path.name for path in folders if not path.name.startswith(".")))
-        paths: list[Path] = []
-        labels: list[int] = []
-        for label, name in enumerate(classes):
-            found = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in _SUFFIXES)
-            if len(found) < 2:
-                raise DataError(f"{folder / name} has {len(found)} tiles; a class needs at least 2")
-            paths += found
-            labels += [label] * len(found)
-        if len(classes) < 2:
-            raise DataError(f"{folder} has {len(classes)} class folders; at least 2 are needed")
-        return cls(tuple(paths), np.array(labels, np.int32), classes)
-
-    def split(self, *, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Indices for training and validation, the same share of every class."""
-        rng = np.random.default_rng(seed)
-        held = []
-        for label in range(len(self.classes)):
-            members = rng.permutation(np.flatnonzero(self.labels == label))
-            held.append(members[: max(1, round(share * len(members)))])
-        val = np.sort(np.concatenate(held))
-        return np.setdiff1d(np.arange(len(self.labels)), val), val
 
 
 class TileSource:
-    """Tiles as a Grain source: `image` uint8 [px, px, 3] (resized if need be) and `label`."""
+    """Tiles as a Grain source.
 
-    def __init__(self, tiles: TileFolder, indices: np.ndarray, *, px: int):
+    An example holds `image`, uint8 [px, px, 3] (resized if need be), `tile`, its place among all
+    tiles, and `caption`, one of its captions as a place in `tiles.captions`: always the same one
+    of a tile, and different ones of different tiles, unless `Augment` draws another.
+    """
+
+    def __init__(
+        self,
+        tiles: CaptionedTiles,
+        indices: Int[np.ndarray, " n"],
+        *,
+        px: int,
+        crop: float | int = 1.0,
+        native: bool = False,
+    ):
+        """Reads the tiles named by `indices`.
+
+        Args:
+          tiles: all of them.
+          indices: places of those to read.
+          px: side to which they are resized.
+          crop: share of a tile's shorter side that is shown, from its middle.
+          native: give tiles as they are, for an `Augment` that cuts pieces out of them.
+        """
         self._tiles, self._indices, self._px = tiles, indices, px
+        self._crop, self._native = crop, native
 
     def __len__(self) -> int:
         return len(self._indices)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        place = int(self._indices[index])
-        path = self._tiles.paths[place]
+        tile = int(self._indices[index])
+        choices = self._tiles.choices[tile]
+        return {
+            "image": self._read(tile),
+            "tile": np.int32(tile),
+            "caption": np.int32(choices[tile % len(choices)]),
+        }
+
+    def _read(self, tile: int) -> UInt8[np.ndarray, "px px 3"]:
+        path = self._tiles.paths[tile]
         try:
             with Image.open(path) as file:
                 image = file.convert("RGB")
-                if image.size != (self._px, self._px):
-                    image = image.resize((self._px, self._px), Image.Resampling.BICUBIC)
-                pixels = np.asarray(image)
+                whole = self._crop >= 1
+                if self._native or (whole and image.size == (self._px, self._px)):
+                    return np.asarray(image)
+                box = None if whole else _middle(image.size, self._crop)
+                size = (self._px, self._px)
+                return np.asarray(image.resize(size, Image.Resampling.BICUBIC, box=box))
         except (UnidentifiedImageError, OSError) as error:
             raise DataError(f"the tile {path} cannot be read ({error}); remove it") from error
-        return {"image": pixels, "label": self._tiles.labels[place]}
 
 
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Augment(grain.transforms.RandomMap):
-    """One of the eight flips and quarter turns, and a small change of brightness and contrast."""
+    """A random crop, one of the eight flips and quarter turns, other colours, another caption.
+
+    Attributes:
+      tiles: whose captions are drawn from.
+      jitter: relative change of each colour channel, at most; half as much again is added or
+        taken away, in units of full white.
+      smallest_crop, largest_crop: a crop is of a share between them of the tile's shorter side,
+        all scales alike; two 1s crop nothing.
+      px: side of what is given; None keeps a tile's own.
+    """
+
+    tiles: CaptionedTiles
+    jitter: float | int = 0.1
+    smallest_crop: float | int = 1.0
+    largest_crop: float | int = 1.0
+    px: int | None = None
 
     def random_map(self, element: dict, rng: np.random.Generator) -> dict:
-        image = np.rot90(element["image"], rng.integers(4))
+        image = self._cropped(element["image"], rng)
+        image = np.rot90(image, rng.integers(4))
         if rng.integers(2):
             image = image[:, ::-1]
-        gain, shift = rng.uniform(0.9, 1.1, 3), rng.uniform(-12, 12, 3)
+        gain = rng.uniform(1 - self.jitter, 1 + self.jitter, 3)
+        shift = 255 * rng.uniform(-0.5 * self.jitter, 0.5 * self.jitter, 3)
         changed = np.clip(image * gain + shift, 0, 255).astype(np.uint8)
-        return element | {"image": np.ascontiguousarray(changed)}
+        caption = rng.choice(self.tiles.choices[int(element["tile"])])
+        return element | {"image": np.ascontiguousarray(changed), "caption": np.int32(caption)}
+
+    def _cropped(
+        self, image: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator
+    ) -> UInt8[np.ndarray, "_ _ 3"]:
+        """A square part of the image, resized."""
+        if self.smallest_crop >= 1:
+            return image
+        height, width = image.shape[:2]
+        scales = np.log([self.smallest_crop, self.largest_crop])
+        side = min(height, width) * np.exp(rng.uniform(*scales))
+        left, top = rng.uniform(0, width - side), rng.uniform(0, height - side)
+        box = (left, top, left + side, top + side)
+        px = self.px or min(height, width)
+        whole = Image.fromarray(image)
+        return np.asarray(whole.resize((px, px), Image.Resampling.BICUBIC, box=box))
+
+
+def _middle(size: tuple[int, int], share: float | int) -> tuple[float, float, float, float]:
+    """A centred square with this share of the shorter side."""
+    width, height = size
+    side = share * min(size)
+    left, top = (width - side) / 2, (height - side) / 2
+    return left, top, left + side, top + side

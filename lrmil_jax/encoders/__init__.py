@@ -1,7 +1,9 @@
-"""Image encoders: ViTs by name, the transform bound to each, and their weights on disk."""
+"""Image encoders by name, the transform bound to each, their text towers, and weights on disk."""
 
-from lrmil_jax.encoders import pretrained
+from lrmil_jax.encoders import contrastive, pretrained
 from lrmil_jax.encoders.registry import ENCODERS, EncoderSpec, create, default_layers, transform
+from lrmil_jax.encoders.text import TextTower, TextTransformer
+from lrmil_jax.encoders.tokenizer import Tokenizer
 from lrmil_jax.encoders.transforms import Transform
 from lrmil_jax.encoders.vit import EncoderOutput, VisionTransformer
 
@@ -9,8 +11,12 @@ __all__ = [
     "ENCODERS",
     "EncoderOutput",
     "EncoderSpec",
+    "TextTower",
+    "TextTransformer",
+    "Tokenizer",
     "Transform",
     "VisionTransformer",
+    "contrastive",
     "create",
     "default_layers",
     "pretrained",

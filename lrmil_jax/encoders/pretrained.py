@@ -20,10 +20,34 @@ from flax import traverse_util
 from lrmil_jax import files
 from lrmil_jax.encoders import registry
 from lrmil_jax.errors import ConfigError, WeightsError
+from lrmil_jax.types import AnyArray
 
 FORMAT = "lrmil_jax.encoder/1"
 METADATA_KEY = "lrmil_jax"
+SHIPPED = "shipped:"  # how `encoder.weights` names what comes with the package
+_SHIPPED_FOLDER = Path(__file__).parents[1] / "weights"
 _LISTED_KEYS = 8
+
+
+def locate(weights: str | Path) -> Path:
+    """The file that `encoder.weights` names: a path, or "shipped:NAME" of `lrmil_jax/weights`.
+
+    Its text tower, where there is one, is text.safetensors in the same folder.
+
+    Raises:
+      WeightsError: no tower of that name is shipped.
+    """
+    weights = str(weights)
+    if not weights.startswith(SHIPPED):
+        return Path(weights)
+    name = weights.removeprefix(SHIPPED)
+    known = sorted(path.parent.name for path in _SHIPPED_FOLDER.glob("*/encoder.safetensors"))
+    if name not in known:
+        raise WeightsError(
+            f"No encoder {name!r} is shipped: use {' or '.join(SHIPPED + one for one in known)}, "
+            "or the path of a file."
+        )
+    return _SHIPPED_FOLDER / name / "encoder.safetensors"
 
 
 def save(
@@ -54,13 +78,29 @@ def save(
     _check_fit(path, module, flat)
     about = {**(metadata or {}), "format": FORMAT, "encoder": name, "kwargs": dict(kwargs)}
     try:
-        # One entry: safetensors orders several at random, and the hash would follow.
-        header = {METADATA_KEY: json.dumps(about, sort_keys=True)}
+        write_tensors(path, flat, about)
     except TypeError as error:
         raise ConfigError(f"Arguments of encoder {name!r} cannot be stored: {error}.") from error
-    flat = {k: np.ascontiguousarray(v) for k, v in flat.items()}
+
+
+def write_tensors(path: str | Path, flat: Mapping[str, AnyArray], about: Mapping[str, Any]) -> None:
+    """Write what `read_tensors` reads; the same content gives the same bytes.
+
+    Args:
+      path: file to write; it is there whole or not at all.
+      flat: tensors by name.
+      about: metadata, plain JSON values.
+
+    Raises:
+      TypeError: `about` holds something that JSON cannot.
+      WorkdirError: the disk is full, read-only or forbidden.
+    """
+    # One entry: safetensors orders several at random, and the hash would follow.
+    header = {METADATA_KEY: json.dumps(about, sort_keys=True)}
+    # Not ascontiguousarray, which makes a vector of a scalar.
+    whole = {key: np.asarray(value, order="C") for key, value in flat.items()}
     with files.atomic_path(path) as temporary:
-        temporary.write_bytes(safetensors.numpy.save(flat, metadata=header))
+        temporary.write_bytes(safetensors.numpy.save(whole, metadata=header))
 
 
 def load(name: str, path: str | Path, **kwargs: Any) -> tuple[nn.Module, dict[str, Any]]:
@@ -124,7 +164,9 @@ def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any
         raise WeightsError(
             f"{path} is a Git LFS pointer, not the weights themselves: run `git lfs pull`."
         )
-    if start.startswith((b"PK", b"\x80")) or path.suffix in {".bin", ".pt", ".pth"}:
+    # A safetensors file begins with its header's length, any bytes, and then the header's brace.
+    pickled = start.startswith((b"PK", b"\x80")) and start[8:9] != b"{"
+    if pickled or path.suffix in {".bin", ".pt", ".pth"}:
         raise WeightsError(f"{path} is a PyTorch file: convert it to safetensors first.")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:

@@ -5,7 +5,10 @@ that no field stands on two sides.
 """
 
 import dataclasses
-from collections.abc import Sequence
+import hashlib
+import logging
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +20,11 @@ from lrmil_jax.errors import DataError
 from lrmil_jax.files import atomic_path
 from lrmil_jax.slides.synthetic import write_slide
 
+log = logging.getLogger(__name__)
+
 POOLS = ("pretrain", "train", "val", "test")
+# What `even_colour` brings every field to: mean and SD of R, G, B, about those of H&E.
+_EVEN = np.array([[200.0, 150.0, 190.0], [34.0, 42.0, 30.0]], np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +37,11 @@ class MosaicRecipe:
       positive_share: share of a positive slide's fields that show the lesion.
       mpp: um/px written into the files.
       shares: of the fields that go to each of `POOLS`.
+      run_length: fields whose numbers follow each other stay in one pool, in runs of about so many:
+        cameras number fields as they come, so neighbours are often of one patient, even one place.
+      even_colour: bring every field to the same mean and SD of each channel, so that colour alone
+        tells nothing of its class.
+      whole_fields: `tiles/` holds whole fields, to be cropped at random, instead of HR patches.
       seed: of the pools and of every slide.
     """
 
@@ -38,31 +50,78 @@ class MosaicRecipe:
     positive_share: float = 0.1
     mpp: float = 0.5
     shares: tuple[float, float, float, float] = (0.4, 0.3, 0.15, 0.15)
+    run_length: int = 1
+    even_colour: bool = False
+    whole_fields: bool = False
     seed: int = 0
 
 
 def part_fields(folder: Path, recipe: MosaicRecipe) -> dict[str, dict[str, list[Path]]]:
     """{pool: {class: fields}}; a field is in one pool.
 
+    A picture that is there twice is taken once, and one that is there in both classes not at all.
+
     Raises:
       DataError: `folder` has not exactly two class folders, or too few fields.
     """
+    found = _distinct_fields(folder)
+    rng = np.random.default_rng(recipe.seed)
+    pools: dict[str, dict[str, list[Path]]] = {pool: {} for pool in POOLS}
+    for name, images in found.items():
+        if len(images) < 20:
+            raise DataError(f"{folder / name} has {len(images)} fields; at least 20 are needed")
+        parts: dict[str, list[Path]] = {pool: [] for pool in POOLS}
+        for series in _series(images):
+            runs = np.array_split(np.arange(len(series)), -(-len(series) // recipe.run_length))
+            order = rng.permutation(len(runs))
+            ends = np.round(np.cumsum(recipe.shares) * len(runs)).astype(int)
+            for pool, part in zip(POOLS, np.split(order, ends[:-1]), strict=True):
+                parts[pool] += [series[index] for run in part for index in runs[run]]
+        for pool, members in parts.items():
+            if not members:
+                raise DataError(
+                    f"{folder / name} has too few fields for runs of {recipe.run_length}: the "
+                    f"{pool} pool is empty; use shorter runs"
+                )
+            pools[pool][name] = members
+    return pools
+
+
+def _distinct_fields(folder: Path) -> dict[str, list[Path]]:
+    """{class: its pictures, in order}, less those that are there twice."""
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder; give one with a folder of fields a class")
     classes = sorted(path.name for path in folder.iterdir() if path.is_dir())
     if len(classes) != 2:
         raise DataError(f"{folder} has {len(classes)} class folders; a mosaic needs two")
-    rng = np.random.default_rng(recipe.seed)
-    pools: dict[str, dict[str, list[Path]]] = {pool: {} for pool in POOLS}
+    copies: dict[str, list[Path]] = {}
     for name in classes:
-        images = sorted(
-            p for p in (folder / name).iterdir() if p.suffix.lower() in {".jpg", ".png"}
-        )
-        if len(images) < 20:
-            raise DataError(f"{folder / name} has {len(images)} fields; at least 20 are needed")
-        order = rng.permutation(len(images))
-        ends = np.round(np.cumsum(recipe.shares) * len(images)).astype(int)
-        for pool, part in zip(POOLS, np.split(order, ends[:-1]), strict=True):
-            pools[pool][name] = [images[index] for index in part]
-    return pools
+        for path in sorted((folder / name).iterdir()):
+            if path.suffix.lower() in {".jpg", ".png"}:
+                digest = hashlib.sha256(path.read_bytes()).hexdigest()
+                copies.setdefault(digest, []).append(path)
+    kept: dict[str, list[Path]] = {name: [] for name in classes}
+    for paths in copies.values():
+        if len({path.parent for path in paths}) == 1:
+            kept[paths[0].parent.name].append(paths[0])
+    dropped = sum(map(len, copies.values())) - sum(map(len, kept.values()))
+    if dropped:
+        log.warning("%s: %d pictures left out: copies, or there in both classes", folder, dropped)
+    return {name: sorted(paths, key=_numbered) for name, paths in kept.items()}
+
+
+def _numbered(path: Path) -> tuple[str, int]:
+    """A name's text before its last number, and that number."""
+    found = re.fullmatch(r"(.*?)(\d+)\D*", path.stem)
+    return (found[1], int(found[2])) if found else (path.stem, 0)
+
+
+def _series(images: Sequence[Path]) -> list[list[Path]]:
+    """Pictures numbered in one series, by number."""
+    named: dict[str, list[Path]] = {}
+    for path in images:
+        named.setdefault(_numbered(path)[0], []).append(path)
+    return list(named.values())
 
 
 def compose(
@@ -86,20 +145,32 @@ def compose(
         row, column = divmod(place, recipe.fields)
         spot = np.s_[row * recipe.field_px : (row + 1) * recipe.field_px,
                      column * recipe.field_px : (column + 1) * recipe.field_px]  # fmt: skip
-        image[spot] = _field(path, recipe.field_px, rng)
+        image[spot] = _field(path, recipe, rng)
         lesion[spot] = place in chosen
     return image, lesion
 
 
-def _field(path: Path, px: int, rng: np.random.Generator) -> np.ndarray:
+def _field(path: Path, recipe: MosaicRecipe, rng: np.random.Generator) -> np.ndarray:
+    """A field at its size on the slide, turned at random."""
+    px = recipe.field_px
     with Image.open(path) as file:
-        resized = file.convert("RGB").resize((px, px), Image.Resampling.BICUBIC)
-    turned = np.rot90(np.asarray(resized), rng.integers(4))
+        field = np.asarray(file.convert("RGB").resize((px, px), Image.Resampling.BICUBIC))
+    if recipe.even_colour:
+        flat = field.reshape(-1, 3).astype(np.float32)
+        even = (flat - flat.mean(0)) / np.maximum(flat.std(0), 1) * _EVEN[1] + _EVEN[0]
+        field = np.clip(np.rint(even), 0, 255).astype(np.uint8).reshape(field.shape)
+    turned = np.rot90(field, rng.integers(4))
     return turned[:, ::-1] if rng.integers(2) else turned
 
 
 def write_cohort(
-    tiles: Path, output: Path, *, positive: str, slides: Sequence[int], recipe: MosaicRecipe
+    tiles: Path,
+    output: Path,
+    *,
+    positive: str | None,
+    slides: Sequence[int],
+    recipe: MosaicRecipe,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Writes slides, masks, `labels.csv` with the split as `fold_1`, and the encoder's tiles.
 
@@ -109,6 +180,7 @@ def write_cohort(
       positive: name of the class that makes a slide positive.
       slides: how many for train, val and test, half of each positive.
       recipe: sizes and shares.
+      progress: called with (done, total) after each slide.
 
     Returns:
       The path of `labels.csv`.
@@ -136,6 +208,8 @@ def write_cohort(
             with atomic_path(output / "masks" / f"{slide_id}.png") as path:
                 Image.fromarray(lesion).save(path, "PNG")
             rows.append((slide_id, slide_id, label, split))
+            if progress is not None:
+                progress(len(rows), sum(slides))
     table = pd.DataFrame(rows, columns=["slide_id", "patient_id", "label", "fold_1"])
     with atomic_path(output / "labels.csv") as path:
         table.to_csv(path, index=False)
@@ -143,13 +217,14 @@ def write_cohort(
 
 
 def _write_tiles(folder: Path, pool: dict[str, list[Path]], recipe: MosaicRecipe) -> None:
-    """Every field of the pool cut into its HR patches, for `pretrain`."""
-    px = recipe.field_px // 4
+    """Every field of the pool, whole or cut into its HR patches, for `pretrain`."""
+    px = recipe.field_px if recipe.whole_fields else recipe.field_px // 4
+    across = recipe.field_px // px
     rng = np.random.default_rng(recipe.seed)
     for name, paths in pool.items():
         for path in paths:
-            field = _field(path, recipe.field_px, rng)
-            cut = field.reshape(4, px, 4, px, 3).swapaxes(1, 2).reshape(-1, px, px, 3)
+            field = _field(path, recipe, rng)
+            cut = field.reshape(across, px, across, px, 3).swapaxes(1, 2).reshape(-1, px, px, 3)
             for number, tile in enumerate(cut):
                 with atomic_path(folder / name / f"{path.stem}-{number:02d}.png") as target:
                     Image.fromarray(tile).save(target, "PNG")

@@ -8,8 +8,9 @@ area. Positive slides hold a few small clumps of tumour inside their epithelium.
 
 import csv
 import io
+import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from PIL import Image
 
 from lrmil_jax.errors import DataError
 from lrmil_jax.files import atomic_path, write_json, write_text
+from lrmil_jax.slides.morphology import CAPTIONS
 from lrmil_jax.slides.procedural import TISSUES, paint, random_map, slide_map
 
 LABELS = ("benign", "tumour")
@@ -67,13 +69,12 @@ def write_slide(
     """
     if not levels or levels[0] != 1:
         raise ValueError(f"levels {tuple(levels)} must start with 1")
-    source = Image.fromarray(image)
     bigtiff = image.nbytes > 2**31
     with atomic_path(path) as part, tifffile.TiffWriter(part, bigtiff=bigtiff) as writer:
         for downsample in levels:
             per_cm = 1e4 / (mpp * downsample)
             writer.write(
-                np.asarray(source.reduce(downsample)) if downsample > 1 else image,
+                reduced(image, downsample),
                 photometric="rgb",  # of the input; JPEG stores it as YCbCr
                 subsampling=(1, 1),  # full colour: at low power nuclei are 4 px wide
                 compression="jpeg",
@@ -152,7 +153,8 @@ def write_cohort(
             write_slide(path, image, mpp=mpp, levels=levels)
         if progress is not None:
             progress(i + 1, slides)
-    _write_labels(folder / "labels.csv", rows)
+    header = ("slide_id", "patient_id", "label", "path")
+    _write_csv(folder / "labels.csv", [header, *rows])
     return folder / "labels.csv"
 
 
@@ -163,63 +165,95 @@ def write_tiles(
     per_class: int,
     tile_px: int = 64,
     classes: Sequence[str] = TISSUES,
+    scales: Sequence[int] = (1,),
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Write labelled tiles, `<class>/<number>.png`, kept apart from every slide of a cohort.
+    """Write labelled tiles with captions, kept apart from every slide of a cohort.
 
     Tiles are cut from many small fields, each with its own stain; at least 70 % of a tile is of
-    its class. What is there already is kept.
+    its class. They are `<class>/<number>.png`, those of another scale than 1
+    `<class>/scale_<scale>/<number>.png`; `captions.csv` has the columns class and caption. What is
+    there already is kept.
 
     Args:
       folder: where to write.
-      seed: a field depends on (seed, class, field number) alone, by a stream apart from cohorts.
-      per_class: tiles of each class.
-      tile_px: side of a tile in pixels of 0.5 um.
+      seed: a field depends on (seed, class, scale, field number) alone, by a stream apart from
+        cohorts.
+      per_class: tiles of each class, at each scale.
+      tile_px: side of a tile in pixels.
       classes: names out of stroma, lymphoid, fat, benign, tumour.
-      progress: called with (done, total) after each field.
+      scales: 1 shows 0.5 um/px; s shows a field s times as wide, reduced as a slide's levels are.
+      progress: called with (done, total) after each tile.
 
     Returns:
       The folder.
 
     Raises:
-      DataError: the folder holds tiles made with other arguments.
+      DataError: unknown classes or scales, or the folder holds tiles made with other arguments.
     """
-    unknown = sorted(set(classes) - set(TISSUES))
-    if unknown:
-        raise DataError(f"tile classes {unknown} are unknown; use {', '.join(TISSUES)}.")
+    _check_tiles(classes, scales)
     folder = Path(folder)
     recipe = {"format": _FORMAT, "seed": seed, "per_class": per_class, "tile_px": tile_px}
-    _claim(folder, recipe | {"classes": list(classes)})
-    total = per_class * len(classes)
-    for number, name in enumerate(classes):
-        (folder / name).mkdir(exist_ok=True)
-        done, field = 0, 0
-        while done < per_class:
-            rng = np.random.default_rng([seed, 2**31 + TISSUES.index(name), field])
-            for tile in _field_tiles(rng, TISSUES.index(name), tile_px)[: per_class - done]:
-                path = folder / name / f"{done:05d}.png"
+    _claim(folder, recipe | {"classes": list(classes), "scales": list(scales)})
+    total = per_class * len(classes) * len(scales)
+    before = 0
+    for name in classes:
+        for scale in scales:
+            target = folder / name if scale == 1 else folder / name / f"scale_{scale}"
+            target.mkdir(parents=True, exist_ok=True)
+            tiles = _tiles(seed, TISSUES.index(name), tile_px, scale)
+            for number, tile in enumerate(itertools.islice(tiles, per_class)):
+                path = target / f"{number:05d}.png"
                 if not path.exists():
                     _write_png(path, tile)
-                done += 1
-            field += 1
-            if progress is not None:
-                progress(number * per_class + done, total)
+                if progress is not None:
+                    progress(before + number + 1, total)
+            before += per_class
+    rows = [(name, caption) for name in classes for caption in CAPTIONS[name]]
+    _write_csv(folder / "captions.csv", [("class", "caption"), *rows])
     return folder
 
 
+def _check_tiles(classes: Sequence[str], scales: Sequence[int]) -> None:
+    unknown = sorted(set(classes) - set(TISSUES))
+    if unknown:
+        raise DataError(f"tile classes {unknown} are unknown; use {', '.join(TISSUES)}.")
+    if not scales or len(set(scales)) < len(scales) or not all(1 <= one <= 16 for one in scales):
+        raise DataError(
+            f"tile scales {tuple(scales)} cannot be; use different whole numbers from 1 to 16, "
+            "such as (1, 4)."
+        )
+
+
+def _tiles(seed: int, kind: int, tile_px: int, scale: int) -> Iterator[UInt8[np.ndarray, "t t 3"]]:
+    """Tiles of one kind without end, field after field."""
+    # A wide field has more room in a tile; few tiles of each keep as many stains.
+    across = 4 if scale == 1 else 2
+    for field in itertools.count():
+        entropy = [seed, 2**31 + kind, field]
+        rng = np.random.default_rng(entropy if scale == 1 else [*entropy, scale])
+        yield from _field_tiles(rng, kind, tile_px, across=across, scale=scale)
+
+
 def _field_tiles(
-    rng: np.random.Generator, kind: int, tile_px: int, *, across: int = 4
+    rng: np.random.Generator, kind: int, tile_px: int, *, across: int, scale: int
 ) -> list[UInt8[np.ndarray, "t t 3"]]:
     """The tiles of one field that are mostly of `kind`; a field is `across` tiles wide."""
-    tissue = random_map(rng, size_px=across * tile_px, main=kind)
+    side = tile_px * scale
+    tissue = random_map(rng, size_px=across * side, main=kind)
     image = paint(rng, tissue)
     tiles = []
-    for y in range(0, across * tile_px, tile_px):
-        for x in range(0, across * tile_px, tile_px):
-            window = slice(y, y + tile_px), slice(x, x + tile_px)
+    for y in range(0, across * side, side):
+        for x in range(0, across * side, side):
+            window = slice(y, y + side), slice(x, x + side)
             if np.mean(tissue[window] == kind) >= 0.7:
-                tiles.append(image[window])
+                tiles.append(reduced(image[window], scale))
     return tiles
+
+
+def reduced(image: UInt8[np.ndarray, "h w 3"], downsample: int) -> UInt8[np.ndarray, "_ _ 3"]:
+    """The image at a coarser level: means of whole squares, as `write_slide` makes its levels."""
+    return image if downsample == 1 else np.asarray(Image.fromarray(image).reduce(downsample))
 
 
 def _claim(folder: Path, recipe: dict) -> None:
@@ -236,10 +270,9 @@ def _claim(folder: Path, recipe: dict) -> None:
     write_json(note, recipe)
 
 
-def _write_labels(path: Path, rows: list[tuple[str, ...]]) -> None:
+def _write_csv(path: Path, rows: Sequence[tuple[str, ...]]) -> None:
     table = io.StringIO(newline="")
-    header = ("slide_id", "patient_id", "label", "path")
-    csv.writer(table, lineterminator="\n").writerows([header, *rows])
+    csv.writer(table, lineterminator="\n").writerows(rows)
     write_text(path, table.getvalue())
 
 

@@ -1,102 +1,258 @@
-"""pretrain: a small encoder of one's own, trained to tell labelled tiles apart.
+"""pretrain: a small image tower and a text tower of one's own, from tiles with captions.
 
 The stand-in where no pathology encoder's weights are at hand: `encoder.weights` switches it off.
 The tiles must come from other patients than the slides.
 """
 
+import dataclasses
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, UInt8
 from ml_collections import ConfigDict
 
 from lrmil_jax import encoders
 from lrmil_jax.data import source, tiles
-from lrmil_jax.encoders import pretrained
+from lrmil_jax.data.captions import CaptionedTiles
+from lrmil_jax.encoders import contrastive, pretrained, text
+from lrmil_jax.errors import ConfigError
 from lrmil_jax.slides import synthetic
 from lrmil_jax.stages import layout
 from lrmil_jax.train import mil
+from lrmil_jax.train.checkpoint import FitResult
 from lrmil_jax.train.loop import fit
 from lrmil_jax.train.step import Evaluator
+from lrmil_jax.types import AnyArray
 
 log = logging.getLogger(__name__)
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
-    """Writes `pretrain/encoder.safetensors`, unless `encoder.weights` is set."""
+    """Writes `pretrain/{encoder,text}.safetensors`, unless `encoder.weights` is set.
+
+    Raises:
+      ConfigError: `data.tiles` and `data.captions` are both set, or sizes that cannot be.
+      DataError: the tiles or captions are not usable.
+    """
     if config.encoder.weights is not None:
         log.info("encoder.weights is set: nothing to train")
         return
-    settings, folder = config.pretrain, layout.stage_folder(workdir, "pretrain")
-    found = tiles.TileFolder.open(_tile_folder(config, folder))
-    options = {"px": config.geometry.patch_px}
-    module = encoders.create(config.encoder.name, **options)
-    transform = encoders.transform(config.encoder.name, **options)
-    train, val = found.split(share=settings.val_share, seed=config.seed)
-    sources = [tiles.TileSource(found, part, px=config.geometry.patch_px) for part in (train, val)]
-    loss_fn = _make_loss(module, transform)
-    evaluator = Evaluator(loss_fn)
-    held_out = source.held_out_batches(sources[1], range(len(val)), batch=settings.batch)
-    result = fit(
+    folder = layout.stage_folder(workdir, "pretrain")
+    found = captioned_tiles(config, folder)
+    pair = Pair.create(config, found)
+    result = train(pair, config, folder / "training")
+    save(pair, result, folder)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Both towers before training, and what they are to be trained on.
+
+    Attributes:
+      tiles: with their captions.
+      name: the image tower's registered name.
+      options: its constructor arguments.
+      module: the image tower.
+      transform: the image tower's.
+      sizes: the text tower's constructor arguments.
+      tokenizer: learned from the captions.
+      captions: on the device: `tokens` and `mask` [K, T], `group` [K].
+    """
+
+    tiles: CaptionedTiles
+    name: str
+    options: dict[str, Any]
+    module: Any
+    transform: encoders.Transform
+    sizes: dict[str, Any]
+    tokenizer: encoders.Tokenizer
+    captions: dict[str, np.ndarray]
+
+    @classmethod
+    def create(cls, config: ConfigDict, found: CaptionedTiles) -> "Pair":
+        """The towers that a config asks for; the tokenizer is learned here.
+
+        Raises:
+          ConfigError: sizes that cannot be.
+          DataError: a caption is longer than `pretrain.text_tokens`.
+        """
+        settings, name = config.pretrain, config.encoder.name
+        options = {"px": config.geometry.patch_px}
+        tokenizer = encoders.Tokenizer.train(found.captions, vocabulary=settings.vocabulary)
+        tokens, mask = tokenizer.encode(found.captions, limit=settings.text_tokens)
+        return cls(
+            tiles=found,
+            name=name,
+            options=options,
+            module=encoders.create(name, **options),
+            transform=encoders.transform(name, **options),
+            sizes={
+                "vocabulary": tokenizer.size,
+                "tokens": settings.text_tokens,
+                "width": settings.text_width,
+                "depth": settings.text_depth,
+                "heads": settings.text_heads,
+            },
+            tokenizer=tokenizer,
+            captions={"tokens": tokens, "mask": mask, "group": found.groups.astype(np.int32)},
+        )
+
+    def initial(self, *, projection: int, seed: int) -> dict[str, Any]:
+        """Parameters of both towers: "encoder", and those of `TextTower`."""
+        px, writer = self.options["px"], encoders.TextTransformer(**self.sizes)
+        some = (self.captions["tokens"][:1], self.captions["mask"][:1])
+
+        def kernel(key: jax.Array, width: int) -> dict[str, jax.Array]:
+            return {"kernel": width**-0.5 * jax.random.normal(key, (width, projection))}
+
+        @jax.jit  # else every operation of the towers is compiled for itself
+        def make(keys: jax.Array) -> dict[str, Any]:
+            return {
+                "encoder": self.module.init(keys[0], jnp.zeros((1, px, px, 3)))["params"],
+                "text": writer.init(keys[1], *some)["params"],
+                "image_projection": kernel(keys[2], self.module.width),
+                "text_projection": kernel(keys[3], self.sizes["width"]),
+                "log_scale": jnp.float32(contrastive.FIRST_LOG_SCALE),
+            }
+
+        return make(jax.random.split(jax.random.key(seed), 4))
+
+    def embed_images(
+        self, params: dict[str, Any], images: UInt8[AnyArray, "n px px 3"]
+    ) -> Float[Array, "n d"]:
+        """8-bit tiles in the shared space, each of length 1."""
+        normal = self.transform.normalise(images)
+        embedding = self.module.apply({"params": params["encoder"]}, normal).embedding
+        return text.project(params["image_projection"], embedding)
+
+    def embed_captions(
+        self, params: dict[str, Any], captions: dict[str, Any]
+    ) -> Float[Array, "n d"]:
+        """Tokenised captions in the shared space, each of length 1."""
+        writer = encoders.TextTransformer(**self.sizes)
+        return text.embed_tokens(writer, params, captions["tokens"], captions["mask"])
+
+    def loss(self, params, constants, batch, key, train) -> dict[str, jax.Array]:
+        """The contrastive loss of a batch of tiles; in validation also what is got right.
+
+        With `params["classes"]`, the embedding [C, d] of every class, a tile is right if its own
+        class is the nearest; without, if the nearest text of the batch could be its own.
+        """
+        del key
+        said = {name: values[batch["caption"]] for name, values in constants.items()}
+        images = self.embed_images(params, batch["image"])
+        texts = self.embed_captions(params, said)
+        pairs = (images, texts, said["group"], batch["weight"] > 0)
+        scale = contrastive.logit_scale(params["log_scale"])
+        terms = {"loss": contrastive.contrastive_loss(*pairs, scale=scale)}
+        if "classes" in params:
+            nearest = (images @ params["classes"].T).argmax(1)
+            terms["accuracy"] = (nearest == said["group"]).astype(jnp.float32)
+        elif not train:
+            terms["accuracy"] = contrastive.in_batch_accuracy(*pairs)
+        return terms
+
+
+def train(
+    pair: Pair, config: ConfigDict, directory: Path, *, mesh: Mesh | None = None
+) -> FitResult:
+    """Trains both towers on the tiles of one side of the split, and chooses on the other.
+
+    Args:
+      pair: the towers and their tiles.
+      config: of the run.
+      directory: of this training alone; a call after a kill goes on there.
+      mesh: devices to split over; default all. In-batch negatives are those of all devices.
+    """
+    settings = config.pretrain
+    parts = pair.tiles.split(share=settings.val_share, seed=config.seed)
+    crops = settings.smallest_crop, settings.largest_crop
+    px, usual = config.geometry.patch_px, float(np.sqrt(np.prod(crops)))
+    if settings.even_classes:
+        parts = pair.tiles.balanced(parts[0]), parts[1]
+    learned = tiles.TileSource(pair.tiles, parts[0], px=px, native=crops[0] < 1)
+    held = tiles.TileSource(pair.tiles, parts[1], px=px, crop=usual)
+    batches = source.training_batches(
+        learned,
+        batch=settings.batch,
+        seed=config.seed,
+        steps=settings.steps * settings.accumulate,
+        threads=config.encoder.threads,
+        augment=tiles.Augment(pair.tiles, settings.jitter, *crops, px),
+    )
+    held_out = source.held_out_batches(held, range(len(held)), batch=settings.batch)
+    return fit(
         name="pretrain",
-        directory=folder / "training",
-        params=_initial(module, len(found.classes), config),
-        loss_fn=loss_fn,
-        batches=source.training_batches(
-            sources[0],
-            batch=settings.batch,
-            seed=config.seed,
-            steps=settings.steps * settings.accumulate,
-            threads=config.encoder.threads,
-            augment=tiles.Augment(),
-        ),
-        validate=lambda params: evaluator(params, held_out),
+        directory=directory,
+        params=pair.initial(projection=settings.projection, seed=config.seed),
+        loss_fn=pair.loss,
+        batches=batches,
+        validate=_validation(pair, held_out, mesh),
         settings=mil.train_settings(settings, steps=settings.steps, select=("loss", "min")),
+        constants=pair.captions,
+        mesh=mesh,
         seed=config.seed,
     )
-    accuracy = result.metrics["accuracy"]
-    log.info("tile accuracy on %d held-out tiles: %.3f", len(val), accuracy)
-    facts = {"stage": "pretrain", "tile_accuracy": f"{accuracy:.4f}"}
-    pretrained.save(
-        folder / "encoder.safetensors",
-        config.encoder.name,
-        options,
-        result.params["encoder"],
-        facts,
-    )
 
 
-def _tile_folder(config: ConfigDict, folder: Path) -> Path:
-    if config.data.tiles is not None:
-        return Path(config.data.tiles)
+def _validation(pair: Pair, held_out: list, mesh: Mesh | None) -> Callable:
+    """Loss and accuracy on held-out tiles: of zero-shot classes, or of captions in the batch."""
+    evaluator = Evaluator(pair.loss, constants=pair.captions, mesh=mesh)
+    if not pair.tiles.classes:
+        return lambda params: evaluator(params, held_out)
+    labels, count = pair.captions["group"], len(pair.tiles.classes)
+
+    @jax.jit
+    def classes(params):
+        texts = pair.embed_captions(params, pair.captions)
+        return contrastive.class_embedding(texts, labels, num_classes=count)
+
+    return lambda params: evaluator({**params, "classes": classes(params)}, held_out)
+
+
+def captioned_tiles(config: ConfigDict, folder: Path) -> CaptionedTiles:
+    """What the config names, or synthetic tiles made in `folder`.
+
+    Raises:
+      ConfigError: `data.tiles` and `data.captions` are both set.
+      DataError: the tiles or captions are not usable.
+    """
+    data, made = config.data, config.synthetic
+    if data.captions is not None and data.tiles is not None:
+        raise ConfigError("data.captions and data.tiles are both set; leave one of them away")
+    if data.captions is not None:
+        return CaptionedTiles.from_csv(Path(data.captions))
+    if data.tiles is not None:
+        return CaptionedTiles.from_folder(Path(data.tiles))
     # Another seed than the slides': the encoder has seen none of their tissue.
-    return synthetic.write_tiles(
-        folder / "tiles",
-        seed=config.seed + 1_000_003,
-        per_class=config.synthetic.tiles_per_class,
-        tile_px=config.geometry.patch_px,
+    return CaptionedTiles.from_folder(
+        synthetic.write_tiles(
+            folder / "tiles",
+            seed=config.seed + 1_000_003,
+            per_class=made.tiles_per_class,
+            tile_px=config.geometry.patch_px,
+            scales=tuple(made.tile_scales),
+        )
     )
 
 
-def _initial(module, num_classes: int, config: ConfigDict) -> dict:
-    key = jax.random.key(config.seed)
-    px = config.geometry.patch_px
-    encoder = module.init(key, jnp.zeros((1, px, px, 3)))["params"]
-    kernel = 0.02 * jax.random.normal(key, (module.width, num_classes))
-    return {"encoder": encoder, "classifier": {"kernel": kernel, "bias": jnp.zeros(num_classes)}}
-
-
-def _make_loss(module, transform: encoders.Transform):
-    def loss_fn(params, constants, batch, key, train):
-        del constants, key, train
-        images = transform.normalise(batch["image"])
-        embedding = module.apply({"params": params["encoder"]}, images).embedding
-        head = params["classifier"]
-        logits = embedding @ head["kernel"] + head["bias"][None]
-        cross_entropy = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
-        correct = (logits.argmax(-1) == batch["label"]).astype(jnp.float32)
-        return {"loss": cross_entropy, "accuracy": correct}
-
-    return loss_fn
+def save(pair: Pair, result: FitResult, folder: Path) -> None:
+    """Writes both towers; the text tower's file says to which image tower it belongs."""
+    kind = "tile_accuracy" if pair.tiles.classes else "in_batch_accuracy"
+    log.info("%s on held-out tiles: %.3f", kind.replace("_", " "), result.metrics["accuracy"])
+    facts = {"stage": "pretrain", kind: f"{result.metrics['accuracy']:.4f}"}
+    path = folder / "encoder.safetensors"
+    pretrained.save(path, pair.name, pair.options, result.params["encoder"], facts)
+    text.TextTower(
+        sizes=pair.sizes,
+        tokenizer=pair.tokenizer,
+        params={name: tree for name, tree in result.params.items() if name != "encoder"},
+        encoder_hash=pretrained.weights_hash(path),
+        facts=facts,
+    ).save(folder / "text.safetensors")

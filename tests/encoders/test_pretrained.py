@@ -88,6 +88,20 @@ def test_foreign_files_are_refused(tmp_path, content, said):
         pretrained.load("vit-tiny", path)
 
 
+@pytest.mark.parametrize("length", [128, 128 + 256, 0x4B50])
+def test_no_header_is_taken_for_a_pickle(tmp_path, length):
+    """The first bytes are the header's length: 0x80 and "PK" among them begin other files too."""
+    path = tmp_path / "weights.safetensors"
+    for filling in range(max(0, length - 200), length):
+        pretrained.write_tensors(path, {"x": np.ones(3)}, {"filling": "." * filling})
+        if int.from_bytes(path.read_bytes()[:8], "little") >= length:
+            break
+    assert path.read_bytes()[:8] == length.to_bytes(8, "little")
+    flat, about = pretrained.read_tensors(path)
+    assert flat["x"].tolist() == [1, 1, 1]
+    assert set(about["filling"]) == {"."}
+
+
 def test_every_truncation_is_refused(path):
     whole = path.read_bytes()
     for keep in (1, 7, 8, 100, len(whole) // 2, len(whole) - 1):

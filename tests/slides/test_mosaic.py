@@ -1,9 +1,11 @@
 """Composed slides: pools that share no field, lesions where they are said to be."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from lrmil_jax.errors import DataError
 from lrmil_jax.slides import mosaic, open_slide
@@ -17,9 +19,20 @@ def fields(tmp_path):
     for name, colour in COLOURS.items():
         (tmp_path / "fields" / name).mkdir(parents=True)
         for number in range(24):
-            picture = np.full((32, 32, 3), colour, np.uint8)
-            Image.fromarray(picture).save(tmp_path / "fields" / name / f"{number}.png")
+            path = tmp_path / "fields" / name / f"{number}.png"
+            Image.fromarray(field(colour)).save(path, pnginfo=told(number))
     return tmp_path / "fields"
+
+
+def field(colour):
+    return np.full((32, 32, 3), colour, np.uint8)
+
+
+def told(number):
+    """Text beside the pixels: files that look alike and are no copies."""
+    info = PngImagePlugin.PngInfo()
+    info.add_text("number", str(number))
+    return info
 
 
 def test_pools_share_no_field_and_lose_none(fields):
@@ -59,3 +72,53 @@ def test_cohort_is_a_label_csv_with_slides_that_open(fields, tmp_path):
 def test_wrong_class_is_named(fields, tmp_path):
     with pytest.raises(DataError, match="normal, oscc"):
         mosaic.write_cohort(fields, tmp_path, positive="tumour", slides=(2, 2, 2), recipe=RECIPE)
+
+
+def test_copies_and_contradictions_are_left_out(fields, caplog):
+    """A picture that is there twice counts once; one that is in both classes has no class."""
+    both = (fields / "normal" / "3.png").read_bytes()
+    (fields / "oscc" / "copy_of_3.png").write_bytes(both)
+    (fields / "normal" / "twin.png").write_bytes((fields / "normal" / "5.png").read_bytes())
+    pools = mosaic.part_fields(fields, RECIPE)
+    names = [path.name for pool in mosaic.POOLS for path in pools[pool]["normal"]]
+    assert len(names) == 23
+    assert "3.png" not in names
+    assert ("5.png" in names) != ("twin.png" in names)
+    assert "3 pictures left out" in caplog.text
+
+
+def test_runs_of_numbers_stay_together(fields):
+    """24 fields in runs of 4 are 6 runs, whole in one pool each."""
+    recipe = dataclasses.replace(RECIPE, run_length=4, shares=(0.34, 0.33, 0.17, 0.16))
+    pools = mosaic.part_fields(fields, recipe)
+    for name in COLOURS:
+        for run in range(6):
+            members = {fields / name / f"{number}.png" for number in range(4 * run, 4 * run + 4)}
+            assert sum(members <= set(pools[pool][name]) for pool in mosaic.POOLS) == 1
+    with pytest.raises(DataError, match="pool is empty; use shorter runs"):
+        mosaic.part_fields(fields, dataclasses.replace(RECIPE, run_length=24))
+
+
+def test_even_colour_leaves_nothing_to_colour(fields, tmp_path):
+    rng = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        for path in (fields / name).iterdir():
+            noisy = np.clip(rng.normal(colour, 20, (32, 32, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(noisy).save(path)
+    recipe = dataclasses.replace(RECIPE, even_colour=True)
+    pools = mosaic.part_fields(fields, recipe)
+    image, lesion = mosaic.compose(
+        rng, pools["train"], negative="normal", positive="oscc", recipe=recipe
+    )
+    np.testing.assert_allclose(image[lesion].mean(0), image[~lesion].mean(0), atol=1.0)
+    np.testing.assert_allclose(image[lesion].std(0), image[~lesion].std(0), atol=1.5)
+
+
+def test_whole_fields_for_the_encoder(fields, tmp_path):
+    recipe = dataclasses.replace(RECIPE, whole_fields=True)
+    mosaic.write_cohort(fields, tmp_path / "o", positive="oscc", slides=(2, 2, 2), recipe=recipe)
+    tiles = list((tmp_path / "o" / "tiles" / "normal").iterdir())
+    assert len(tiles) == 10
+    for path in tiles:
+        with Image.open(path) as tile:
+            assert tile.size == (64, 64)

@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from lrmil_jax.errors import DataError
 from lrmil_jax.slides import open_slide, procedural, synthetic
+from lrmil_jax.slides.morphology import CAPTIONS
 
 
 def image_of(seed, **kwargs):
@@ -133,3 +134,74 @@ def test_tiles(tmp_path):
     assert len({t.tobytes() for t in tiles}) == 45
     with pytest.raises(DataError, match="unknown"):
         synthetic.write_tiles(tmp_path / "u", seed=1, per_class=1, classes=["bone"])
+
+
+def test_tiles_have_captions_that_tell_the_classes_apart(tmp_path):
+    folder = synthetic.write_tiles(tmp_path, seed=1, per_class=2, classes=["fat", "tumour"])
+    with (folder / "captions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["class"] for row in rows] == ["fat"] * 8 + ["tumour"] * 8
+    assert len({row["caption"] for row in rows}) == 16
+    everything = [caption for name in procedural.TISSUES for caption in CAPTIONS[name]]
+    assert len(set(everything)) == 40
+
+
+def test_coarse_tiles_join_the_fine_ones(tmp_path):
+    """Scale 1 stays as it is without the others; scale 4 has as many, in folders of its own."""
+    fine = synthetic.write_tiles(tmp_path / "fine", seed=1, per_class=5)
+    seen = []
+    both = synthetic.write_tiles(
+        tmp_path / "both",
+        seed=1,
+        per_class=5,
+        scales=(1, 4),
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert seen == [(number, 50) for number in range(1, 51)]
+    for path in fine.glob("*/*.png"):
+        assert (both / path.relative_to(fine)).read_bytes() == path.read_bytes()
+    coarse = sorted(both.glob("*/scale_4/*.png"))
+    assert len(coarse) == 25
+    assert {np.asarray(Image.open(path)).shape for path in coarse} == {(64, 64, 3)}
+    with pytest.raises(DataError, match="another folder"):
+        synthetic.write_tiles(both, seed=1, per_class=5)
+
+
+@pytest.mark.parametrize("scales", [(), (1, 1), (0,), (1, 64)])
+def test_scales_that_cannot_be_are_refused(tmp_path, scales):
+    with pytest.raises(DataError, match=r"tile scales \(.*such as \(1, 4\)"):
+        synthetic.write_tiles(tmp_path, seed=1, per_class=2, scales=scales)
+
+
+@pytest.mark.parametrize("scale", [1, 4])
+def test_a_tile_is_mostly_of_its_class(tmp_path, monkeypatch, scale):
+    """Painted white where the field is of the class, so the mean grey is its share."""
+
+    def white(rng, tissue):
+        return np.repeat((tissue == procedural.LYMPHOID)[..., None] * np.uint8(255), 3, 2)
+
+    monkeypatch.setattr(synthetic, "paint", white)
+    folder = synthetic.write_tiles(
+        tmp_path, seed=3, per_class=24, classes=["lymphoid"], scales=(scale,)
+    )
+    shares = [np.asarray(Image.open(path)).mean() / 255 for path in folder.rglob("*.png")]
+    assert len(shares) == 24
+    assert 0.69 < min(shares) < 0.999 < max(shares)
+
+
+def test_a_coarse_tile_is_what_the_slide_shows_there(tmp_path, monkeypatch):
+    """The same field painted once: a tile at scale 4 is the slide's level of 4, but for JPEG."""
+    image, _ = image_of(5)
+    synthetic.write_slide(tmp_path / "s.tif", image, mpp=0.5, levels=(1, 4))
+    monkeypatch.setattr(synthetic, "paint", lambda rng, tissue: image)
+    monkeypatch.setattr(synthetic, "random_map", lambda rng, **_: np.zeros((512, 512), np.int8))
+    folder = synthetic.write_tiles(
+        tmp_path / "t", seed=1, per_class=4, classes=["stroma"], scales=(4,)
+    )
+    tiles = [np.asarray(Image.open(path)) for path in sorted(folder.rglob("*.png"))]
+    with open_slide(tmp_path / "s.tif") as slide:
+        for number, tile in enumerate(tiles):
+            row, column = divmod(number, 2)
+            shown = slide.read((256 * column, 256 * row), 64, 256).astype(float)
+            assert np.abs(shown - tile).mean() < 6
+            assert np.abs(shown - tiles[3 - number]).mean() > 12

@@ -1,0 +1,236 @@
+"""The text tower: a tokenizer, a small transformer, and both in one file.
+
+It belongs to one image tower: the projection of that tower's embeddings into the shared space
+lies in the same file, with the hash of the image tower's own file.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from jaxtyping import Array, Bool, Float, Int
+
+from lrmil_jax.encoders import contrastive, pretrained
+from lrmil_jax.encoders.tokenizer import Tokenizer
+from lrmil_jax.encoders.vit import MLP, layer_norm
+from lrmil_jax.errors import ConfigError, WeightsError
+from lrmil_jax.types import AnyArray
+
+FORMAT = "lrmil_jax.text/1"
+_BATCH = 64  # sentences embedded at once, in one shape
+
+
+class _Attention(nn.Module):
+    """Self-attention that leaves the filling out; parameters as `vit.Attention` has them."""
+
+    heads: int
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B T W"], mask: Bool[AnyArray, "B T"]
+    ) -> Float[Array, "B T W"]:
+        batch, count, width = x.shape
+        qkv = nn.Dense(3 * width, name="qkv")(x)
+        qkv = qkv.reshape(batch, count, 3, self.heads, width // self.heads)
+        out = jax.nn.dot_product_attention(
+            qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], mask=mask[:, None, None, :]
+        )
+        return nn.Dense(width, name="proj")(out.reshape(batch, count, width))
+
+
+class TextTransformer(nn.Module):
+    """Pre-norm transformer over tokens, both ways; its output is the mean over the sentence.
+
+    Source: the text tower of Radford et al., ICML 2021, without its causal mask, which a tower
+    that generates nothing does not need.
+
+    Attributes:
+      vocabulary: tokens in all.
+      tokens: longest sentence, for which there are positions.
+      width: W of the output.
+      depth: number of blocks.
+      heads: attention heads; they divide the width.
+      mlp_ratio: hidden width of the MLP over `width`.
+      norm_eps: epsilon of every layer norm.
+    """
+
+    vocabulary: int
+    tokens: int = 64
+    width: int = 64
+    depth: int = 1
+    heads: int = 2
+    mlp_ratio: float = 4.0
+    norm_eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if self.heads < 1 or self.width % self.heads:
+            raise ConfigError(
+                f"Text width {self.width} cannot be shared out among {self.heads} heads."
+            )
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(
+        self, tokens: Int[AnyArray, "B T"], mask: Bool[AnyArray, "B T"]
+    ) -> Float[Array, "B W"]:
+        """Encodes sentences.
+
+        Args:
+          tokens: token numbers, T at most `self.tokens`; what they are where `mask` is False
+            makes no difference, nor does T.
+          mask: True where there is a token, at least once a row.
+        """
+        if tokens.shape[1] > self.tokens:
+            raise ConfigError(f"{tokens.shape[1]} tokens are more than {self.tokens} positions.")
+        normal = nn.initializers.normal(0.02)
+        table = self.param("token_embedding", normal, (self.vocabulary, self.width))
+        positions = self.param("position", normal, (self.tokens, self.width))
+        x = table[tokens] + positions[None, : tokens.shape[1]]
+        for index in range(self.depth):
+            x = _Block(self.heads, self.mlp_ratio, self.norm_eps, name=f"block_{index}")(x, mask)
+        x = layer_norm(self.norm_eps, jnp.float32, "norm")(x)
+        weight = jnp.asarray(mask, jnp.float32)[..., None]
+        return (weight * x).sum(1) / jnp.maximum(weight.sum(1), 1.0)
+
+
+class _Block(nn.Module):
+    """`vit.Block` with a mask."""
+
+    heads: int
+    mlp_ratio: float
+    norm_eps: float
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B T W"], mask: Bool[AnyArray, "B T"]
+    ) -> Float[Array, "B T W"]:
+        mlp = MLP(round(self.mlp_ratio * x.shape[-1]), name="mlp")
+        normed = layer_norm(self.norm_eps, jnp.float32, "norm1")(x)
+        x = x + _Attention(self.heads, name="attn")(normed, mask)
+        return x + mlp(layer_norm(self.norm_eps, jnp.float32, "norm2")(x))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextTower:
+    """A trained text tower with what ties it to its image tower.
+
+    Attributes:
+      sizes: arguments of `TextTransformer`.
+      tokenizer: of the same vocabulary.
+      params: "text" (the transformer's), "text_projection" [V, d] and "image_projection" [W, d],
+        each as {"kernel"}, and "log_scale".
+      encoder_hash: SHA-256 of the image tower's file (`pretrained.weights_hash`).
+      facts: further metadata of the file, such as accuracy or licence.
+    """
+
+    sizes: dict[str, Any]
+    tokenizer: Tokenizer
+    params: dict[str, Any]
+    encoder_hash: str
+    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def logit_scale(self) -> float:
+        """The learned factor on cosines that makes logits of them."""
+        return float(contrastive.logit_scale(self.params["log_scale"]))
+
+    @functools.cached_property
+    def _embed(self):
+        module = TextTransformer(**self.sizes)
+        return jax.jit(lambda params, *batch: embed_tokens(module, params, *batch))
+
+    def embed(self, sentences: Sequence[str]) -> Float[np.ndarray, "n d"]:
+        """Sentences in the shared space, each of length 1, float32.
+
+        Raises:
+          DataError: a sentence is empty or too long.
+        """
+        width = self.params["text_projection"]["kernel"].shape[1]
+        if not len(sentences):
+            return np.zeros((0, width), np.float32)
+        limit = self.sizes["tokens"]
+        tokens, mask = self.tokenizer.encode(sentences, limit=limit)
+        # One shape whatever is asked: it is compiled once.
+        filling = ((0, -len(tokens) % _BATCH), (0, limit - tokens.shape[1]))
+        tokens, mask = np.pad(tokens, filling), np.pad(mask, filling)
+        parts = [
+            np.asarray(self._embed(self.params, tokens[at : at + _BATCH], mask[at : at + _BATCH]))
+            for at in range(0, len(tokens), _BATCH)
+        ]
+        return np.concatenate(parts)[: len(sentences)]
+
+    def project(self, image_embedding: Float[AnyArray, "n W"]) -> Float[np.ndarray, "n d"]:
+        """The image tower's embeddings in the shared space, each of length 1, float32."""
+        return np.asarray(project(self.params["image_projection"], image_embedding))
+
+    def save(self, path: str | Path) -> None:
+        """Writes one safetensors file; its bytes follow from the content alone.
+
+        Raises:
+          WorkdirError: the disk is full, read-only or forbidden.
+        """
+        about = {
+            **self.facts,
+            "format": FORMAT,
+            "sizes": self.sizes,
+            "tokenizer": self.tokenizer.to_json(),
+            "encoder_hash": self.encoder_hash,
+        }
+        pretrained.write_tensors(path, traverse_util.flatten_dict(self.params, sep="/"), about)
+
+    @classmethod
+    def load(cls, path: str | Path, *, encoder_hash: str | None = None) -> "TextTower":
+        """Reads what `save` wrote; params are f32 NumPy arrays.
+
+        Args:
+          path: the file, by custom text.safetensors beside encoder.safetensors.
+          encoder_hash: of the image tower in use; None asks for no particular one.
+
+        Raises:
+          WeightsError: the file is missing, broken, no text tower, or another image tower's.
+        """
+        flat, about = pretrained.read_tensors(path)
+        if about.get("format") != FORMAT:
+            raise WeightsError(
+                f"{path} is no text tower of this program (format {about.get('format')!r}, "
+                f"expected {FORMAT!r}): give a text.safetensors that `pretrain` wrote."
+            )
+        if encoder_hash is not None and about["encoder_hash"] != encoder_hash:
+            raise WeightsError(
+                f"{path} belongs to the image tower {about['encoder_hash'][:12]}, not to "
+                f"{encoder_hash[:12]}: use the encoder.safetensors that lies beside it."
+            )
+        flat = {key: np.asarray(value, np.float32) for key, value in flat.items()}
+        known = {"format", "sizes", "tokenizer", "encoder_hash"}
+        return cls(
+            sizes=about["sizes"],
+            tokenizer=Tokenizer(about["tokenizer"]),
+            params=traverse_util.unflatten_dict(flat, sep="/"),
+            encoder_hash=about["encoder_hash"],
+            facts={key: value for key, value in about.items() if key not in known},
+        )
+
+
+def project(projection: dict[str, Any], embedding: Float[AnyArray, "n W"]) -> Float[Array, "n d"]:
+    """Embeddings of either tower in the shared space, each of length 1."""
+    return contrastive.normalise(
+        jnp.asarray(embedding, jnp.float32) @ jnp.asarray(projection["kernel"])
+    )
+
+
+def embed_tokens(
+    module: TextTransformer,
+    params: dict[str, Any],
+    tokens: Int[AnyArray, "n T"],
+    mask: Bool[AnyArray, "n T"],
+) -> Float[Array, "n d"]:
+    """Tokenised sentences in the shared space, each of length 1; params as in `TextTower`."""
+    output = module.apply({"params": params["text"]}, tokens, mask)
+    return project(params["text_projection"], output)

@@ -1,0 +1,178 @@
+"""pretrain: both towers learn, on any number of devices, from every origin of captions."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from lrmil_jax import config as configuration
+from lrmil_jax.data.captions import CaptionedTiles
+from lrmil_jax.encoders import TextTower, pretrained, registry
+from lrmil_jax.errors import ConfigError, DataError, WeightsError
+from lrmil_jax.stages import models, pretrain
+from lrmil_jax.train import make_mesh
+from lrmil_jax.train.encode import BatchEncoder
+
+ROOT = Path(__file__).parents[2]
+COLOURS = {"blue": (60, 60, 200), "green": (60, 180, 60), "red": (200, 60, 60)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def smaller():
+    """An encoder that compiles in no time, beside the registered ones."""
+    sizes = {"px": 16, "patch": 8, "width": 16, "depth": 1, "heads": 2}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(registry.ENCODERS, "vit-small", registry.EncoderSpec(sizes))
+        yield
+
+
+def small(**changes):
+    """The tiny configuration, with tiles of 16 px; '__' stands for the dot."""
+    config = configuration.tiny(configuration.default())
+    config.geometry.patch_px = 16
+    config.encoder.name = "vit-small"
+    config.pretrain.update(steps=2, batch=12, eval_every=2, log_every=2)
+    config.pretrain.update(vocabulary=300, text_width=8, projection=8, val_share=0.2)
+    changes = {key.replace("__", "."): value for key, value in changes.items()}
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+@pytest.fixture(scope="module")
+def coloured(tmp_path_factory):
+    """A folder of three classes that one colour each tells apart."""
+    folder = tmp_path_factory.mktemp("coloured")
+    rng = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        (folder / name).mkdir()
+        for number in range(15):
+            noisy = np.array(colour) + rng.normal(0, 25, (16, 16, 3))
+            picture = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+            picture.save(folder / name / f"{number}.png")
+    rows = [f"{name},{text} {name}" for name in COLOURS for text in ("a field of", "it is all")]
+    (folder / "captions.csv").write_text("\n".join(["class,caption", *rows]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def learned(coloured, tmp_path_factory):
+    """A working directory whose towers have learned the colours, on one device."""
+    workdir = tmp_path_factory.mktemp("learned")
+    config = small(data__tiles=str(coloured), pretrain__steps=60, pretrain__eval_every=30)
+    pair = pretrain.Pair.create(config, CaptionedTiles.from_folder(coloured))
+    folder = workdir / "pretrain"
+    mesh = make_mesh(jax.devices()[:1])
+    pretrain.save(pair, pretrain.train(pair, config, folder / "training", mesh=mesh), folder)
+    return workdir
+
+
+def measured(folder):
+    """What a training measured, row by row."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def towers(workdir):
+    """Image tower and text tower of a run."""
+    folder = workdir / "pretrain"
+    encoder = models.load_encoder("vit-small", folder / "encoder.safetensors", dtype="float32")
+    return encoder, TextTower.load(folder / "text.safetensors", encoder_hash=encoder.weights_hash)
+
+
+def test_towers_learn_and_sentences_find_their_images(learned):
+    """Sentences that training never saw find the tiles of their colour."""
+    encoder, tower = towers(learned)
+    assert float(tower.facts["tile_accuracy"]) == 1
+    _, about = pretrained.read_tensors(learned / "pretrain/encoder.safetensors")
+    assert about["tile_accuracy"] == tower.facts["tile_accuracy"]
+    plain = np.array([np.full((16, 16, 3), colour) for colour in COLOURS.values()], np.uint8)
+    images = tower.project(BatchEncoder(encoder, batch=8)([plain])["embedding"])
+    texts = tower.embed(["BLUE", "all is green", "a red field"])
+    assert (images @ texts.T).argmax(1).tolist() == [0, 1, 2]
+
+
+def test_validation_is_logged(learned):
+    rows = measured(learned / "pretrain/training")
+    first, last = (row for row in rows if "validation/loss" in row)
+    assert last["validation/loss"] < first["validation/loss"]
+    assert last["validation/accuracy"] == 1
+
+
+def test_eight_devices_train_as_one(coloured, tmp_path):
+    """Batches of 12 are filled up to 16, the held-out 9 tiles to 12 first."""
+    config = small(data__tiles=str(coloured), pretrain__steps=3, pretrain__log_every=1)
+    pair = pretrain.Pair.create(config, CaptionedTiles.from_folder(coloured))
+    assert len(jax.devices()) == 8
+    one, eight = (
+        pretrain.train(pair, config, tmp_path / str(len(devices)), mesh=make_mesh(devices))
+        for devices in (jax.devices()[:1], jax.devices())
+    )
+    for row, other in zip(*(measured(tmp_path / count) for count in "18"), strict=True):
+        assert other == pytest.approx(row, rel=1e-3)
+    # Not parameter by parameter: Adam makes steps of the rounding where a gradient is 0.
+    images = np.random.default_rng(0).integers(0, 255, (5, 16, 16, 3), np.uint8)
+    for embed, what in ((pair.embed_images, images), (pair.embed_captions, pair.captions)):
+        first, second = (embed(found.params, what) for found in (one, eight))
+        np.testing.assert_allclose(second, first, atol=1e-3)
+        start = embed(pair.initial(projection=8, seed=config.seed), what)
+        assert abs(first - start).max() > 0.01
+    start = pair.initial(projection=8, seed=config.seed)
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), start, one.params)
+    assert min(jax.tree.leaves(moved)) > 1e-5  # every parameter of both towers takes part
+
+
+def test_captions_of_ones_own(coloured, tmp_path):
+    """Paths and patients from a CSV; what is in no class is counted within the batch."""
+    rows = ["path,caption,patient_id"]
+    for name in COLOURS:
+        rows += [f"{name}/{i}.png,number {i % 4} in {name},p{i % 5}" for i in range(15)]
+        rows.append(f"{name}/0.png,said once more of {name},p0")
+    path = coloured / "own.csv"
+    path.write_text("\n".join(rows))
+    pretrain.run(small(data__captions=str(path)), tmp_path)
+    _, tower = towers(tmp_path)
+    assert 0 <= float(tower.facts["in_batch_accuracy"]) <= 1
+    assert "tile_accuracy" not in tower.facts
+    assert tower.embed(["number 3 in red"]).shape == (1, 8)
+
+
+def test_synthetic_tiles_of_two_magnifications(tmp_path):
+    """Of another seed than the slides', and so other tiles for every seed of a run."""
+    options = {"synthetic__tile_scales": (1, 4), "synthetic__tiles_per_class": 2}
+    first, second = (
+        pretrain.captioned_tiles(small(seed=seed, **options), tmp_path / str(seed))
+        for seed in (0, 1)
+    )
+    assert first.classes == ("benign", "fat", "lymphoid", "stroma", "tumour")
+    assert len(first.paths) == len(second.paths) == 2 * 2 * 5
+    assert len(first.captions) == 40
+    assert first.paths[0].read_bytes() != second.paths[0].read_bytes()
+
+
+def test_towers_of_different_runs_do_not_mix(learned, tmp_path):
+    encoder, _ = towers(learned)
+    path = learned / "pretrain/text.safetensors"
+    with pytest.raises(WeightsError, match=r"not to 0000.*encoder\.safetensors that lies beside"):
+        TextTower.load(path, encoder_hash="0" * 64)
+    assert TextTower.load(path).encoder_hash == encoder.weights_hash
+
+
+def test_nothing_is_trained_where_weights_are_given(tmp_path):
+    pretrain.run(small(encoder__weights="some.safetensors"), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "sentence"),
+    [
+        ({"data__captions": "own.csv"}, ConfigError, "are both set; leave one"),
+        ({"pretrain__text_tokens": 2}, DataError, r"more than the 2 .*pretrain\.text_tokens"),
+        ({"pretrain__text_heads": 3}, ConfigError, "8 cannot be shared out among 3"),
+    ],
+)
+def test_settings_that_cannot_be(coloured, tmp_path, changes, error, sentence):
+    with pytest.raises(error, match=sentence):
+        pretrain.run(small(data__tiles=str(coloured), **changes), tmp_path)
+    assert not list(tmp_path.rglob("*.safetensors"))
