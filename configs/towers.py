@@ -22,10 +22,10 @@ def get_config(arg: str | None = None):
     """Both towers by name; without one, "procedural"."""
     config = configuration.default()
     config.seed = 7000
-    config.synthetic.update(slides=20, tiles_per_class=600)  # no slide is made by `pretrain`
+    config.synthetic.update(slides=20, tiles_per_class=800)  # no slide is made by `pretrain`
     config.geometry.update(hr_mpp=0.5, lr_mpp=2.0, patch_px=64)
     config.encoder.update(name="vit-tiny", batch=16)
-    config.pretrain.update(steps=400, batch=64, learning_rate=1e-3, eval_every=100)
+    config.pretrain.update(steps=600, batch=64, learning_rate=1e-3, eval_every=100)
     if arg == "procedural-both":
         config.synthetic.tile_scales = (1, 4)
         config.pretrain.steps *= 2

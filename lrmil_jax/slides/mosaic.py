@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 POOLS = ("pretrain", "train", "val", "test")
 # What `even_colour` brings every field to: mean and SD of R, G, B, about those of H&E.
-_EVEN = np.array([[200.0, 150.0, 190.0], [34.0, 42.0, 30.0]], np.float32)
+_EVEN = np.array([[150.0, 125.0, 165.0], [40.0, 40.0, 32.0]], np.float32)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -105,23 +105,20 @@ class Pair:
 
     def initial(self, *, projection: int, seed: int) -> dict[str, Any]:
         """Parameters of both towers: "encoder", and those of `TextTower`."""
+        keys = jax.random.split(jax.random.key(seed), 4)
         px, writer = self.options["px"], encoders.TextTransformer(**self.sizes)
-        some = (self.captions["tokens"][:1], self.captions["mask"][:1])
+        some = {name: self.captions[name][:1] for name in ("tokens", "mask")}
 
         def kernel(key: jax.Array, width: int) -> dict[str, jax.Array]:
             return {"kernel": width**-0.5 * jax.random.normal(key, (width, projection))}
 
-        @jax.jit  # else every operation of the towers is compiled for itself
-        def make(keys: jax.Array) -> dict[str, Any]:
-            return {
-                "encoder": self.module.init(keys[0], jnp.zeros((1, px, px, 3)))["params"],
-                "text": writer.init(keys[1], *some)["params"],
-                "image_projection": kernel(keys[2], self.module.width),
-                "text_projection": kernel(keys[3], self.sizes["width"]),
-                "log_scale": jnp.float32(contrastive.FIRST_LOG_SCALE),
-            }
-
-        return make(jax.random.split(jax.random.key(seed), 4))
+        return {
+            "encoder": self.module.init(keys[0], jnp.zeros((1, px, px, 3)))["params"],
+            "text": writer.init(keys[1], some["tokens"], some["mask"])["params"],
+            "image_projection": kernel(keys[2], self.module.width),
+            "text_projection": kernel(keys[3], self.sizes["width"]),
+            "log_scale": jnp.float32(contrastive.FIRST_LOG_SCALE),
+        }
 
     def embed_images(
         self, params: dict[str, Any], images: UInt8[AnyArray, "n px px 3"]
