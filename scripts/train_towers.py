@@ -1,8 +1,9 @@
 """Trains the image and text towers that the package ships, and writes them with their recipe.
 
-  python scripts/train_towers.py [--output DIR] [--config FILE]
+  python scripts/train_towers.py [--output DIR] [--towers procedural procedural-both]
 
-The same command on the same machine and one device gives the same files, byte by byte.
+The same command on the same machine with as many cores gives the same files, byte by byte; XLA
+shares sums out among the cores, so another number of them changes the last digits.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import dataclasses
 import functools
 import importlib.metadata
 import importlib.util
+import os
 import shutil
 import sys
 import tempfile
@@ -46,6 +48,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=WEIGHTS, help="gets one folder a tower")
     parser.add_argument("--config", type=Path, default=ROOT / "configs" / "towers.py")
+    parser.add_argument("--towers", nargs="+", help="those to train; default all of the config")
     parser.add_argument("--tiles", type=int, default=300, help="fresh tiles a class and scale")
     parser.add_argument("--tiles_seed", type=int, default=9_000_000, help="of the fresh tiles")
     args = parser.parse_args()
@@ -53,7 +56,7 @@ def main() -> int:
     setup_logging()
     try:
         recipes = load_config(args.config)
-        for name in recipes.NAMES:
+        for name in args.towers or recipes.NAMES:
             folder = args.output / name
             config = recipes.get_config(name)
             train(config, folder)
@@ -139,6 +142,7 @@ def write_recipe(folder: Path, config: ConfigDict, accuracy: dict, *, command: s
             "config": {key: value for key, value in flat.items() if key.startswith(parts)},
             "software": {name: importlib.metadata.version(name) for name in SOFTWARE},
             "device": jax.devices()[0].device_kind,
+            "cores": len(os.sched_getaffinity(0)),
             "zero_shot_accuracy": accuracy,
             "held_out_accuracy": pretrained.read_tensors(weights[0])[1]["tile_accuracy"],
             "sha256": {path.name: pretrained.weights_hash(path) for path in weights},

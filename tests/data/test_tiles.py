@@ -125,3 +125,42 @@ def test_batches_are_seeded_and_cover_an_epoch(found):
             np.testing.assert_array_equal(left[name], right[name])
     assert sorted(np.concatenate([b["tile"] for b in first[:2]])) == list(range(8))
     assert any((a["image"] != b["image"]).any() for a, b in zip(first, other, strict=True))
+
+
+def ramp(px):
+    """A tile whose columns tell where they are: grey level 2 x column."""
+    return np.repeat((2 * np.arange(px, dtype=np.uint8))[None, :, None], px, 0).repeat(3, 2)
+
+
+def test_crops_show_a_share_of_the_side_at_the_asked_size(found):
+    """On a ramp, the range of grey levels tells how much of the side a crop shows."""
+    options = {"jitter": 0.0, "smallest_crop": 0.25, "largest_crop": 0.5, "px": 32}
+    shares = []
+    for seed in range(100):
+        image = augmented(found, ramp(96), seed, **options)["image"]
+        assert image.shape == (32, 32, 3)
+        values = image[..., 0].astype(int)
+        along = max(np.ptp(values, axis=0).max(), np.ptp(values, axis=1).max())
+        shares.append(along / (2 * 96))
+    assert 0.2 < min(shares) < 0.28
+    assert 0.44 < max(shares) < 0.52
+    # All scales alike: half of the crops are smaller than the geometric mean.
+    assert np.median(shares) == pytest.approx(0.25 * 2**0.5, abs=0.05)
+
+
+def test_held_out_tiles_show_the_middle(found):
+    Image.fromarray(ramp(96)).save(found.paths[2])
+    image = tiles.TileSource(found, np.array([2]), px=48, crop=0.5)[0]["image"]
+    np.testing.assert_allclose(image, ramp(96)[24:72, 24:72], atol=1)
+
+
+def test_native_tiles_are_left_to_the_crops(found):
+    Image.fromarray(ramp(96)).save(found.paths[2])
+    source = tiles.TileSource(found, np.array([2]), px=16, native=True)
+    np.testing.assert_array_equal(source[0]["image"], ramp(96))
+
+
+def test_small_classes_are_repeated(tmp_path):
+    found = CaptionedTiles.from_folder(write_tiles(tmp_path / "t", {"a": 2, "b": 5}))
+    even = found.balanced(np.array([0, 1, 2, 3, 4, 6]))
+    assert sorted(even.tolist()) == [0, 0, 1, 1, 2, 3, 4, 6]
