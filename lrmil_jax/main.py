@@ -40,7 +40,7 @@ def dispatch() -> int:
     from lrmil_jax import config as configuration
     from lrmil_jax import pipeline
     from lrmil_jax.stages import check, layout, predict
-    from lrmil_jax.studies import plan, run
+    from lrmil_jax.studies import study
 
     stages = _STAGES.value
     if _WORKDIR.value is None:
@@ -58,12 +58,9 @@ def dispatch() -> int:
     configuration.validate(_CONFIG.value)
     with layout.locked(workdir):
         if stages == ["check"]:
-            return check.run(_CONFIG.value, workdir)
-        if plan.is_study(_CONFIG.value):
-            if stages:
-                raise ConfigError("--stages has no meaning for a study; leave it away")
-            return run.run(_CONFIG.value, workdir)
-        return pipeline.run(_CONFIG.value, workdir, stages)
+            return check.run(study.first(_CONFIG.value, workdir), workdir)
+        runner = study if study.is_study(_CONFIG.value) else pipeline
+        return runner.run(_CONFIG.value, workdir, stages)
 
 
 def parse_flags(arguments: list[str]) -> list[str]:

@@ -92,7 +92,7 @@ class TextTransformer(nn.Module):
         normal = nn.initializers.normal(0.02)
         table = self.param("token_embedding", normal, (self.vocabulary, self.width))
         positions = self.param("position", normal, (self.tokens, self.width))
-        x = table[tokens] + positions[None, : tokens.shape[1]]
+        x = jnp.asarray(table)[tokens] + positions[None, : tokens.shape[1]]
         for index in range(self.depth):
             x = _Block(self.heads, self.mlp_ratio, self.norm_eps, name=f"block_{index}")(x, mask)
         x = layer_norm(self.norm_eps, jnp.float32, "norm")(x)

@@ -49,12 +49,12 @@ def _cell(value: float | None, digits: int = 3) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def save_table(folder: Path, rows: Sequence[dict]) -> None:
-    """Writes `table.csv` with every figure, `table.txt` and `table.md` as it is shown."""
+def save_table(folder: Path, rows: Sequence[dict], notes: Sequence[str]) -> None:
+    """Writes `table.csv` with every figure, `table.txt` and `table.md` as shown, with the notes."""
     writer.write_table(folder / "table.csv", pd.DataFrame(rows))
     shown = cells(rows)
-    files.write_text(folder / "table.txt", "\n".join(table.aligned(shown)) + "\n")
-    files.write_text(folder / "table.md", "\n".join(table.markdown(shown)) + "\n")
+    files.write_text(folder / "table.txt", "\n".join([*table.aligned(shown), *notes]) + "\n")
+    files.write_text(folder / "table.md", "\n".join([*table.markdown(shown), "", *notes]) + "\n")
 
 
 def save_plot(path: Path, rows: Sequence[dict]) -> None:

@@ -45,12 +45,29 @@ def save(folder: Path, runs: Sequence[Run]) -> None:
     measured = [one for run in runs for one in measure(run)]
     writer.write_table(folder / "results.csv", pd.DataFrame([one.record for one in measured]))
     rows = summarise(measured)
-    comparison.save_table(folder, rows)
+    closed = gap_closed(measured)
+    comparison.save_table(folder, rows, notes(measured, closed))
     comparison.save_plot(folder / "comparison.png", rows)
-    files.write_json(folder / "summary.json", {"rows": rows, "gap_closed": gap_closed(measured)})
+    files.write_json(folder / "summary.json", {"rows": rows, "gap_closed": closed})
     effects = effect_rows(runs, measured)
     if effects:
         comparison.save_effects(folder / "effects.png", effects)
+
+
+def notes(measured: Sequence[Measured], closed: float | None) -> list[str]:
+    """What a reader of the table has to know."""
+    found = {one.record["seed"]: one.record["patients"] for one in measured}
+    tested = ", ".join(str(count) for count in found.values())
+    told = [
+        f"AUC of {len(found)} seeds ({tested} test patients); intervals resample seeds and, within "
+        "them, patients; differences are paired: same seeds, same patients."
+    ]
+    if closed is not None:
+        told.append(
+            f"LRMIL closes {100 * closed:.0f} % of the gap between LR without distillation and "
+            "the HR teacher."
+        )
+    return told
 
 
 def measure(run: Run) -> list[Measured]:

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from lrmil_jax.stages import layout
-from lrmil_jax.studies import run as study
+from lrmil_jax.studies import study
 from tests.integration import runs
 from tests.integration.test_end_to_end import tiny
 

@@ -9,19 +9,30 @@ from ml_collections import ConfigDict
 
 from lrmil_jax import config as configuration
 from lrmil_jax import files, pipeline
+from lrmil_jax.errors import ConfigError
 from lrmil_jax.stages import layout
 from lrmil_jax.studies import results
-from lrmil_jax.studies.plan import Run, plan, same_features, same_slides
+from lrmil_jax.studies.plan import Run, is_study, plan, same_features, same_slides
 
 log = logging.getLogger(__name__)
 
 
-def run(config: ConfigDict, workdir: Path) -> int:
+def run(config: ConfigDict, workdir: Path, names: Sequence[str] = ()) -> int:
     """Runs what is not done yet and writes `study/`; the caller holds the lock of `workdir`.
+
+    Args:
+      config: with the study's seeds and variants.
+      workdir: gets `runs/` and `study/`.
+      names: must be empty: a study runs all stages.
 
     Returns:
       How many slides could not be prepared, over all runs.
+
+    Raises:
+      ConfigError: see `plan.plan`, or stages were named.
     """
+    if names:
+        raise ConfigError("--stages has no meaning for a study; leave it away")
     runs = plan(config, workdir)
     files.write_json(workdir / "config.json", configuration.flatten(config))
     _share_programs(workdir)
@@ -35,7 +46,13 @@ def run(config: ConfigDict, workdir: Path) -> int:
             failed += pipeline.run(one.config, one.folder, [], donors)
         jax.clear_caches()  # the programs of this run; the next one's come from disk
     results.save(workdir / "study", runs)
+    log.info("table and plots of all runs: %s", workdir / "study")
     return failed
+
+
+def first(config: ConfigDict, workdir: Path) -> ConfigDict:
+    """The config of the first run, or the config itself if it is no study."""
+    return plan(config, workdir)[0].config if is_study(config) else config
 
 
 def _share_programs(workdir: Path) -> None:
