@@ -11,7 +11,9 @@ also tiles/, the part of them that an encoder may be trained on (--config.data.t
 """
 
 import argparse
+import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from lrmil_jax.errors import UserError
@@ -24,26 +26,34 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=within(int, 0), default=0)
     group = parser.add_argument_group("procedural tissue")
     group.add_argument("--procedural", action="store_true")
-    group.add_argument("--slides", type=int, nargs="+", help="how many; of fields: train val test")
-    group.add_argument("--size_px", type=int, default=1024, help="side of a slide")
-    group.add_argument("--background", type=float, default=0.0, help="share left as glass")
+    group.add_argument("--slides", type=within(int, 1), nargs="+",
+                       help="how many; of fields: train val test")  # fmt: skip
+    group.add_argument("--size_px", type=within(int, 256), default=1024, help="side of a slide")
+    group.add_argument("--background", type=within(float, 0, 0.9), default=0.0,
+                       help="share left as glass")  # fmt: skip
     group = parser.add_argument_group("fields")
     group.add_argument("--tiles", type=Path, help="one folder of fields a class")
     group.add_argument("--positive", help="the class that makes a slide positive")
-    group.add_argument("--fields", type=int, default=6, help="fields along a slide's side")
-    group.add_argument("--positive_share", type=float, default=0.1)
-    group.add_argument("--shares", type=float, nargs=4, default=(0.4, 0.3, 0.15, 0.15),
+    group.add_argument("--fields", type=within(int, 1), default=6,
+                       help="fields along a slide's side")  # fmt: skip
+    group.add_argument("--positive_share", type=within(float, 0, 1), default=0.1)
+    group.add_argument("--shares", type=within(float, 0, 1), nargs=4,
+                       default=(0.4, 0.3, 0.15, 0.15),
                        help="of the fields to pretrain, train, val and test")  # fmt: skip
-    group.add_argument("--run_length", type=int, default=1,
+    group.add_argument("--run_length", type=within(int, 1), default=1,
                        help="neighbours in number that stay in one pool")  # fmt: skip
     group.add_argument("--even_colour", action="store_true", help="same colours for all fields")
     group.add_argument("--whole_fields", action="store_true", help="tiles/ gets fields uncut")
     args = parser.parse_args()
     if args.procedural == (args.tiles is not None):
         parser.error("give one of --procedural and --tiles FOLDER")
+    if args.tiles is not None and args.positive is None:
+        parser.error("--tiles needs --positive, the class that makes a slide positive")
+    if abs(sum(args.shares) - 1) > 1e-6:
+        parser.error(f"--shares add up to {sum(args.shares):g}; they must add up to 1")
     args.slides = args.slides or ([100] if args.procedural else [60, 20, 20])
     if len(args.slides) != (1 if args.procedural else 3):
         parser.error("--slides takes one number of procedural slides, three of slides of fields")
@@ -54,6 +64,19 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     return 0
+
+
+def within(kind: type, low: float, high: float = math.inf) -> Callable[[str], float]:
+    """A number for argparse, refused in words outside its range."""
+
+    def read(text: str) -> float:
+        value = kind(text)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text} is not from {low} to {high}")
+        return value
+
+    read.__name__ = kind.__name__  # argparse names it where the text is no number
+    return read
 
 
 def compose(args: argparse.Namespace) -> Path:
