@@ -40,9 +40,8 @@ def _line(row: dict, timed: bool, lesions: bool) -> list[str]:
         ]
     line += [_cell(row.get("patches"), 0)]
     line += [_cell(row.get(f"seconds_{phase}"), 4) for phase in table.PHASES] if timed else []
-    return line + (
-        [_cell(row.get(f"lesion_{name}")) for name in ("auc", "dice")] if lesions else []
-    )
+    scores = [f"attention_{name}" for name in ("auc", "dice", "highest_dice")]
+    return line + [_cell(row.get(name)) for name in scores if lesions]
 
 
 def _cell(value: float | None, digits: int = 3) -> str:
