@@ -18,7 +18,7 @@ COLOUR = {
     **{key: FULL[key] for key in FULL if key.startswith("auc")}, **GAIN, "model": "colour only",
     "auc_mean": 0.65, "auc_sd": None, "patches": 16.0,
 }  # fmt: skip
-UNDEFINED = {key: None for key in ("auc_mean", "auc_sd", "auc_low", "auc_high", "auc_smallest")} | {
+UNDEFINED = dict.fromkeys(("auc_mean", "auc_sd", "auc_low", "auc_high", "auc_smallest")) | {
     "model": "nothing",
     "auc_largest": None,
 }
