@@ -73,26 +73,17 @@ def notes(measured: Sequence[Measured], closed: float | None) -> list[str]:
 def measure(run: Run) -> list[Measured]:
     """The models of one run: all arms of the config itself, and of a variant its own one."""
     predictions = report.pooled_predictions(run.config, run.folder)
-    # A probability that no arm of another seed shares would be read as a class.
-    columns = metrics.probability_columns(predictions)
-    classes = {name.removeprefix(metrics.PROBABILITY_PREFIX): i for i, name in enumerate(columns)}
-    rows = report.result_rows(run.config, run.folder)
     found = []
-    for row in rows:
-        if run.variant != BASE and row["arm"] != _ARM[run.config.method]:
+    for row in report.result_rows(run.config, run.folder):
+        if run.variant == BASE:
+            model = table.ARM_NAMES.get(row["arm"], row["arm"])
+        elif row["arm"] == _ARM[run.config.method]:
+            model = run.variant
+        else:
             continue
-        frame = predictions[predictions.arm == row["arm"]]
-        named = frame.assign(label=frame.label.map(classes), patient_id=frame.case_id)
-        patients = metrics.by_patient(named)
-        labels, probabilities = metrics.arrays(patients)
-        draws = bootstrap.resampled(
-            labels,
-            probabilities,
-            seed=run.seed,
-            samples=run.config.evaluate.bootstrap_samples,
-        )
-        model = table.ARM_NAMES.get(row["arm"], row["arm"])
-        model = model if run.variant == BASE else run.variant
+        patients = _patients(predictions[predictions.arm == row["arm"]])
+        samples = run.config.evaluate.bootstrap_samples
+        draws = bootstrap.resampled(*metrics.arrays(patients), seed=run.seed, samples=samples)
         found.append(
             Measured(
                 model=model,
@@ -103,6 +94,14 @@ def measure(run: Run) -> list[Measured]:
             )
         )
     return found
+
+
+def _patients(predictions: pd.DataFrame) -> pd.DataFrame:
+    """One row a patient (`metrics.by_patient`) of one arm's rows."""
+    columns = metrics.probability_columns(predictions)
+    names = [column.removeprefix(metrics.PROBABILITY_PREFIX) for column in columns]
+    labels = predictions.label.map({name: index for index, name in enumerate(names)})
+    return metrics.by_patient(predictions.assign(label=labels, patient_id=predictions.case_id))
 
 
 def _record(run: Run, model: str, row: dict) -> dict:
