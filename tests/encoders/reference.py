@@ -60,6 +60,21 @@ def _gelu(x):
     return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
 
 
+def _block(x, p, heads):
+    x = x + _attention(_norm(x, p["norm1"]), p["attn"], heads)
+    hidden = _gelu(_dense(_norm(x, p["norm2"]), p["mlp"]["fc1"]))
+    return x + _dense(hidden, p["mlp"]["fc2"])
+
+
+def text(params, tokens, *, heads, depth):
+    """One sentence of token numbers, without filling -> mean of its tokens after the last norm."""
+    x = np.array([params["token_embedding"][t] + params["position"][i]
+                  for i, t in enumerate(tokens)])  # fmt: skip
+    for index in range(depth):
+        x = _block(x, params[f"block_{index}"], heads)
+    return _norm(x, params["norm"]).mean(0)
+
+
 def vit(params, image, *, patch, heads, depth):
     """One image [px, px, 3] -> (embedding, CLS after each block, tokens after each block)."""
     grid = image.shape[0] // patch
@@ -71,10 +86,7 @@ def vit(params, image, *, patch, heads, depth):
             sequence.append(_dense(cut.reshape(-1), params["patch_embed"]) + positions[row, column])
     x, cls, tokens = np.array(sequence), [], []
     for index in range(depth):
-        p = params[f"block_{index}"]
-        x = x + _attention(_norm(x, p["norm1"]), p["attn"], heads)
-        hidden = _gelu(_dense(_norm(x, p["norm2"]), p["mlp"]["fc1"]))
-        x = x + _dense(hidden, p["mlp"]["fc2"])
+        x = _block(x, params[f"block_{index}"], heads)
         cls.append(x[0])
         tokens.append(x[1:].reshape(grid, grid, -1))
     return _norm(x[0], params["norm"]), cls, tokens

@@ -1,14 +1,22 @@
 """The text tower: tokens of any sentence, the transformer against PyTorch, and its file."""
 
 import dataclasses
+import importlib.util
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-import torch
 
 from lrmil_jax.encoders import TextTower, TextTransformer, Tokenizer, pretrained
 from lrmil_jax.errors import ConfigError, DataError, WeightsError
+
+# Test folders are no packages, so the reference is loaded by its path.
+_spec = importlib.util.spec_from_file_location(
+    "encoder_reference", Path(__file__).with_name("reference.py")
+)
+reference = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(reference)
 
 CAPTIONS = [
     "Fibrous stroma with wavy collagen.",
@@ -83,34 +91,14 @@ def test_sentences_that_cannot_be_read_are_told(tokenizer):
         Tokenizer.train(CAPTIONS, vocabulary=100)
 
 
-def torch_transformer(params, tokens, mask, heads):
-    """The same, written with PyTorch."""
-    p = jax.tree.map(lambda leaf: torch.from_numpy(np.array(leaf)), params)
-    linear = lambda x, d: x @ d["kernel"] + d["bias"]  # noqa: E731
-    width = p["position"].shape[1]
-    norm = lambda x, n: torch.nn.functional.layer_norm(  # noqa: E731
-        x, (width,), n["scale"], n["bias"], 1e-6
-    )
-    keep = torch.from_numpy(mask)
-    x = p["token_embedding"][torch.from_numpy(tokens).long()] + p["position"][: tokens.shape[1]]
-    for index in range(sum(name.startswith("block_") for name in p)):
-        block = p[f"block_{index}"]
-        qkv = linear(norm(x, block["norm1"]), block["attn"]["qkv"])
-        q, k, v = qkv.reshape(*x.shape[:2], 3, heads, -1).permute(2, 0, 3, 1, 4)
-        out = torch.nn.functional.scaled_dot_product_attention(
-            q, k, v, attn_mask=keep[:, None, None]
-        )
-        x = x + linear(out.transpose(1, 2).flatten(2), block["attn"]["proj"])
-        hidden = torch.nn.functional.gelu(linear(norm(x, block["norm2"]), block["mlp"]["fc1"]))
-        x = x + linear(hidden, block["mlp"]["fc2"])
-    x = norm(x, p["norm"])
-    return torch.stack([row[kept].mean(0) for row, kept in zip(x, keep, strict=True)]).numpy()
-
-
-def test_transformer_agrees_with_pytorch(tower):
+def test_transformer_agrees_with_plain_numpy(tower):
     tokens, mask = tower.tokenizer.encode(CAPTIONS, limit=40)
     found = TextTransformer(**tower.sizes).apply({"params": tower.params["text"]}, tokens, mask)
-    expected = torch_transformer(tower.params["text"], tokens, mask, SIZES["heads"])
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tower.params["text"])
+    sizes = {"heads": SIZES["heads"], "depth": SIZES["depth"]}
+    expected = [
+        reference.text(params, row[real], **sizes) for row, real in zip(tokens, mask, strict=True)
+    ]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
