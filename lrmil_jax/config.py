@@ -180,6 +180,9 @@ def _guided(config: ConfigDict) -> None:
     config.select = select = ConfigDict()
     select.rho = 0.25  # share of a slide's LR patches whose children are encoded
     select.count = 0  # or this many of every slide; 0 is rho
+    # Classes whose descriptions choose; () is all. Where one class is the absence of the other, as
+    # normal of tumour, naming the latter keeps the budget for it. No slide's label is used.
+    select.classes = ()
     select.rule = "max"  # best of any class; "per_class" in turns; "random" as a control
 
     config.fuse = fuse = ConfigDict()

@@ -28,27 +28,23 @@ from lrmil_jax.train.mil import BagClassifier
 PHASES = ("open_tissue", "read", "encode", "mil")
 
 
-def random_model(name: str, *, batch: int, px: int) -> tuple[BatchEncoder, BagClassifier]:
-    """An encoder and a gated ABMIL head with random weights."""
+def random_encoder(name: str, *, px: int) -> Encoder:
+    """An encoder with random weights."""
     options = {"px": px}
     module = encoders.create(name, **options)
     images = np.zeros((1, px, px, 3), np.float32)
     params = jax.jit(module.init)(jax.random.key(0), images)["params"]
     transform = encoders.transform(name, **options)
-    encoder = Encoder(name, options, module, params, transform, "random")
-    width = module.width
+    return Encoder(name, options, module, params, transform, "random")
+
+
+def random_head(width: int) -> BagClassifier:
+    """A gated ABMIL head of two classes on features of this width."""
     head = heads.create("gated_abmil", num_classes=2)
     bags, mask = np.zeros((1, 8, width), np.float32), np.ones((1, 8), bool)
-    head_params = head.init(jax.random.key(0), bags, mask)["params"]
-    classifier = BagClassifier(
-        "gated_abmil",
-        {},
-        ("negative", "positive"),
-        head_params,
-        np.zeros(width, np.float32),
-        np.ones(width, np.float32),
-    )
-    return BatchEncoder(encoder, batch=batch), classifier
+    params = head.init(jax.random.key(0), bags, mask)["params"]
+    mean, deviation = np.zeros(width, np.float32), np.ones(width, np.float32)
+    return BagClassifier("gated_abmil", {}, ("negative", "positive"), params, mean, deviation)
 
 
 def tissue_block(u: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -60,7 +56,8 @@ def measure(slide: Path, name: str, *, batch: int, runs: int) -> dict[str, list[
     """Seconds per phase of both paths, one after the other, `runs` times after a warm-up."""
     px = encoders.transform(name).px
     settings = TilingSettings(Geometry(hr_mpp=0.5, lr_mpp=2.0, patch_px=px), with_hr=False)
-    member = random_model(name, batch=batch, px=px)
+    encoder = random_encoder(name, px=px)
+    member = BatchEncoder(encoder, batch=batch), random_head(encoder.module.width)
     member[0]([np.zeros((batch, px, px, 3), np.uint8)])  # compiles
     paths = {
         arm: SlideClassifier([member], settings, "float16", batch, high_resolution=arm == "HR")

@@ -7,7 +7,8 @@
     --config.data.masks=DIR/masks
 
 FOLDER has one folder of fields (images) a class. DIR gets slides/, masks/ and labels.csv; of fields
-also tiles/, the part of them that an encoder may be trained on (--config.data.tiles=DIR/tiles).
+also tiles/, the part of them that an encoder may be trained on (--config.data.tiles=DIR/tiles), and
+with --captions what is said of each class, so that a text tower learns the words of a description.
 """
 
 import argparse
@@ -16,7 +17,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
+
+from lrmil_jax.data import writer
 from lrmil_jax.errors import UserError
+from lrmil_jax.selection import TextBank
 from lrmil_jax.slides import mosaic, synthetic
 from lrmil_jax.train.logging import progress, setup_logging
 
@@ -47,9 +52,13 @@ def main() -> int:
                        help="neighbours in number that stay in one pool")  # fmt: skip
     group.add_argument("--even_colour", action="store_true", help="same colours for all fields")
     group.add_argument("--whole_fields", action="store_true", help="tiles/ gets fields uncut")
+    group.add_argument("--captions",
+                       help="of tiles/: FILE.toml of descriptions, or shipped:NAME")  # fmt: skip
     args = parser.parse_args()
     if args.procedural == (args.tiles is not None):
         parser.error("give one of --procedural and --tiles FOLDER")
+    if args.captions is not None and args.tiles is None:
+        parser.error("--captions needs --tiles: procedural slides come without tiles")
     if args.tiles is not None and args.positive is None:
         parser.error("--tiles needs --positive, the class that makes a slide positive")
     if abs(sum(args.shares) - 1) > 1e-6:
@@ -81,6 +90,7 @@ def within(kind: type, low: float, high: float = math.inf) -> Callable[[str], fl
 
 def compose(args: argparse.Namespace) -> Path:
     """Writes the cohort that the flags ask for and gives its labels.csv."""
+    spoken = captions(args)  # a mistake in them is told before the slides are made
     with progress("slides", sum(args.slides)) as bar:
         options = {"progress": lambda done, total: bar.advance()}
         if args.procedural:
@@ -96,7 +106,7 @@ def compose(args: argparse.Namespace) -> Path:
         recipe = mosaic.MosaicRecipe(
             shares=tuple(args.shares), **{name: getattr(args, name) for name in names}
         )
-        return mosaic.write_cohort(
+        labels = mosaic.write_cohort(
             args.tiles,
             args.output,
             positive=args.positive,
@@ -104,6 +114,23 @@ def compose(args: argparse.Namespace) -> Path:
             recipe=recipe,
             **options,
         )
+    if spoken is not None:
+        writer.write_table(args.output / "tiles" / "captions.csv", spoken)
+    return labels
+
+
+def captions(args: argparse.Namespace) -> pd.DataFrame | None:
+    """Every sentence of each class of fields, as `captions.csv` has them.
+
+    Raises:
+      DataError: the descriptions cannot be used, or a class of fields is not described.
+    """
+    if args.captions is None or not args.tiles.is_dir():
+        return None
+    names = sorted(path.name for path in args.tiles.iterdir() if path.is_dir())
+    described = TextBank.load(args.captions).only(names).classes
+    rows = [(name, text) for name in names for text in described[name].sentences("both")]
+    return pd.DataFrame(rows, columns=["class", "caption"])
 
 
 if __name__ == "__main__":

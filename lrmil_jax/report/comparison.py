@@ -17,7 +17,8 @@ _INK, _GREY, _TEST, _VALIDATION = "#222222", "#9a9a9a", "#1f5fa8", "#c77d2e"
 
 def cells(rows: Sequence[dict]) -> list[list[str]]:
     """The table as shown, the first line being the heading; rows are `studies.results`' ones."""
-    head = ["model", "AUC mean ± SD [95 %]", "lowest", "LRMIL minus it [95 %]", "ahead"]
+    reference = rows[0].get("reference", table.ARM_NAMES["lrmil"])
+    head = ["model", "AUC mean ± SD [95 %]", "lowest", f"{reference} minus it [95 %]", "ahead"]
     head += ["patches/slide"]
     timed = any(row.get(f"seconds_{table.PHASES[0]}") is not None for row in rows)
     lesions = any(row.get("attention_auc") is not None for row in rows)
@@ -63,7 +64,7 @@ def save_plot(path: Path, rows: Sequence[dict]) -> None:
     FigureCanvasAgg(figure)
     axis = figure.subplots()
     for place, row in enumerate(known):
-        colour = _TEST if row["model"] == table.ARM_NAMES["lrmil"] else _INK
+        colour = _TEST if row["model"] == row.get("reference") else _INK
         if row["auc_low"] is not None:
             axis.plot([row["auc_low"], row["auc_high"]], [place] * 2, color=colour, lw=1.2)
         axis.plot([row["auc_smallest"], row["auc_largest"]], [place] * 2, color=colour, lw=5,

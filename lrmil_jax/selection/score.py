@@ -6,6 +6,7 @@ Pure NumPy on one slide's patches. Nothing here knows the slide's label (`method
 import hashlib
 import itertools
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -67,6 +68,25 @@ def budget(
         if size < 1:
             raise ConfigError(f"The number of patches to read is {count}: give at least 1.")
     return min(size, count_total)
+
+
+def guiding(classes: Sequence[str], wanted: Sequence[str]) -> Int[np.ndarray, " c"]:
+    """Columns of `class_scores` by which patches are chosen.
+
+    Args:
+      classes: names of all C.
+      wanted: `select.classes`; () is all.
+
+    Raises:
+      ConfigError: a name that is no class.
+    """
+    for name in wanted:
+        if name not in classes:
+            raise ConfigError(
+                f"config.select.classes has {name!r}, which is no class of the slides: use "
+                f"{', '.join(classes)}"
+            )
+    return np.array([list(classes).index(name) for name in wanted or classes], np.int64)
 
 
 def select(

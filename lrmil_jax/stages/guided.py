@@ -21,7 +21,7 @@ from lrmil_jax.stages.inference import (
     encode_patches,
     picture,
 )
-from lrmil_jax.stages.select import choose
+from lrmil_jax.stages.select import choose, guides
 from lrmil_jax.stages.text import SharedSpace
 from lrmil_jax.train.encode import BatchEncoder
 from lrmil_jax.train.mil import BagClassifier
@@ -87,6 +87,7 @@ class GuidedClassifier:
                 xy=cells.lr_xy[low.read],
                 side=cells.lr_side,
                 scores=first.scores,
+                likeness=first.scores[:, guides(self.config, self.space)].max(1),
                 chosen=first.chosen,
                 sentences=first.sentences,
             ),

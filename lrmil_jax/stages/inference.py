@@ -53,7 +53,8 @@ class Guidance:
 
     Attributes:
       xy: [N, 2] level-0 corners of the LR patches; side: theirs in level-0 px.
-      scores: [N, C] cosines with the classes' descriptions.
+      scores: [N, C] cosines with the classes' descriptions; likeness: [N] the best of those that
+        the choice goes by (`select.classes`).
       chosen: [n] the LR patches whose children were read.
       sentences: of each chosen LR patch, the description that fits it best.
     """
@@ -61,6 +62,7 @@ class Guidance:
     xy: Int[np.ndarray, "N 2"]
     side: int
     scores: Float[np.ndarray, "N C"]
+    likeness: Float[np.ndarray, " N"]
     chosen: Int[np.ndarray, " n"]
     sentences: list[str]
 

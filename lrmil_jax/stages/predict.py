@@ -184,7 +184,7 @@ def _write_regions(folder: Path, model: Model, result: SlideResult, title: str) 
         result.picture_downsample,
         guide.xy,
         guide.side,
-        guide.scores.max(1),
+        guide.likeness,
         title=f"{title}, {len(guide.chosen)} of {len(guide.xy)} regions read at high power",
         label="likeness to the descriptions, rank among the slide's patches",
         outlined=guide.chosen,

@@ -82,10 +82,8 @@ def result_rows(config: ConfigDict, workdir: Path) -> list[dict]:
         }
         if arm in scored:
             row |= scored[arm]
-        chosen = [fold[arm]["selection"] for fold in measured if "selection" in fold[arm]]
-        recalls = [one["lesion_recall"] for one in chosen if one["lesion_recall"] is not None]
-        if recalls:
-            row["lesion_recall"] = float(np.mean(recalls))
+        row |= _selection([fold[arm]["selection"] for fold in measured if "selection" in fold[arm]])
+        row["patches"] += row.get("patches_lr", 0.0)  # those that it looked at to choose
         # The undistilled encoder has the distilled one's shape: it is timed once.
         shape = "lrmil" if arm == "no_distillation" and config.method == "lrmil" else arm
         timed = [fold.get(shape) for fold in timing]
@@ -97,6 +95,15 @@ def result_rows(config: ConfigDict, workdir: Path) -> list[dict]:
                     row[f"seconds_{phase}"] = float(np.median(spent))
         rows.append(row)
     return rows
+
+
+def _selection(folds: list[dict]) -> dict[str, float]:
+    """What WISE-FUSE's choice was among, and the share of lesion area it held; {} of others."""
+    if not folds:
+        return {}
+    found = {"patches_lr": float(np.median([one["lr_patches"] for one in folds]))}
+    recalls = [one["lesion_recall"] for one in folds if one["lesion_recall"] is not None]
+    return found | ({"lesion_recall": float(np.mean(recalls))} if recalls else {})
 
 
 def pooled_predictions(config: ConfigDict, workdir: Path) -> pd.DataFrame:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from lrmil_jax.data import writer
@@ -46,7 +47,16 @@ def choose(
     size = score.budget(len(scores), rho=None if count else settings.rho, count=count)
     if settings.rule == "random":
         return scores, score.select_random(len(scores), size, seed=config.seed, slide_id=slide_id)
-    return scores, score.select(scores, size, rule=settings.rule)
+    return scores, score.select(scores[:, guides(config, space)], size, rule=settings.rule)
+
+
+def guides(config: ConfigDict, space: text.SharedSpace) -> Int[np.ndarray, " c"]:
+    """The classes, as columns of scores, whose descriptions choose.
+
+    Raises:
+      ConfigError: `select.classes` has a name that is no class.
+    """
+    return score.guiding(space.texts.classes, config.select.classes)
 
 
 def lr_folder(config: ConfigDict, workdir: Path, fold: int) -> Path:

@@ -8,14 +8,16 @@ from ml_collections import ConfigDict
 
 from lrmil_jax.encoders import contrastive
 from lrmil_jax.errors import ConfigError
-from lrmil_jax.selection import ClassTexts, TextBank
+from lrmil_jax.selection import ClassTexts, TextBank, score
 from lrmil_jax.stages import layout, models, text_towers
 from lrmil_jax.train.checkpoint import load_params, save_params
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
     """Writes `text/classes.safetensors`, and every sentence's embedding beside it."""
-    bank = read_bank(config, layout.prepared_cohort(config, workdir).classes)
+    classes = layout.prepared_cohort(config, workdir).classes
+    score.guiding(classes, config.select.classes)  # a wrong name is told before `align`
+    bank = read_bank(config, classes)
     tower = text_towers.load(config, workdir)
     texts = bank.embed(tower, config.text.power)
     facts = {

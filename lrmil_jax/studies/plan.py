@@ -19,6 +19,8 @@ _LEAN = {
     "evaluate.timed_slides": "0",
     "report.heatmaps": "0",
 }
+# Keys that change what a slide costs: such a variant is timed as the config itself is.
+_COSTLY = ("method", "select.rho", "select.count", "encoder.name", "geometry.")
 _SEEDED = (
     *("data.labels", "data.slides", "data.tiles", "data.captions", "data.masks"),
     "encoder.weights",
@@ -105,7 +107,9 @@ def _config(config: ConfigDict, seed: int, name: str, changes: Mapping[str, str]
     }
     alone = {"seed": str(seed), "study.seeds": "()", "study.variants": "()"}
     alone["study.workers"] = "1"
-    lean = {} if name == BASE else _LEAN
+    lean = {} if name == BASE else dict(_LEAN)
+    if any(key.startswith(_COSTLY) for key in changes):
+        lean.pop("evaluate.timed_slides", None)
     spelled = {key: value.replace("{seed}", str(seed)) for key, value in changes.items()}
     try:
         made = configuration.replaced(config, alone | seeded | lean | spelled)

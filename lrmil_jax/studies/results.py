@@ -1,7 +1,6 @@
 """What a study measured: tidy rows of every run, and each model's figures over the seeds."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,40 +10,20 @@ import pandas as pd
 from lrmil_jax import config as configuration
 from lrmil_jax import files
 from lrmil_jax.data import writer
-from lrmil_jax.evals import bootstrap, metrics, seeds
+from lrmil_jax.evals import seeds
 from lrmil_jax.report import comparison, table
-from lrmil_jax.stages import evaluate, layout, report
+from lrmil_jax.report import curve as curve_report
+from lrmil_jax.studies import curve
+from lrmil_jax.studies.measured import ARM, Measured, measure, paired
 from lrmil_jax.studies.plan import BASE, Run
-
-# The arm that stands for a variant in the table: what its method is about.
-_ARM = {"lrmil": "lrmil", "mil": "teacher", "mil_lr": "no_distillation", "wise_fuse": "wise_fuse"}
-REFERENCE = table.ARM_NAMES["lrmil"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Measured:
-    """One model of one seed.
-
-    Attributes:
-      model: its name in the table.
-      record: the tidy row.
-      auc: of the test patients, or None.
-      resampled: AUC of resampled test patients; equal seeds draw equal patients.
-      patients: their identities, by which paired differences are checked.
-    """
-
-    model: str
-    record: dict
-    auc: float | None
-    resampled: np.ndarray
-    patients: tuple[str, ...]
 
 
 def save(folder: Path, runs: Sequence[Run], *, side_by_side: bool) -> None:
     """Writes `results.csv` (tidy), the table as CSV, Markdown and text, and the plots."""
     measured = [one for run in runs for one in measure(run)]
     writer.write_table(folder / "results.csv", pd.DataFrame([one.record for one in measured]))
-    rows = summarise(measured)
+    reference = table.ARM_NAMES[ARM[runs[0].config.method]]
+    rows = summarise(measured, reference)
     closed = gap_closed(measured)
     told = notes(measured, closed)
     if side_by_side:
@@ -55,6 +34,9 @@ def save(folder: Path, runs: Sequence[Run], *, side_by_side: bool) -> None:
     effects = effect_rows(runs, measured)
     if effects:
         comparison.save_effects(folder / "effects.png", effects)
+    points = curve.points(measured)
+    if len({point["budget"] for point in points} - {None}) > 1:
+        curve_report.save(folder, points, told + curve.notes(points))
 
 
 def notes(measured: Sequence[Measured], closed: float | None) -> list[str]:
@@ -73,84 +55,25 @@ def notes(measured: Sequence[Measured], closed: float | None) -> list[str]:
     return told
 
 
-def measure(run: Run) -> list[Measured]:
-    """The models of one run: all arms of the config itself, and of a variant its own one."""
-    predictions = report.pooled_predictions(run.config, run.folder)
-    found = []
-    for row in report.result_rows(run.config, run.folder):
-        if run.variant == BASE:
-            model = table.ARM_NAMES.get(row["arm"], row["arm"])
-        elif row["arm"] == _ARM[run.config.method]:
-            model = run.variant
-        else:
-            continue
-        patients = evaluate.patients(predictions[predictions.arm == row["arm"]])
-        samples = run.config.evaluate.bootstrap_samples
-        draws = bootstrap.resampled(*metrics.arrays(patients), seed=run.seed, samples=samples)
-        found.append(
-            Measured(
-                model=model,
-                record=_record(run, model, row),
-                auc=row["auc"],
-                resampled=draws["auc"],
-                patients=tuple(patients.patient_id),
-            )
-        )
-    return found
-
-
-def _record(run: Run, model: str, row: dict) -> dict:
-    low, high = row.get("auc_interval") or (None, None)
-    return {
-        "seed": run.seed,
-        "variant": run.variant,
-        "model": model,
-        "changes": " ".join(f"{key}={value}" for key, value in run.changes.items()),
-        **{key: value for key, value in row.items() if not key.endswith("_interval")},
-        "auc_low": low,
-        "auc_high": high,
-        "val_auc": _validation_auc(run, row["arm"]),
-    }
-
-
-def _validation_auc(run: Run, arm: str) -> float | None:
-    """Mean over folds of the AUC on validation patients, by which settings are chosen."""
-    values = []
-    for fold in range(1, run.config.folds + 1):
-        path = layout.stage_folder(run.folder, "evaluate", fold) / "metrics.json"
-        known = json.loads(path.read_text(encoding="utf-8"))[arm].get("validation")
-        values.append(None if known is None else known["metrics"]["auc"])
-    return None if None in values else float(np.mean(values))
-
-
-def summarise(measured: Sequence[Measured]) -> list[dict]:
-    """One row a model in the order of appearance: its AUC and LRMIL's paired gain over seeds."""
-    rows = []
+def summarise(measured: Sequence[Measured], reference: str) -> list[dict]:
+    """One row a model in the order of appearance: its AUC over seeds, and by how much the model
+    named `reference` is ahead of it, paired."""
+    rows, base = [], [one for one in measured if one.model == reference]
     for model in dict.fromkeys(one.model for one in measured):
         own = [one for one in measured if one.model == model]
         auc = seeds.summarise([one.auc for one in own], [one.resampled for one in own], seed=0)
-        row = {"model": model} | {f"auc_{k}": v for k, v in dataclasses.asdict(auc).items()}
-        row |= {f"gain_{k}": v for k, v in _gain(measured, own).items()}
+        row = {"model": model, "reference": reference}
+        row |= {f"auc_{k}": v for k, v in dataclasses.asdict(auc).items()}
+        gain = None if model == reference else paired(base, own)
+        if gain is not None:
+            row |= {f"gain_{k}": v for k, v in dataclasses.asdict(gain).items()}
         frame = pd.DataFrame([one.record for one in own])
-        wanted = [name for name in frame if name.startswith(("patches", "seconds_", "attention_"))]
+        told = ("patches", "seconds_", "attention_", "lesion_recall")
+        wanted = [name for name in frame if name.startswith(told)]
         means = frame[["accuracy", "val_auc", *wanted]].astype(float).mean()
         row |= {name: None if np.isnan(value) else float(value) for name, value in means.items()}
         rows.append(row)
     return rows
-
-
-def _gain(measured: Sequence[Measured], other: Sequence[Measured]) -> dict:
-    """LRMIL's AUC less the other model's, same seeds and same resampled patients."""
-    reference = {one.record["seed"]: one for one in measured if one.model == REFERENCE}
-    differences, resampled = [], []
-    for one in other:
-        base = reference.get(one.record["seed"])
-        if base is None or one.model == REFERENCE or base.patients != one.patients:
-            return {}
-        undefined = base.auc is None or one.auc is None
-        differences.append(None if undefined else base.auc - one.auc)
-        resampled.append(base.resampled - one.resampled)
-    return dataclasses.asdict(seeds.summarise(differences, resampled, seed=0))
 
 
 def gap_closed(measured: Sequence[Measured]) -> float | None:
@@ -177,7 +100,7 @@ def effect_rows(runs: Sequence[Run], measured: Sequence[Measured]) -> list[dict]
     rows = []
     for one in measured:
         single = one.record["changes"].split() if one.record["changes"] else []
-        if one.model == REFERENCE:
+        if one.model == table.ARM_NAMES["lrmil"]:
             told = [(key, flat[key], True) for key in factors]
         elif len(single) == 1 and one.record["arm"] == "lrmil":
             key, _, value = single[0].partition("=")

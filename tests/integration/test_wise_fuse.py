@@ -122,9 +122,12 @@ def test_an_edited_description_redoes_the_texts(fused, tmp_path):
 def test_other_ways_to_read_low_resolution(fused, tmp_path, how):
     workdir = tmp_path / "run"
     shutil.copytree(fused, workdir, symlinks=True)
-    changes = {"align__how": how, "fuse__how": "cross_attention", "select__rule": "per_class"}
+    changes = {"align__how": how, "fuse__how": "cross_attention", "select__classes": ("tumour",)}
     assert go(config(**changes, report__heatmaps=0, evaluate__timed_slides=0), workdir) == 0
     assert (workdir / "folds/1/align/encoder.safetensors").is_file() == (how == "full")
+    scores, chosen = select.read_chosen(workdir, 1, "slide_0000")
+    tumour = np.sort(scores[:, 1])  # benign, tumour
+    assert (np.sort(scores[chosen, 1]) == tumour[-len(chosen) :]).all()
 
 
 def test_a_random_choice_is_the_same_for_a_slide_whatever_else_there_is(fused, tmp_path):
@@ -140,6 +143,8 @@ def test_a_random_choice_is_the_same_for_a_slide_whatever_else_there_is(fused, t
 def test_mistakes_in_one_sentence(tmp_path):
     with pytest.raises(ConfigError, match="descriptions is not set"):
         go(config(text__descriptions=None, synthetic__size_px=512), tmp_path / "a")
+    with pytest.raises(ConfigError, match="'tumor', which is no class"):
+        go(config(select__classes=("tumor",), synthetic__size_px=512), tmp_path / "a")
     own = tmp_path / "own.toml"
     own.write_text('[benign]\nlow = ["Even nuclei."]\n[other]\nlow = ["Large nucleoli."]\n')
     with pytest.raises(DataError, match="does not describe the class tumour"):

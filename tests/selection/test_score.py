@@ -123,6 +123,15 @@ def test_per_class_gives_every_class_its_share():
     assert not best <= set(score.select(scores, 12).tolist())
 
 
+def test_classes_that_guide_the_choice():
+    classes = ("normal", "tumour", "other")
+    assert score.guiding(classes, ()).tolist() == [0, 1, 2]
+    assert score.guiding(classes, ["tumour"]).tolist() == [1]
+    assert score.guiding(classes, ("other", "normal")).tolist() == [2, 0]
+    with pytest.raises(ConfigError, match="'tumor', which is no class of the slides: use normal"):
+        score.guiding(classes, ("tumor",))
+
+
 @pytest.mark.parametrize("rule", score.RULES)
 def test_ties_go_to_the_lower_index(rule):
     flat = np.zeros((40, 3), np.float32)

@@ -1,0 +1,102 @@
+"""What WISE-FUSE gives at every budget, beside its controls: which runs that takes, and what they
+say together."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from lrmil_jax.evals import seeds
+from lrmil_jax.report.table import ARM_NAMES, PHASES
+from lrmil_jax.studies.measured import Measured, paired
+
+GUIDED, UNPROMPTED, RANDOM = ARM_NAMES["wise_fuse"], "without CS-VPT", "random"
+EXHAUSTIVE = "exhaustive HR"
+_RULES = {
+    GUIDED: "",
+    UNPROMPTED: " align.how=none",
+    RANDOM: " align.how=none select.rule=random",
+}
+_OTHERS = (f"{EXHAUSTIVE}: method=mil", f"{ARM_NAMES['lrmil']}: method=lrmil")
+
+
+def variants(budgets: Mapping[str, int], *, base: str) -> tuple[str, ...]:
+    """`study.variants` of the whole curve.
+
+    Args:
+      budgets: shares of LR patches, as `select.rho` is spelled, each with its `mil.budget`.
+      base: the share that the config itself has, which is no variant.
+    """
+    swept = [
+        f"{name} {budget}: select.rho={budget} mil.budget={bag}{rule}"
+        for budget, bag in budgets.items()
+        for name, rule in _RULES.items()
+        if (name, budget) != (GUIDED, base)
+    ]
+    return (*swept, *_OTHERS)
+
+
+def points(measured: Sequence[Measured]) -> list[dict]:
+    """One row a line of the curve and budget, then the models that have none; over all seeds.
+
+    A line is named as its variants are, less the budget at the end.
+
+    Returns:
+      Rows with `line`, `budget` (None without), `auc_<of seeds.Summary>`, `accuracy`, `recall` and
+      its SD, `patches`, `seconds_encode`, `seconds_select`, `seconds`, and the paired differences
+      of AUC `to_exhaustive_*` and `to_random_*`, the line's less the other's.
+    """
+    groups: dict[tuple, list[Measured]] = {}
+    for one in measured:
+        groups.setdefault((_line(one), one.record["budget"]), []).append(one)
+    lines = list(dict.fromkeys(line for line, _ in groups))
+    rows = [_point(line, budget, own, groups) for (line, budget), own in groups.items()]
+    return sorted(rows, key=lambda row: (row["budget"] is None, lines.index(row["line"]),
+                                         row["budget"] or 0))  # fmt: skip
+
+
+def _line(one: Measured) -> str:
+    budget = one.record["budget"]
+    return one.model if budget is None else one.model.removesuffix(f" {budget:g}")
+
+
+def _point(line: str, budget: float | int | None, own: list[Measured], groups: dict) -> dict:
+    auc = seeds.summarise([one.auc for one in own], [one.resampled for one in own], seed=0)
+    row = {"line": line, "budget": budget, **_named("auc", auc)}
+    for name, other in (("exhaustive", (EXHAUSTIVE, None)), ("random", (RANDOM, budget))):
+        if other in groups and other[0] != line:
+            difference = paired(own, groups[other])
+            if difference is not None:
+                row |= _named(f"to_{name}", difference)
+    frame = pd.DataFrame([one.record for one in own])
+    phases = [name for phase in (*PHASES, "select") if (name := f"seconds_{phase}") in frame]
+    if phases:
+        frame["seconds"] = frame[phases].sum(axis=1, min_count=len(phases))
+    for name in ("accuracy", "patches", "seconds_encode", "seconds_select", "seconds"):
+        if name in frame and frame[name].notna().all():
+            row[name] = float(frame[name].mean())
+    if "lesion_recall" in frame and frame.lesion_recall.notna().all():
+        row |= {"recall": frame.lesion_recall.mean(), "recall_sd": frame.lesion_recall.std()}
+        row["recalls"] = dict(zip(frame.seed, frame.lesion_recall, strict=True))
+    return row
+
+
+def _named(stem: str, summary: seeds.Summary) -> dict:
+    return {f"{stem}_{name}": value for name, value in dataclasses.asdict(summary).items()}
+
+
+def notes(rows: Sequence[dict]) -> list[str]:
+    """What prompts add to the recall of lesion area, seed by seed on the same slides."""
+    known = {(row["line"], row["budget"]): row.get("recalls") for row in rows}
+    told = []
+    for (line, budget), recalls in known.items():
+        other = known.get((UNPROMPTED, budget))
+        if line == GUIDED and recalls and other and recalls.keys() == other.keys():
+            gains = [recalls[seed] - other[seed] for seed in recalls]
+            told.append(
+                f"{budget:g}: {sum(gains) / len(gains):+.3f} "
+                f"({sum(gain > 0 for gain in gains)} of {len(gains)} seeds)"
+            )
+    if not told:
+        return []
+    return [f"Recall of lesion area, {GUIDED} less {UNPROMPTED}: " + "; ".join(told) + "."]
