@@ -29,6 +29,7 @@ def get_config(arg: str | None = None):
     config.data.classes = ("normal", "tumor")
     config.encoder.update(name="conch", dtype="bfloat16")  # on CPU: --config.encoder.dtype=float32
     config.text.descriptions = "shipped:camelyon16"
+    config.select.classes = ("tumor",)  # what is looked for; normal is its absence
     config.prepare.hr = "skip"  # only what is chosen is ever read at HR
     # A lesion may fill one patch of thousands, so less tissue is left out than elsewhere.
     config.prepare.min_tissue = 0.1

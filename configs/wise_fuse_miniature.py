@@ -27,7 +27,8 @@ def get_config(arg: str | None = None):
     config.encoder.update(name="vit-tiny", weights="shipped:procedural", batch=16)
     config.text.descriptions = "shipped:procedural"
     config.prepare.hr = "skip"
-    config.align.update(steps=500, batch=48, eval_every=100)
+    config.align.update(steps=500, batch=48, eval_every=100, flips=True)
+    config.select.classes = ("tumour",)  # what is looked for; benign is its absence
     for block in (config.teacher, config.student, config.mil):
         block.update(epochs=60, hidden=64, learning_rate=1e-3, select="auc")
     config.mil.budget = BUDGETS["0.25"]

@@ -7,6 +7,7 @@ Slides:  composed first, a folder a seed, from fields with one folder a class:
              --seed $seed --slides 60 20 60 --positive_share 0.25 --shares 0.45 0.2 0.15 0.2 \
              --run_length 10 --even_colour --whole_fields; done
 CSV:     composed/seed_<seed>/labels.csv, with the split.
+Geometry: as in `miniature_tissue.py`; an LR patch is one field of unknown um/px.
 
 Run:   python -m lrmil_jax.main --config configs/wise_fuse_tissue.py --workdir runs/fields
        -> runs/fields/study/curve.md, curve.png, table.md, results.csv
@@ -42,6 +43,7 @@ def get_config(arg: str | None = None):
     config.pretrain.update(steps=1000, batch=64, warmup_steps=50, weight_decay=0.05)
     config.text.descriptions = "shipped:oral_mucosa"
     config.align.update(steps=500, batch=48, eval_every=100, flips=True)
+    config.select.classes = ("oscc",)  # what is looked for; normal is its absence
     config.distill.update(steps=900, batch=48, learning_rate=3e-3, eval_every=100, layers=(0, 2))
     config.distill.flips = True
     for block in (config.teacher, config.student, config.mil):

@@ -36,8 +36,7 @@ def main(arguments: list[str]) -> int:
 
 def dispatch() -> int:
     """Runs what the flags ask for and gives the number of slides or checks that failed."""
-    from lrmil_jax import config as configuration
-    from lrmil_jax import pipeline
+    from lrmil_jax import checks, pipeline
     from lrmil_jax.stages import check, layout, predict
     from lrmil_jax.studies import study
 
@@ -53,7 +52,7 @@ def dispatch() -> int:
             return predict.run(Path(_MODEL.value), workdir, **paths, mpp=_MPP.value)
     if _CONFIG.value is None:
         raise ConfigError("--config is missing; for a first look: --config configs/quickstart.py")
-    configuration.validate(_CONFIG.value)
+    checks.validate(_CONFIG.value)
     with layout.locked(workdir):
         if stages == ["check"]:
             return check.run(study.first(_CONFIG.value, workdir), workdir)

@@ -22,8 +22,8 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
+from lrmil_jax import checks, encoders, files
 from lrmil_jax import config as configuration
-from lrmil_jax import encoders, files
 from lrmil_jax.data.captions import CaptionedTiles
 from lrmil_jax.data.tiles import TileSource
 from lrmil_jax.encoders import contrastive, pretrained
@@ -81,7 +81,7 @@ def train(config: ConfigDict, folder: Path) -> None:
     """Runs `pretrain` and keeps both towers, in float16: half the size, and loaded as float32."""
     half = functools.partial(jax.tree.map, lambda leaf: np.asarray(leaf, np.float16))
     with tempfile.TemporaryDirectory() as workdir:
-        configuration.validate(config)
+        checks.validate(config)
         pretrain.run(config, Path(workdir))
         made = Path(workdir) / "pretrain"
         path, name = folder / "encoder.safetensors", config.encoder.name

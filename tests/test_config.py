@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from lrmil_jax import checks, graph
 from lrmil_jax import config as configuration
-from lrmil_jax import graph
 from lrmil_jax.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
@@ -36,11 +36,11 @@ def valid(**changes):
 
 def test_defaults_need_labels_and_nothing_else():
     with pytest.raises(ConfigError, match=r"data\.labels is not set.*:tiny"):
-        configuration.validate(configuration.default())
-    configuration.validate(valid())
+        checks.validate(configuration.default())
+    checks.validate(valid())
     config = configuration.default()
     config.data.labels = "labels.csv"
-    configuration.validate(config)
+    checks.validate(config)
 
 
 def test_there_is_a_config_for_every_task_of_the_paper():
@@ -55,9 +55,9 @@ def test_shipped_configs_build_and_shrink(path):
     full = module.get_config()
     if full.data.labels is None and full.synthetic.slides == 0:
         full.data.labels = "labels.csv"
-    configuration.validate(full)
+    checks.validate(full)
     tiny = module.get_config("tiny")
-    configuration.validate(tiny)
+    checks.validate(tiny)
     assert tiny.synthetic.slides > 0
     assert tiny.folds == 1
     assert tiny.encoder.name == "vit-tiny"
@@ -122,7 +122,7 @@ def test_another_word_after_the_colon_is_refused():
 )
 def test_values_out_of_range_are_refused_by_name(key, value):
     with pytest.raises(ConfigError, match=key.replace(".", r"\.")) as caught:
-        configuration.validate(valid(**{key: value}))
+        checks.validate(valid(**{key: value}))
     assert repr(value) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -130,7 +130,7 @@ def test_values_out_of_range_are_refused_by_name(key, value):
 @pytest.mark.parametrize("ratio", [1, 3, 16, 2.5])
 def test_the_resolutions_must_fit_together(ratio):
     with pytest.raises(ConfigError, match=r"lr_mpp / geometry\.hr_mpp is .*2, 4 or 8"):
-        configuration.validate(valid(**{"geometry.lr_mpp": 0.5 * ratio}))
+        checks.validate(valid(**{"geometry.lr_mpp": 0.5 * ratio}))
 
 
 @pytest.mark.parametrize(
@@ -143,9 +143,9 @@ def test_the_resolutions_must_fit_together(ratio):
 def test_a_loss_without_any_term_is_refused(block, names):
     zeros = {f"{block}.{name}": 0.0 for name in names}
     with pytest.raises(ConfigError, match=rf"{block}\.lambda.* above 0"):
-        configuration.validate(valid(**zeros))
+        checks.validate(valid(**zeros))
     for name in names:  # any single one will do
-        configuration.validate(valid(**{**zeros, f"{block}.{name}": 0.1}))
+        checks.validate(valid(**{**zeros, f"{block}.{name}": 0.1}))
 
 
 def test_mistyped_keys_and_wrong_types_are_refused_in_config_files():

@@ -10,14 +10,11 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
-from scipy.special import softmax
 
 from lrmil_jax import files
-from lrmil_jax.data import labels as label_csv
-from lrmil_jax.report import attention, heatmap, html, table
-from lrmil_jax.slides import open_slide
+from lrmil_jax.report import attention, html, table
 from lrmil_jax.stages import evaluate, layout, lesions, model_folder
-from lrmil_jax.stages.inference import picture
+from lrmil_jax.stages import pictures as drawings
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +35,10 @@ def run(config: ConfigDict, workdir: Path) -> None:
     pictures = [("training.png", "Validation loss of every training")]
     pictures += _save_attention(config, workdir, folder)
     last = {"lrmil": "student", "wise_fuse": "mil"}.get(config.method)
+    if config.method == "wise_fuse":
+        pictures += drawings.save_regions(config, workdir, folder)
     if last is not None:
-        pictures += _save_heatmaps(config, workdir, folder)
+        pictures += drawings.save_attention(config, workdir, folder)
         log.info("model of all folds: %s", model_folder.merge(config, workdir, last))
     note = (
         "AUC and accuracy are per patient, over the test patients of all folds together, with a "
@@ -218,7 +217,7 @@ def _lesion_slide(
         scores = classifier.predict(store.embedding(0))[1]
         maps[arm] = lesions.lr_attention(scores, store, 0, len(lesion.share))
     row = next(rows.itertuples())
-    drawn_on, downsample, side = _thumbnail(config, row)
+    drawn_on, downsample, side = drawings.thumbnail(config, row)
     return attention.LesionSlide(
         name=slide_id,
         thumbnail=drawn_on,
@@ -229,36 +228,3 @@ def _lesion_slide(
         attention=maps,
         auc=auc,
     )
-
-
-def _save_heatmaps(config: ConfigDict, workdir: Path, folder: Path) -> list[tuple[str, str]]:
-    """Attention of the student on the first test slides of each fold, over their thumbnails."""
-    cohort = layout.prepared_cohort(config, workdir)
-    pictures = []
-    for fold in range(1, config.folds + 1):
-        rows = cohort.slides(fold, "test").head(config.report.heatmaps)
-        arms = evaluate.arms(config, workdir, fold, rows.slide_id.tolist())
-        classifier, store = arms[config.method]
-        for place, row in enumerate(rows.itertuples()):
-            logits, scores = classifier.predict(store.embedding(place))
-            said, best = softmax(logits), int(np.argmax(logits))
-            name = f"heatmaps/fold_{fold}-{row.slide_id}.png"
-            title = (
-                f"{row.slide_id}: {cohort.classes[best]} {said[best]:.2f} "
-                f"(label {cohort.classes[row.label]})"
-            )
-            drawn_on, downsample, side = _thumbnail(config, row)
-            if config.method == "wise_fuse":  # what was read: the chosen regions' HR patches
-                side //= layout.geometry(config).ratio
-            patches = store.places(place)["xy"], side, softmax(scores)
-            heatmap.save(folder / name, drawn_on, downsample, *patches, title=title)
-            pictures.append((name, title))
-    return pictures
-
-
-def _thumbnail(config: ConfigDict, row) -> tuple[np.ndarray, float, int]:
-    """What is drawn on, level-0 px per px of it, and the side of an LR patch in level-0 px."""
-    mpp = label_csv.given_mpp(row)
-    with open_slide(row.path, mpp, reader=config.prepare.reader) as slide:
-        drawn_on, downsample = picture(slide, layout.geometry(config))
-        return drawn_on, downsample, lesions.lr_side(config, slide.mpp)

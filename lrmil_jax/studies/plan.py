@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from lrmil_jax import checks, graph
 from lrmil_jax import config as configuration
-from lrmil_jax import graph
 from lrmil_jax.errors import ConfigError
 
 BASE = "base"
@@ -113,7 +113,7 @@ def _config(config: ConfigDict, seed: int, name: str, changes: Mapping[str, str]
     spelled = {key: value.replace("{seed}", str(seed)) for key, value in changes.items()}
     try:
         made = configuration.replaced(config, alone | seeded | lean | spelled)
-        configuration.validate(made)
+        checks.validate(made)
     except ConfigError as error:
         where = "" if name == BASE else f"the variant {name!r} of study.variants: "
         raise ConfigError(f"{where}{error}") from error

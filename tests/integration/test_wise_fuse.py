@@ -72,6 +72,11 @@ def test_what_the_test_slides_say(fused):
     timing = json.loads((fused / "folds/1/evaluate/timing.json").read_text())["wise_fuse"]
     assert {"read", "encode", "select", "read_hr", "encode_hr", "mil"} <= timing.keys()
     assert "WISE-FUSE" in (fused / "report/table.txt").read_text()
+    page = (fused / "report/index.html").read_text()
+    for folder in ("heatmaps", "regions"):  # attention within the regions, and why these
+        drawn = list((fused / "report" / folder).glob("*.png"))
+        assert len(drawn) == 1
+        assert f"{folder}/{drawn[0].name}" in page
 
 
 def test_predict_says_what_evaluate_said(fused, tmp_path):

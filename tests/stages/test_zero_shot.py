@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from scipy.special import softmax
 
+from lrmil_jax import checks, pipeline
 from lrmil_jax import config as configuration
-from lrmil_jax import pipeline
 from lrmil_jax.data.captions import CaptionedTiles
 from lrmil_jax.data.tile_folder import TileFolder
 from lrmil_jax.data.tiles import TileSource
@@ -36,7 +36,7 @@ def config_of(tiles, **changes):
     config.data.tiles = str(tiles)
     changes = {key.replace("__", "."): value for key, value in changes.items()}
     config.update_from_flattened_dict(changes)
-    configuration.validate(config)
+    checks.validate(config)
     return config
 
 
