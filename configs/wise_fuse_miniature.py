@@ -10,11 +10,6 @@ the captions of their training. Settings were chosen on seeds 1001 and above, re
 """
 
 from lrmil_jax import config as configuration
-from lrmil_jax.studies import curve
-
-# Share of LR patches, and the HR patches of 16 slides at that share: what exhaustive HR has in an
-# update, so that every budget trains for as many updates.
-BUDGETS = {"0.0625": 256, "0.125": 512, "0.25": 1024, "0.5": 2048}
 
 
 def get_config(arg: str | None = None):
@@ -31,11 +26,10 @@ def get_config(arg: str | None = None):
     config.select.classes = ("tumour",)  # what is looked for; benign is its absence
     for block in (config.teacher, config.student, config.mil):
         block.update(epochs=60, hidden=64, learning_rate=1e-3, select="auc")
-    config.mil.budget = BUDGETS["0.25"]
+    config.mil.budget = 1024  # 16 slides an update, as exhaustive HR has
     config.distill.update(steps=900, batch=48, learning_rate=3e-3, eval_every=100, layers=(0, 2))
     config.distill.flips = True
     config.student.update(budget=256, topk=2)
     config.evaluate.timed_slides = 10
-    variants = curve.variants(BUDGETS, base="0.25")
-    config.study.update(seeds=(1, 2, 3, 4, 5), variants=variants, workers=0)
+    config.study.update(seeds=(1, 2, 3, 4, 5), budgets=(0.0625, 0.125, 0.25, 0.5), workers=0)
     return configuration.finish(config, arg)

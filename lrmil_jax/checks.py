@@ -152,10 +152,10 @@ def _has_data(config: ConfigDict) -> None:
                 "data.tiles is not set; give --config.data.tiles=FOLDER of tiles, or try "
                 "configs/zero_shot.py as it is, on procedural tiles"
             )
-        if config.study.seeds or config.study.variants:
+        if config.study.seeds or config.study.variants or config.study.budgets:
             raise ConfigError(
-                "study.seeds and study.variants are of runs that train; leave them away with "
-                "method zero_shot"
+                "study.seeds, study.variants and study.budgets are of runs that train; leave "
+                "them away with method zero_shot"
             )
     elif config.data.labels is None and config.synthetic.slides == 0:
         raise ConfigError(

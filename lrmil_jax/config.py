@@ -216,6 +216,8 @@ def _results(config: ConfigDict) -> None:
     config.study = study = ConfigDict()
     study.seeds = ()  # the whole run once a seed, into one table; "{seed}" in a path of data is it
     study.workers = 1  # seeds at once, each a process, on CPU only; 0 is one per core
+    # Shares of regions, as select.rho: WISE-FUSE's curve, its controls and exhaustive HR beside it.
+    study.budgets = ()
     study.variants = ()  # "name: key=value key=value", the keys as in flags: a row of the table
 
 
@@ -252,7 +254,9 @@ def tiny(config: ConfigDict) -> ConfigDict:
     config.student.topk = 2
     config.evaluate.update(bootstrap_samples=100, timed_slides=1)
     config.report.heatmaps = 1
-    config.study.update(seeds=config.study.seeds[:2], variants=config.study.variants[:2], workers=1)
+    study = config.study
+    study.update(seeds=study.seeds[:2], variants=study.variants[:2], budgets=study.budgets[:1])
+    study.workers = 1
     return config
 
 

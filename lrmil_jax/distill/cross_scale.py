@@ -82,8 +82,8 @@ def cross_scale_loss(
     *,
     scale: Number,
     beta: Number,
-) -> Float[Array, "B"]:
-    """`cosine_loss + beta * agreement_loss`.
+) -> dict[str, Float[Array, "B"]]:
+    """`cosine_loss + beta * agreement_loss`, and both.
 
     Args:
       z: LR embeddings z_i, of any length.
@@ -93,9 +93,11 @@ def cross_scale_loss(
       beta: weight of the agreement; 0 leaves it out.
 
     Returns:
-      The loss of each patch, at least 0 if beta is.
+      "loss" of each patch, at least 0 if beta is, and its terms "cosine" and "agreement".
 
     Raises:
       ConfigError: s is not above 0.
     """
-    return cosine_loss(z, target) + beta * agreement_loss(z, target, classes, scale=scale)
+    cosine = cosine_loss(z, target)
+    agreement = agreement_loss(z, target, classes, scale=scale)
+    return {"loss": cosine + beta * agreement, "cosine": cosine, "agreement": agreement}

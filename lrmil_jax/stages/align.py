@@ -93,10 +93,9 @@ def make_loss(tower: Encoder, module, space: text.SharedSpace, *, beta: float, t
         seen = module.apply({"params": variables}, images).embedding
         mask = batch["child_mask"].reshape(len(images), -1)
         target = cross_scale.children_mean(space.project(batch["child_embedding"]), mask)
-        lr, classes = space.project(seen), space.texts.embedding
-        cosine = cross_scale.cosine_loss(lr, target)
-        agreement = cross_scale.agreement_loss(lr, target, classes, scale=space.scale)
-        return {"loss": cosine + beta * agreement, "cosine": cosine, "agreement": agreement}
+        return cross_scale.cross_scale_loss(
+            space.project(seen), target, space.texts.embedding, scale=space.scale, beta=beta
+        )
 
     return loss_fn
 

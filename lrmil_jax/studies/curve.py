@@ -1,39 +1,15 @@
-"""What WISE-FUSE gives at every budget, beside its controls: which runs that takes, and what they
-say together."""
+"""What WISE-FUSE gives at every budget, beside its controls: what the runs of `study.budgets` say
+together."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 
 from lrmil_jax.evals import seeds
-from lrmil_jax.report.table import ARM_NAMES, PHASES
+from lrmil_jax.report.table import PHASES
 from lrmil_jax.studies.measured import Measured, paired
-
-GUIDED, UNPROMPTED, RANDOM = ARM_NAMES["wise_fuse"], "without CS-VPT", "random"
-EXHAUSTIVE = "exhaustive HR"
-_RULES = {
-    GUIDED: "",
-    UNPROMPTED: " align.how=none",
-    RANDOM: " align.how=none select.rule=random",
-}
-_OTHERS = (f"{EXHAUSTIVE}: method=mil", f"{ARM_NAMES['lrmil']}: method=lrmil")
-
-
-def variants(budgets: Mapping[str, int], *, base: str) -> tuple[str, ...]:
-    """`study.variants` of the whole curve.
-
-    Args:
-      budgets: shares of LR patches, as `select.rho` is spelled, each with its `mil.budget`.
-      base: the share that the config itself has, which is no variant.
-    """
-    swept = [
-        f"{name} {budget}: select.rho={budget} mil.budget={bag}{rule}"
-        for budget, bag in budgets.items()
-        for name, rule in _RULES.items()
-        if (name, budget) != (GUIDED, base)
-    ]
-    return (*swept, *_OTHERS)
+from lrmil_jax.studies.plan import EXHAUSTIVE, GUIDED, RANDOM, UNPROMPTED
 
 
 def points(measured: Sequence[Measured]) -> list[dict]:

@@ -12,6 +12,15 @@ from lrmil_jax import config as configuration
 from lrmil_jax.errors import ConfigError
 
 BASE = "base"
+# Lines of WISE-FUSE's curve, a run at every budget, and what stands beside them.
+GUIDED, UNPROMPTED, RANDOM = "WISE-FUSE", "without CS-VPT", "random"
+EXHAUSTIVE = "exhaustive HR"
+_LINES: Mapping[str, Mapping[str, str]] = {
+    GUIDED: {},
+    UNPROMPTED: {"align.how": "none"},
+    RANDOM: {"align.how": "none", "select.rule": "random"},
+}
+_BESIDE = {EXHAUSTIVE: {"method": "mil"}, "LRMIL": {"method": "lrmil"}}
 # A variant is there for its figure: what only describes the cohort or the cost is done once.
 _LEAN = {
     "student.no_distillation": "False",
@@ -48,7 +57,7 @@ class Run:
 
 def is_study(config: ConfigDict) -> bool:
     """Whether the config asks for more than one run."""
-    return bool(config.study.seeds or config.study.variants)
+    return bool(config.study.seeds or config.study.variants or config.study.budgets)
 
 
 def plan(config: ConfigDict, workdir: Path) -> list[Run]:
@@ -58,7 +67,11 @@ def plan(config: ConfigDict, workdir: Path) -> list[Run]:
       ConfigError: a variant that cannot be read, or whose config cannot be, by name; a seed or
         variant named twice.
     """
-    variants = {BASE: {}} | parse_variants(config.study.variants)
+    variants = {BASE: {}} | budget_variants(config)
+    given = parse_variants(config.study.variants)
+    for name in given.keys() & variants.keys():
+        raise ConfigError(f"study.variants has the name {name!r} twice")
+    variants |= given
     seeds = tuple(config.study.seeds) or (config.seed,)
     if len(set(seeds)) < len(seeds):
         raise ConfigError(f"study.seeds has a seed twice: {seeds}")
@@ -70,6 +83,34 @@ def plan(config: ConfigDict, workdir: Path) -> list[Run]:
     if len({run.folder for run in runs}) < len(runs):
         raise ConfigError("two study.variants have the same name but for signs; rename one")
     return runs
+
+
+def budget_variants(config: ConfigDict) -> dict[str, dict[str, str]]:
+    """{name: {key: value}} of `study.budgets`: WISE-FUSE at every budget, its two controls, and the
+    two methods that choose nothing.
+
+    `mil.budget` goes with the share, so that an update is of as many slides at every budget.
+
+    Raises:
+      ConfigError: another method, a number of regions instead of a share, or no share.
+    """
+    budgets, base = tuple(config.study.budgets), config.select.rho
+    if not budgets:
+        return {}
+    if config.method != "wise_fuse" or config.select.count:
+        raise ConfigError("study.budgets needs method wise_fuse and select.count = 0")
+    if any(not 0 < budget <= 1 for budget in budgets) or len(set(budgets)) < len(budgets):
+        raise ConfigError(f"study.budgets is {budgets}; give different shares, above 0 and up to 1")
+    swept = {}
+    for budget in budgets:
+        bag = max(1, round(config.mil.budget * budget / base))
+        own = {"select.rho": f"{budget:g}", "mil.budget": str(bag)}
+        swept |= {
+            f"{name} {budget:g}": own | changes
+            for name, changes in _LINES.items()
+            if (name, budget) != (GUIDED, base)  # the config itself
+        }
+    return swept | _BESIDE
 
 
 def parse_variants(variants: tuple[str, ...]) -> dict[str, dict[str, str]]:
@@ -92,7 +133,7 @@ def parse_variants(variants: tuple[str, ...]) -> dict[str, dict[str, str]]:
                 f"the variant {text!r} of study.variants cannot be read; write "
                 "'name: key=value key=value', values without spaces"
             )
-        if name in parsed or name == BASE:
+        if name in parsed or name == BASE:  # those of the budgets: see `plan`
             raise ConfigError(f"study.variants has the name {name!r} twice")
         parsed[name] = {key: value for key, _, value in pairs}
     return parsed

@@ -56,7 +56,7 @@ def _loss_loop(z, target, classes, scale, beta):
 
 def _whole(z, children, mask, classes, *, scale=8.0, beta=0.5):
     target = cross_scale.children_mean(children, mask)
-    return cross_scale.cross_scale_loss(z, target, classes, scale=scale, beta=beta)
+    return cross_scale.cross_scale_loss(z, target, classes, scale=scale, beta=beta)["loss"]
 
 
 def test_against_loops():
@@ -83,7 +83,7 @@ def test_by_hand():
     expected = 0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25)
     loss = cross_scale.agreement_loss(z, target, classes, scale=scale)
     np.testing.assert_allclose(loss, [expected], rtol=1e-5)
-    both = cross_scale.cross_scale_loss(z, target, classes, scale=scale, beta=3.0)
+    both = cross_scale.cross_scale_loss(z, target, classes, scale=scale, beta=3.0)["loss"]
     np.testing.assert_allclose(both, [1 - 0.5**0.5 + 3 * expected], rtol=1e-5)
 
 
@@ -138,7 +138,7 @@ def test_at_the_target_there_is_nothing_to_learn():
     target = cross_scale.children_mean(children, mask)
 
     def loss(z):
-        return cross_scale.cross_scale_loss(z, target, classes, scale=50.0, beta=1.0)
+        return cross_scale.cross_scale_loss(z, target, classes, scale=50.0, beta=1.0)["loss"]
 
     np.testing.assert_allclose(loss(3 * target), 0, atol=1e-5)
     np.testing.assert_allclose(jax.grad(lambda z: loss(z).sum())(target), 0, atol=1e-4)

@@ -5,9 +5,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from lrmil_jax import config as configuration
 from lrmil_jax.report import curve as curve_report
-from lrmil_jax.studies import curve, plan
+from lrmil_jax.studies import curve
 from lrmil_jax.studies.measured import Measured
 
 PHASES = ("open_tissue", "read", "encode", "mil")
@@ -98,19 +97,3 @@ def test_without_masks_or_seconds(tmp_path):
     curve_report.save(tmp_path, rows, [])
     assert curve_report.cells(rows)[2][2] == "undefined"
     assert curve.notes(rows) == []
-
-
-def test_variants_are_runs_of_a_study():
-    config = configuration.default()
-    config.method = "wise_fuse"
-    config.synthetic.slides = 20
-    config.select.rho = 0.25
-    config.study.variants = curve.variants({"0.125": 16, "0.25": 32}, base="0.25")
-    runs = plan.plan(config, plan.Path("x"))
-    assert [run.variant for run in runs] == [
-        *("base", "WISE-FUSE 0.125", "without CS-VPT 0.125", "random 0.125"),
-        *("without CS-VPT 0.25", "random 0.25", "exhaustive HR", "LRMIL"),
-    ]
-    # What a budget costs is part of the curve, so its runs are timed.
-    assert all(run.config.evaluate.timed_slides for run in runs)
-    assert [run.config.mil.budget for run in runs[1:5]] == [16, 16, 16, 32]

@@ -53,6 +53,42 @@ def test_no_study_without_seeds_or_variants():
     assert plan.is_study(study("a: seed=3", seeds=()))
 
 
+def guided(**changes):
+    config = study(seeds=(1,), method="wise_fuse", synthetic__slides=20, mil__budget=32)
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+    return config
+
+
+def test_budgets_are_variants():
+    runs = plan.plan(guided(study__budgets=(0.125, 0.25)), plan.Path("x"))
+    assert [run.variant for run in runs] == [
+        *("base", "WISE-FUSE 0.125", "without CS-VPT 0.125", "random 0.125"),
+        *("without CS-VPT 0.25", "random 0.25", "exhaustive HR", "LRMIL"),
+    ]
+    assert plan.is_study(guided(study__seeds=(), study__budgets=(0.5,)))
+    # What a budget costs is part of the curve, so its runs are timed.
+    assert all(run.config.evaluate.timed_slides for run in runs)
+    assert [run.config.select.rho for run in runs[:5]] == [0.25, 0.125, 0.125, 0.125, 0.25]
+    assert [run.config.mil.budget for run in runs[:5]] == [32, 16, 16, 16, 32]
+    assert [run.config.align.how for run in runs[:3]] == ["prompts", "prompts", "none"]
+    assert runs[3].config.select.rule == "random"
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"method": "lrmil"}, "study.budgets needs method wise_fuse"),
+        ({"select__count": 4}, "select.count = 0"),
+        ({"study__budgets": (0.5, 1.5)}, "above 0 and up to 1"),
+        ({"study__budgets": (0.5, 0.5)}, "different shares"),
+        ({"study__variants": ("random 0.5: select.rho=0.5",)}, "'random 0.5' twice"),
+    ],
+)
+def test_budgets_that_cannot_be(changes, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        plan.plan(guided(**{"study__budgets": (0.5,)} | changes), plan.Path("x"))
+
+
 @pytest.mark.parametrize(
     ("variants", "sentence"),
     [
