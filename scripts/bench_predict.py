@@ -68,7 +68,7 @@ def measure(slide: Path, name: str, *, batch: int, runs: int) -> dict[str, list[
     for _ in range(runs):
         for arm, classify in paths.items():
             result = classify(slide)
-            measured[arm].append(result.seconds | {"patches": len(result.attention)})
+            measured[arm].append(result.seconds | {"patches": result.encoded})
             print(f"{arm}: {measured[arm][-1]}", flush=True)
     return measured
 

@@ -119,7 +119,8 @@ def measure(slide: Path, runs: dict) -> dict[str, dict[str, float]]:
     """Seconds of every arm, one after the other: reading and encoding LR and HR together."""
     measured = {}
     for arm, classify in runs.items():
-        seconds = classify(slide).seconds
+        result = classify(slide)
+        seconds = result.seconds
         row = {
             "open + tissue": seconds["open_tissue"],
             "read": seconds["read"] + seconds.get("read_hr", 0.0),
@@ -127,7 +128,7 @@ def measure(slide: Path, runs: dict) -> dict[str, dict[str, float]]:
             "select": seconds.get("select", 0.0),
             "mil": seconds["mil"],
         }
-        measured[arm] = row | {"end to end": sum(row.values())}
+        measured[arm] = row | {"end to end": sum(row.values()), "patches": result.encoded}
         print(arm, {name: round(value, 3) for name, value in measured[arm].items()}, flush=True)
     return measured
 
@@ -143,7 +144,8 @@ def report(rounds: list[dict[str, dict[str, float]]]) -> None:
         for arm in arms[1:]:
             ratios = [one["HR"][phase] / max(one[arm][phase], 1e-9) for one in rounds]
             told = f"{np.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-            line += f"{told if phase in ('read', 'encode', 'end to end') else '':>24s}"
+            shown = ("read", "encode", "end to end", "patches")
+            line += f"{told if phase in shown else '':>24s}"
         print(line)
     for arm in arms[1:]:
         share = [100 * one[arm]["select"] / one[arm]["end to end"] for one in rounds]

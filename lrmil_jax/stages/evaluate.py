@@ -227,7 +227,7 @@ def time_slides(config: ConfigDict, workdir: Path, fold: int, table: pd.DataFram
             for number, row in enumerate([next(rows.itertuples()), *rows.itertuples()]):
                 result = classify(Path(row.path), label_csv.given_mpp(row))
                 if number:  # the first run compiles
-                    measured.append(result.seconds | {"patches": len(result.attention)})
+                    measured.append(result.seconds | {"patches": result.encoded})
                 bar.advance()
             medians = pd.DataFrame(measured).median()
             timing[arm] = {name: round(float(value), 4) for name, value in medians.items()}

@@ -62,22 +62,33 @@ class GuidedClassifier:
             embeddings = self._encode([encode for encode, _ in self.members], low, seconds, "")
             if not low.read:
                 raise SlideError(f"{path}: none of its {len(cells.lr_xy)} patches can be decoded")
-            said = [
-                self._member(slide, cells, np.array(low.read), rows, head, path, seconds)
-                for rows, (_, head) in zip(embeddings, self.members, strict=True)
-            ]
+            there = np.array(low.read)
+            choices = [self._choose(rows, path, seconds) for rows in embeddings]
+            # The tower on HR patches is one for all folds: what several chose is read once.
+            wanted = np.unique(np.concatenate([choice.chosen for choice in choices]))
+            high = PatchReader(slide, cells, geometry, True, there[wanted].tolist())
+            found = self._encode([self.hr_encoder], high, seconds, "_hr")
+            if not found:
+                raise SlideError(f"{path}: none of the chosen regions can be decoded")
             drawn_on = picture(slide, geometry, plan.tissue)
             log = {int(level): int(pixels) for level, pixels in slide.read_log.items()}
             allowed = slide.source_level(geometry.patch_px, cells.child_side)
             mpp = slide.mpp
-        first = said[0]
+        counts = [len(xy) for xy in high.xy]
+        parent = np.repeat(np.searchsorted(there, high.read), counts)
+        said = [
+            self._member(head, choice, found[0], parent, len(there), path, seconds)
+            for choice, (_, head) in zip(choices, self.members, strict=True)
+        ]
+        first = choices[0]
         return SlideResult(
-            probabilities=np.mean([one.probabilities for one in said], axis=0),
-            attention=np.mean([one.attention for one in said], axis=0),
+            probabilities=np.mean([probabilities for probabilities, _ in said], axis=0),
+            attention=np.mean([attention for _, attention in said], axis=0),
             xy=cells.lr_xy[low.read],
             side=cells.lr_side,
             mpp=mpp,
             seconds=seconds,
+            encoded=sum(map(len, embeddings)) + len(found[0]),
             read_log=log,
             finest_allowed=allowed,
             unreadable=low.unreadable,
@@ -88,8 +99,8 @@ class GuidedClassifier:
                 side=cells.lr_side,
                 scores=first.scores,
                 likeness=first.scores[:, guides(self.config, self.space)].max(1),
-                chosen=first.chosen,
-                sentences=first.sentences,
+                chosen=wanted,
+                sentences=self._fitting(embeddings[0][wanted]),
             ),
         )
 
@@ -108,32 +119,35 @@ class GuidedClassifier:
         seconds["read" + suffix] += reader.seconds
         return features
 
-    def _member(
-        self,
-        slide,
-        cells,
-        there: Int[np.ndarray, " N"],
-        rows: Float[np.ndarray, "N D"],
-        head: BagClassifier,
-        path: Path,
-        seconds: dict[str, float],
-    ) -> "_Said":
+    def _choose(
+        self, rows: Float[np.ndarray, "N D"], path: Path, seconds: dict[str, float]
+    ) -> "_Choice":
         start = time.perf_counter()
         # By its file's name, as a cohort's slide is by its id: the same slide, the same control.
-        scores, chosen = choose(self.config, self.space, rows, path.stem)
+        choice = _Choice(*choose(self.config, self.space, rows, path.stem))
         seconds["select"] += time.perf_counter() - start
-        high = PatchReader(slide, cells, self.settings.geometry, True, there[chosen].tolist())
-        found = self._encode([self.hr_encoder], high, seconds, "_hr")
-        if not found:
+        return choice
+
+    def _member(
+        self,
+        head: BagClassifier,
+        choice: "_Choice",
+        features: Float[np.ndarray, "M D"],
+        parent: Int[np.ndarray, " M"],
+        patches: int,
+        path: Path,
+        seconds: dict[str, float],
+    ) -> tuple[Float[np.ndarray, " C"], Float[np.ndarray, " N"]]:
+        """Probabilities, and attention over LR patches, of one fold from what it chose."""
+        own = np.isin(parent, choice.chosen)
+        if not own.any():
             raise SlideError(f"{path}: none of the chosen regions can be decoded")
-        (features,) = found
         start = time.perf_counter()
-        logits, weights = head.predict(fuse.fused_features(self.config, self.space, features))
+        logits, weights = head.predict(fuse.fused_features(self.config, self.space, features[own]))
         seconds["mil"] += time.perf_counter() - start
-        counts = [len(xy) for xy in high.xy]
-        parent = np.repeat(np.searchsorted(there, high.read), counts)
-        mass = attention_mass.mass(weights, parent, len(there), np.ones(len(parent), bool))
-        return _Said(softmax(logits), np.asarray(mass), scores, chosen, self._fitting(rows[chosen]))
+        present = np.ones(int(own.sum()), bool)
+        mass = attention_mass.mass(weights, parent[own], patches, present)
+        return softmax(logits), np.asarray(mass)
 
     def _fitting(self, rows: Float[np.ndarray, "n D"]) -> list[str]:
         """The description that fits each LR patch best."""
@@ -145,11 +159,8 @@ class GuidedClassifier:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Said:
-    """What one fold's model says of a slide; attention over LR patches."""
+class _Choice:
+    """Scores [N, C] of the LR patches that were read, and the places of those chosen."""
 
-    probabilities: np.ndarray
-    attention: np.ndarray
-    scores: np.ndarray
-    chosen: np.ndarray
-    sentences: list[str]
+    scores: Float[np.ndarray, "N C"]
+    chosen: Int[np.ndarray, " n"]

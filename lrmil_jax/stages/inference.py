@@ -28,6 +28,7 @@ class SlideResult:
       attention: [N] of each patch, sums to 1, mean over the folds.
       xy: [N, 2] level-0 corners of the patches; side: theirs in level-0 px.
       seconds: per phase: open_tissue, read, encode, mil.
+      encoded: patches that went through an encoder, of all folds.
       read_log: pixels read per pyramid level; finest_allowed: the LR patches' own level.
       unreadable: patches left out because they could not be decoded.
       picture, picture_downsample: the slide for a heatmap, and level-0 px per picture px.
@@ -39,6 +40,7 @@ class SlideResult:
     side: int
     mpp: float
     seconds: dict[str, float]
+    encoded: int
     read_log: dict[int, int]
     finest_allowed: int
     unreadable: list[tuple[int, int]]
@@ -49,13 +51,13 @@ class SlideResult:
 
 @dataclasses.dataclass(frozen=True)
 class Guidance:
-    """What led the choice of regions (WISE-FUSE), of the model's first fold.
+    """What led the choice of regions (WISE-FUSE), as the model's first fold sees it.
 
     Attributes:
       xy: [N, 2] level-0 corners of the LR patches; side: theirs in level-0 px.
       scores: [N, C] cosines with the classes' descriptions; likeness: [N] the best of those that
         the choice goes by (`select.classes`).
-      chosen: [n] the LR patches whose children were read.
+      chosen: [n] the LR patches whose children were read, of all folds.
       sentences: of each chosen LR patch, the description that fits it best.
     """
 
@@ -125,6 +127,7 @@ class SlideClassifier:
             side=cells.child_side if self.high_resolution else cells.lr_side,
             mpp=mpp,
             seconds=seconds,
+            encoded=sum(len(rows) for rows in features),
             read_log=log,
             finest_allowed=allowed,
             unreadable=reader.unreadable,

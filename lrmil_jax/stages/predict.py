@@ -131,6 +131,7 @@ def _predict_slide(model: Model, identity: str, row, folder: Path) -> dict:
         "predicted": model.classes[int(np.argmax(result.probabilities))],
         "mpp": result.mpp,
         "lr_patches": len(result.attention),
+        "patches_encoded": result.encoded,
         "unreadable": result.unreadable,
         "levels_read": result.read_log,
         "finest_level_allowed": result.finest_allowed,
@@ -199,7 +200,7 @@ def _csv_row(record: dict) -> dict:
         "predicted": record["predicted"],
     }
     row |= {f"prob_{name}": value for name, value in record["probabilities"].items()}
-    row |= {name: record[name] for name in ("mpp", "lr_patches")}
+    row |= {name: record[name] for name in ("mpp", "lr_patches", "patches_encoded")}
     row |= {
         "unreadable": len(record["unreadable"]),
         "finest_level_read": min(int(level) for level in record["levels_read"]),

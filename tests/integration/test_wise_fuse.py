@@ -1,5 +1,6 @@
 """WISE-FUSE from slides to a prediction: what each stage writes, reads and does again."""
 
+import dataclasses
 import json
 import shutil
 
@@ -9,7 +10,7 @@ import pytest
 
 from lrmil_jax.errors import ConfigError, DataError
 from lrmil_jax.selection import score
-from lrmil_jax.stages import encode_selected, layout, predict, select, text
+from lrmil_jax.stages import encode_selected, layout, model_folder, predict, select, text
 from lrmil_jax.stages.fuse import fused_store
 from tests.integration import runs
 from tests.integration.test_end_to_end import go, tiny
@@ -89,12 +90,31 @@ def test_predict_says_what_evaluate_said(fused, tmp_path):
     folder = tmp_path / "predictions" / row.slide_id
     said = json.loads((folder / "prediction.json").read_text())
     assert said["probabilities"]["tumour"] == pytest.approx(row.prob_tumour, abs=2e-3)
+    assert said["lr_patches"] == 16
+    assert said["patches_encoded"] == 16 + 4 * 16
     regions = pd.read_csv(folder / "regions.csv")
     _, chosen = select.read_chosen(fused, 1, row.slide_id)
     assert regions.chosen.sum() == len(chosen)
     assert np.flatnonzero(regions.chosen).tolist() == chosen.tolist()
     assert regions.sentence[regions.chosen].str.len().min() > 10
     assert (folder / "regions.png").is_file()
+
+
+def test_folds_are_averaged_and_what_both_chose_is_read_once(fused):
+    both = model_folder.load(fused / "model").classifier
+    (_, head), *_ = both.members
+    plain = both.hr_encoder, head  # the tower without prompts chooses otherwise
+    both = dataclasses.replace(both, members=[*both.members, plain])
+    slide = fused / "synthetic/slides/slide_0003.tif"
+    alone = [dataclasses.replace(both, members=[member])(slide) for member in both.members]
+    result = both(slide)
+    chosen = [set(one.guidance.chosen.tolist()) for one in alone]
+    assert set(result.guidance.chosen.tolist()) == chosen[0] | chosen[1]
+    assert result.encoded == 2 * 16 + 16 * len(chosen[0] | chosen[1])
+    # Cosines of other batches differ in rounding.
+    for name in ("probabilities", "attention"):
+        mean = np.mean([getattr(one, name) for one in alone], axis=0)
+        np.testing.assert_allclose(getattr(result, name), mean, atol=1e-4)
 
 
 def test_a_smaller_budget_redoes_the_choice_and_what_follows(fused, tmp_path):
