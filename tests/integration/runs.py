@@ -12,6 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 TINY = "configs/tcga_nsclc.py:tiny"  # on synthetic slides; trains its encoder itself
+GUIDED = "configs/wise_fuse_tcga_brca.py:tiny"  # the same by WISE-FUSE
 STAGES = (
     *("pretrain", "prepare", "encode_hr", "teacher", "distill"),
     *("encode_lr", "student", "baseline", "evaluate", "report"),
@@ -83,9 +84,9 @@ def end_all() -> None:
             run.kill()
 
 
-def train(cache: Path, workdir: Path, *flags: str) -> Run:
-    """The tiny configuration on `workdir`, started."""
-    return Run(cache, "--config", TINY, "--workdir", workdir, *flags)
+def train(cache: Path, workdir: Path, *flags: str, config: str = TINY) -> Run:
+    """A tiny configuration on `workdir`, started."""
+    return Run(cache, "--config", config, "--workdir", workdir, *flags)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -95,15 +95,20 @@ def test_a_cohort_prediction_killed_half_way(finished, cache, tmp_path):
 
 
 @pytest.mark.slow
-def test_many_random_kills(finished, cache, tmp_path):
-    """At least 24 kills anywhere, over as many whole runs as that takes."""
+@pytest.mark.parametrize(("config", "wanted"), [(runs.TINY, 24), (runs.GUIDED, 12)])
+def test_many_random_kills(finished, cache, tmp_path, config, wanted):
+    """At least so many kills anywhere, over as many whole runs as that takes."""
+    if config != runs.TINY:
+        whole = runs.train(cache, tmp_path / "whole", config=config)
+        assert whole.wait() == 0, whole.log
+        finished = runs.Finished(tmp_path / "whole", cache, whole.log)
     rng = random.Random(SEED + 1)
     kills, rounds = 0, 0
-    while kills < 24:
+    while kills < wanted:
         workdir = tmp_path / f"run_{rounds}"
         rounds += 1
         while True:
-            run = runs.train(cache, workdir)
+            run = runs.train(cache, workdir, config=config)
             moment = time.monotonic() + rng.uniform(1.0, 14.0)
             while run.running and time.monotonic() < moment:
                 time.sleep(0.01)
