@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from lrmil_jax import config as configuration
 from lrmil_jax import files, graph
 from lrmil_jax.errors import ConfigError, WorkdirError
-from lrmil_jax.stages import layout, lesions, models
+from lrmil_jax.stages import layout, lesions, models, text
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,9 @@ def run(config: ConfigDict, workdir: Path, names: list[str], donors: Sequence[Pa
     _refuse_other_cohort(config, workdir)
     _require_inputs(config, workdir, stages[0], None)
     if config.data.labels is not None:
-        layout.read_cohort(config, workdir)  # its mistakes are told before hours of pretraining
+        cohort = layout.read_cohort(config, workdir)  # told before hours of pretraining
+        if graph.STAGES["text"] in stages:
+            text.preflight(config, workdir, cohort.classes)
     _remove_leftovers(workdir)
     files.write_json(workdir / "config.json", configuration.flatten(config))
     for number, stage in enumerate(stages, 1):

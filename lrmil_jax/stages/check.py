@@ -15,7 +15,7 @@ from lrmil_jax.data import labels as label_csv
 from lrmil_jax.data import splits
 from lrmil_jax.data.regions import inspect_slide
 from lrmil_jax.errors import UserError
-from lrmil_jax.stages import layout, lesions, models, zero_shot
+from lrmil_jax.stages import align, layout, lesions, models, text, zero_shot
 from lrmil_jax.stages.processes import map_jobs, usable_cores
 from lrmil_jax.train.encode import BatchEncoder, Encoder
 
@@ -35,6 +35,10 @@ def run(config: ConfigDict, workdir: Path) -> int:
     cohort = _attempt(problems, lambda: layout.read_cohort(config, workdir))
     _attempt(problems, lambda: models.preflight(config))
     _attempt(problems, lambda: lesions.masks_folder(config, workdir))
+    if config.method == "wise_fuse" and cohort is not None:
+        _attempt(problems, lambda: text.preflight(config, workdir, cohort.classes))
+        if config.align.how == "lrmil":  # trained elsewhere
+            _attempt(problems, lambda: align.lr_encoder(config, workdir, 1))
     encoder = _attempt(problems, lambda: _encoder(config, workdir))
     blocks = None
     if encoder is not None:
@@ -146,24 +150,47 @@ def _log_cost(
     hr = sum(slide["hr_patches"] for slide in slides)
     width = encoder.module.embedding_width
     regions = sum(slide["bytes"] for slide in slides)
-    copies = 2 + len(blocks) if blocks else 1
-    features = 2 * width * (copies * hr + (config.folds + 1) * lr)
+    features = 2 * width * _stored_rows(config, hr=hr, lr=lr, blocks=len(blocks))
     need, free = (regions + features) / 2**30, _free_gib(workdir)
     rate = _images_per_second(config, encoder)
     workers = config.prepare.workers or usable_cores()
     prepare = sum(slide["seconds"] for slide in slides) / workers
     log.info("%d slides, %d LR and %d HR patches", len(slides), lr, hr)
     log.info("disk: %.2f GiB needed, %.1f GiB free in %s", need, free, workdir)
-    log.info(
-        "time: prepare about %s; %s at %.1f images/s: encode_hr about %s, encode_lr %s a fold",
-        _duration(prepare), encoder.name, rate, _duration(hr / rate), _duration(lr / rate),
-    )  # fmt: skip
+    log.info("time: prepare about %s; %s at %.1f images/s: %s", _duration(prepare), encoder.name,
+             rate, _encoding(config, hr=hr, lr=lr, rate=rate))  # fmt: skip
     if need > free:
         return [
             f"{need:.1f} GiB are needed in {workdir} and {free:.1f} GiB are free; "
             "set prepare.hr=skip, or choose another --workdir"
         ]
     return []
+
+
+def _stored_rows(config: ConfigDict, *, hr: int, lr: int, blocks: int) -> int:
+    """Rows of features on disk, each as wide as an embedding."""
+    if config.method != "wise_fuse":
+        copies = 2 + blocks if blocks else 1
+        return copies * hr + (config.folds + 1) * lr
+    # The chosen ones as they are and, about as wide again, fused.
+    return hr + config.folds * (lr + 3 * round(_share(config) * hr))
+
+
+def _encoding(config: ConfigDict, *, hr: int, lr: int, rate: float) -> str:
+    """How long the encoding stages take."""
+    if config.method != "wise_fuse":
+        return f"encode_hr about {_duration(hr / rate)}, encode_lr {_duration(lr / rate)} a fold"
+    chosen = _share(config) * hr
+    return (
+        f"align reads the HR patches of training and validation slides, up to "
+        f"{_duration(hr / rate)}; select {_duration(lr / rate)} and encode_selected "
+        f"{_duration(chosen / rate)} a fold"
+    )
+
+
+def _share(config: ConfigDict) -> float:
+    """Of HR patches that WISE-FUSE encodes; a fixed count a slide is no share."""
+    return 0.0 if config.select.count else config.select.rho
 
 
 def _free_gib(workdir: Path) -> float:

@@ -39,6 +39,20 @@ def run(config: ConfigDict, workdir: Path) -> None:
     save_params(path(workdir), tree, facts)
 
 
+def preflight(config: ConfigDict, workdir: Path, classes: tuple[str, ...]) -> None:
+    """Finds before slides are read what this stage, or `select`, would find after hours.
+
+    Raises:
+      ConfigError, DataError: the descriptions are not set, not usable, or not of these classes; a
+        sentence is too long; `select.classes` has a name that is no class.
+      WeightsError: the text tower's file is missing, broken, or of another image tower.
+    """
+    score.guiding(classes, config.select.classes)
+    bank = read_bank(config, classes)
+    if config.encoder.weights is not None and not path(workdir).is_file():
+        bank.embed(text_towers.load(config), config.text.power)
+
+
 def read_bank(config: ConfigDict, classes: tuple[str, ...]) -> TextBank:
     """The descriptions of the cohort's classes, in their order.
 

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from lrmil_jax import files, pipeline
-from lrmil_jax.errors import DataError, WeightsError, WorkdirError
+from lrmil_jax.errors import DataError, UserError, WeightsError, WorkdirError
 from lrmil_jax.slides import synthetic
 from lrmil_jax.stages import check, encode_hr, layout, predict, prepare
 from tests.integration import random_model, runs
@@ -324,6 +324,46 @@ def test_check_tells_every_problem_at_once_and_each_once(cohort, caplog, weights
     for part in ("slide slide_0002: ", "slide slide_0005: ", "geometry.patch_px=24"):
         assert sum(part in problem for problem in problems) == 1
     assert not (cohort.workdir / "regions").exists()
+
+
+def guided(cohort, **changes):
+    changes = {"text__descriptions": "shipped:procedural"} | changes
+    return cohort.config(method="wise_fuse", encoder__weights="shipped:procedural", **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"text__descriptions": "shipped:oral_mucosa"}, "does not describe the class benign"),
+        ({"text__descriptions": None}, "text.descriptions is not set"),
+        ({"select__classes": ("oscc",)}, "'oscc', which is no class"),
+        ({"text__weights": "nowhere.safetensors"}, "nowhere.safetensors"),
+    ],
+)
+def test_mistakes_in_descriptions_are_told_before_slides_are_read(
+    cohort, caplog, changes, sentence
+):
+    config = guided(cohort.write(), **changes)
+    assert check.run(config, cohort.workdir) == 1
+    assert sentence in caplog.text
+    with pytest.raises(UserError, match=sentence):
+        pipeline.run(config, cohort.workdir, [])
+    assert not (cohort.workdir / "regions").exists()
+
+
+def test_a_sentence_too_long_is_told_before_slides_are_read(cohort, tmp_path):
+    words = " ".join(["nucleoli"] * 200)
+    own = tmp_path / "own.toml"
+    own.write_text(f'[benign]\nlow = ["Even nuclei."]\n[tumour]\nlow = ["{words}"]\n')
+    with pytest.raises(DataError, match="tokens"):
+        pipeline.run(guided(cohort.write(), text__descriptions=str(own)), cohort.workdir, [])
+    assert not (cohort.workdir / "regions").exists()
+
+
+def test_check_tells_what_the_choice_costs(cohort, caplog):
+    with caplog.at_level(logging.INFO):
+        assert check.run(guided(cohort.write()), cohort.workdir) == 0
+    assert "encode_selected" in caplog.text
 
 
 def test_check_of_a_sound_cohort_finds_nothing(cohort, caplog):
