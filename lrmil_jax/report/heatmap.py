@@ -12,6 +12,8 @@ from matplotlib.patches import Rectangle
 
 from lrmil_jax import files
 
+LIKENESS = "likeness to the descriptions, rank"
+
 
 def rank_scaled(attention: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
     """Attention as ranks from 0 to 1, ties sharing their mean: one hot patch hides no other."""

@@ -70,7 +70,7 @@ def save_regions(config: ConfigDict, workdir: Path, folder: Path) -> list[tuple[
                 side,
                 scores[:, guides].max(1),
                 title=title,
-                label="likeness to the descriptions, rank among the slide's patches",
+                label=heatmap.LIKENESS,
                 outlined=chosen,
             )
             pictures.append((name, title))

@@ -187,7 +187,7 @@ def _write_regions(folder: Path, model: Model, result: SlideResult, title: str) 
         guide.side,
         guide.likeness,
         title=f"{title}, {len(guide.chosen)} of {len(guide.xy)} regions read at high power",
-        label="likeness to the descriptions, rank among the slide's patches",
+        label=heatmap.LIKENESS,
         outlined=guide.chosen,
     )
 
