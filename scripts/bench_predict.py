@@ -73,21 +73,31 @@ def measure(slide: Path, name: str, *, batch: int, runs: int) -> dict[str, list[
     return measured
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def usual_flags(text: str) -> argparse.ArgumentParser:
+    """The encoder, its batch, and the slide, or the size of one that is made."""
+    parser = argparse.ArgumentParser(description=text.splitlines()[0])
     parser.add_argument("--encoder", default="vit-b16")
     parser.add_argument("--slide", type=Path)
     parser.add_argument("--size_px", type=int, default=20_480)
     parser.add_argument("--batch", type=int, default=8)
+    return parser
+
+
+def slide_of(args: argparse.Namespace, folder: Path) -> Path:
+    """The slide that the flags name, or one made in `folder`."""
+    if args.slide is not None:
+        return args.slide
+    slide = folder / "slide.tif"
+    write_slide(slide, size_px=args.size_px, levels=(1, 4, 16), mpp=0.5, island=tissue_block)
+    return slide
+
+
+def main() -> None:
+    parser = usual_flags(__doc__)
     parser.add_argument("--runs", type=int, default=1)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench_predict_") as folder:
-        slide = args.slide
-        if slide is None:
-            slide = Path(folder) / "slide.tif"
-            write_slide(
-                slide, size_px=args.size_px, levels=(1, 4, 16), mpp=0.5, island=tissue_block
-            )
+        slide = slide_of(args, Path(folder))
         measured = measure(slide, args.encoder, batch=args.batch, runs=args.runs)
     medians = {
         arm: {name: float(np.median([row[name] for row in rows])) for name in (*PHASES, "patches")}

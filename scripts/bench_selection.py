@@ -12,14 +12,12 @@ Targets at r = 4 with ViT-B/16: at rho = 0.25 3.0x in encoding (at most 3.2x) an
 at 0.125 4.8x (at most 5.3x) and 4x; the choice itself at most 2 % of a slide's time.
 """
 
-import argparse
 import tempfile
 from pathlib import Path
 
 import jax
 import numpy as np
-from bench_memory import write_slide
-from bench_predict import random_encoder, random_head, tissue_block
+from bench_predict import random_encoder, random_head, slide_of, usual_flags
 
 from lrmil_jax import config as configuration
 from lrmil_jax import encoders
@@ -91,21 +89,13 @@ def classifiers(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--encoder", default="vit-b16")
-    parser.add_argument("--slide", type=Path)
-    parser.add_argument("--size_px", type=int, default=20_480)
-    parser.add_argument("--batch", type=int, default=8)
+    parser = usual_flags(__doc__)
     parser.add_argument("--rho", type=float, nargs="+", default=[0.25, 0.125])
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench_selection_") as name:
-        folder, slide = Path(name), args.slide
-        if slide is None:
-            slide = folder / "slide.tif"
-            write_slide(
-                slide, size_px=args.size_px, levels=(1, 4, 16), mpp=0.5, island=tissue_block
-            )
+        folder = Path(name)
+        slide = slide_of(args, folder)
         runs = classifiers(args.encoder, batch=args.batch, budgets=args.rho, folder=folder)
         for arm in list(runs)[1:]:
             runs[arm](slide)  # warms heads and the file cache up
