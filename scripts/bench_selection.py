@@ -25,6 +25,7 @@ from lrmil_jax.data.regions import TilingSettings
 from lrmil_jax.data.schema import Geometry
 from lrmil_jax.encoders import prompts
 from lrmil_jax.selection import fuse
+from lrmil_jax.stages import align
 from lrmil_jax.stages.guided import GuidedClassifier
 from lrmil_jax.stages.inference import SlideClassifier
 from lrmil_jax.stages.text import SharedSpace
@@ -51,20 +52,12 @@ def random_space(folder: Path, width: int) -> SharedSpace:
     return SharedSpace(path)
 
 
-def prompted(encoder: Encoder, *, batch: int) -> BatchEncoder:
-    """The same tower with prompts at every block."""
+def prompted(encoder: Encoder, folder: Path) -> Encoder:
+    """The same tower with prompts at every block, as `align` leaves them."""
     start = prompts.initial(encoder.module, count=PROMPTS, deep=True, seed=0)
-    return BatchEncoder(
-        Encoder(
-            name=encoder.name,
-            options=encoder.options,
-            module=prompts.Prompted(encoder.module, PROMPTS, True),
-            params={"tower": encoder.params, "prompts": start},
-            transform=encoder.transform,
-            weights_hash="random",
-        ),
-        batch=batch,
-    )
+    path = folder / "prompts.safetensors"
+    prompts.save(path, start, encoder_hash=encoder.weights_hash, deep=True)
+    return align.prompted(encoder, path)
 
 
 def classifiers(
@@ -75,7 +68,8 @@ def classifiers(
     settings = TilingSettings(Geometry(hr_mpp=0.5, lr_mpp=2.0, patch_px=px), with_hr=False)
     encoder = random_encoder(name, px=px)
     width = encoder.module.width
-    high, low = BatchEncoder(encoder, batch=batch), prompted(encoder, batch=batch)
+    towers = (encoder, prompted(encoder, folder))
+    high, low = (BatchEncoder(tower, batch=batch) for tower in towers)
     for encode in (high, low):
         encode([np.zeros((batch, px, px, 3), np.uint8)])  # compiles
     space = random_space(folder, width)

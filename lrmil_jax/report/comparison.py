@@ -39,14 +39,10 @@ def _line(row: dict, timed: bool, lesions: bool) -> list[str]:
             f"{row['gain_mean']:+.3f} [{row['gain_low']:+.3f}, {row['gain_high']:+.3f}]",
             f"{row['gain_above_zero']} of {row['gain_seeds']}",
         ]
-    line += [_cell(row.get("patches"), 0)]
-    line += [_cell(row.get(f"seconds_{phase}"), 4) for phase in table.PHASES] if timed else []
+    line += [table.cell(row.get("patches"), 0)]
+    line += [table.cell(row.get(f"seconds_{phase}"), 4) for phase in table.PHASES] if timed else []
     scores = [f"attention_{name}" for name in ("auc", "dice", "highest_dice")]
-    return line + [_cell(row.get(name)) for name in scores if lesions]
-
-
-def _cell(value: float | None, digits: int = 3) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+    return line + [table.cell(row.get(name)) for name in scores if lesions]
 
 
 def save_table(folder: Path, rows: Sequence[dict], notes: Sequence[str]) -> None:
@@ -74,7 +70,7 @@ def save_plot(path: Path, rows: Sequence[dict]) -> None:
     axis.set_yticks(range(len(known)), [row["model"] for row in known])
     axis.invert_yaxis()
     axis.set_xlabel("test AUC: mean over seeds, 95 % interval (line), range of the seeds (band)")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def save_effects(path: Path, rows: Sequence[dict]) -> None:
@@ -99,7 +95,7 @@ def save_effects(path: Path, rows: Sequence[dict]) -> None:
     panels[0].legend(fontsize=7, frameon=False)
     for axis in panels[::across]:
         axis.set_ylabel("AUC", fontsize=8)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _draw_effect(axis, frame: pd.DataFrame) -> None:
@@ -124,6 +120,7 @@ def _order(value: str) -> tuple[int, float, str]:
         return 1, 0.0, value
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a PNG, whole or not at all."""
     with files.atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)

@@ -10,7 +10,7 @@ from matplotlib.ticker import NullLocator
 
 from lrmil_jax import files
 from lrmil_jax.data import writer
-from lrmil_jax.report import table
+from lrmil_jax.report import comparison, table
 
 _COLOURS = ("#1f5fa8", "#c77d2e", "#9a9a9a", "#4c8c4a", "#8a4f9e")
 _DASHES = ("--", ":", "-.")
@@ -26,9 +26,10 @@ _PANELS = (
 
 def cells(rows: Sequence[dict]) -> list[list[str]]:
     """The table as shown, the first line being the heading; rows are `studies.curve.points`."""
-    head = ["model", "budget", "AUC mean ± SD [95 %]", "minus exhaustive HR [95 %]"]
+    head = ["model", "budget", "AUC mean ± SD [95 %]", f"minus {table.EXHAUSTIVE} [95 %]"]
     head += ["minus random [95 %]", "accuracy", "lesion area chosen", "patches/slide", "encode s"]
-    full = next((row.get("seconds_encode") for row in rows if row["line"] == "exhaustive HR"), None)
+    whole = (row for row in rows if row["line"] == table.EXHAUSTIVE)
+    full = next(whole, {}).get("seconds_encode")
     shown = [[*head, "times less", "select s", "total s"]]
     for row in rows:
         encode = row.get("seconds_encode")
@@ -41,18 +42,14 @@ def cells(rows: Sequence[dict]) -> list[list[str]]:
                 _difference(row, "to_random"),
                 table.number(row.get("accuracy")),
                 _spread(row, "recall"),
-                _cell(row.get("patches"), 0),
-                _cell(encode, 4),
-                _cell(full / encode if full and encode else None, 2),
-                _cell(row.get("seconds_select"), 4),
-                _cell(row.get("seconds"), 4),
+                table.cell(row.get("patches"), 0),
+                table.cell(encode, 4),
+                table.cell(full / encode if full and encode else None, 2),
+                table.cell(row.get("seconds_select"), 4),
+                table.cell(row.get("seconds"), 4),
             ]
         )
     return shown
-
-
-def _cell(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _spread(row: dict, stem: str) -> str:
@@ -102,8 +99,7 @@ def save_plot(path: Path, rows: Sequence[dict]) -> None:
         axis.axis("off")
     handles, labels = axes[0].get_legend_handles_labels()
     axes[len(panels)].legend(handles, labels, loc="center", frameon=False, fontsize=9)
-    with files.atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+    comparison.save_figure(figure, path)
 
 
 def _draw(axis, frame: pd.DataFrame, name: str, deviation: str | None, label: str) -> None:

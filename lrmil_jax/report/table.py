@@ -14,12 +14,18 @@ ARM_NAMES = {
     "wise_fuse": "WISE-FUSE",
     "colour": "colour only",
 }
+EXHAUSTIVE = "exhaustive HR"  # plain MIL at HR, where WISE-FUSE is held against it
 PHASES = ("open_tissue", "read", "encode", "mil")
 
 
 def number(value: float | None, digits: int = 3) -> str:
     """A figure, or `undefined` where it has no value."""
     return "undefined" if value is None or pd.isna(value) else f"{value:.{digits}f}"
+
+
+def cell(value: float | None, digits: int = 3) -> str:
+    """A figure, or a dash where a model has none."""
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def interval(value: float | None, bounds: Sequence[float | None] | None) -> str:

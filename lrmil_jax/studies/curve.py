@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import pandas as pd
 
 from lrmil_jax.evals import seeds
-from lrmil_jax.report.table import PHASES
+from lrmil_jax.report.table import EXHAUSTIVE, PHASES
 from lrmil_jax.studies.measured import Measured, paired
-from lrmil_jax.studies.plan import EXHAUSTIVE, GUIDED, RANDOM, UNPROMPTED
+from lrmil_jax.studies.plan import GUIDED, RANDOM, UNPROMPTED
 
 
 def points(measured: Sequence[Measured]) -> list[dict]:

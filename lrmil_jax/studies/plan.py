@@ -10,17 +10,17 @@ from ml_collections import ConfigDict
 from lrmil_jax import checks, graph
 from lrmil_jax import config as configuration
 from lrmil_jax.errors import ConfigError
+from lrmil_jax.report.table import ARM_NAMES, EXHAUSTIVE
 
 BASE = "base"
 # Lines of WISE-FUSE's curve, a run at every budget, and what stands beside them.
-GUIDED, UNPROMPTED, RANDOM = "WISE-FUSE", "without CS-VPT", "random"
-EXHAUSTIVE = "exhaustive HR"
+GUIDED, UNPROMPTED, RANDOM = ARM_NAMES["wise_fuse"], "without CS-VPT", "random"
 _LINES: Mapping[str, Mapping[str, str]] = {
     GUIDED: {},
     UNPROMPTED: {"align.how": "none"},
     RANDOM: {"align.how": "none", "select.rule": "random"},
 }
-_BESIDE = {EXHAUSTIVE: {"method": "mil"}, "LRMIL": {"method": "lrmil"}}
+_BESIDE = {EXHAUSTIVE: {"method": "mil"}, ARM_NAMES["lrmil"]: {"method": "lrmil"}}
 # A variant is there for its figure: what only describes the cohort or the cost is done once.
 _LEAN = {
     "student.no_distillation": "False",
