@@ -32,8 +32,7 @@ def get_config(arg: str | None = None):
     config.distill.update(steps=900, batch=48, learning_rate=3e-3, eval_every=100, layers=(0, 2))
     config.distill.flips = True  # three thousand LR patches are few
     for block in (config.teacher, config.student):
-        block.update(epochs=60, hidden=64, learning_rate=1e-3, select="auc")
-    config.student.budget = 256  # LR bags are 16 times smaller: as many updates as the teacher
+        block.update(epochs=60, patience=40, hidden=64, learning_rate=1e-3, select="auc")
     config.student.topk = 2
     config.evaluate.colour_baseline = True
     config.study.update(seeds=(1, 2, 3, 4, 5), variants=VARIANTS, workers=0)

@@ -46,9 +46,7 @@ def get_config(arg: str | None = None):
     config.distill.update(steps=900, batch=48, learning_rate=3e-3, eval_every=100, layers=(0, 2))
     config.distill.flips = True
     for block in (config.teacher, config.student):
-        block.update(epochs=40, hidden=128, learning_rate=1e-3, select="auc")
-    config.teacher.budget = 576  # a slide an update
-    config.student.budget = 36
+        block.update(epochs=40, bags=1, hidden=128, learning_rate=1e-3, select="auc")
     config.evaluate.colour_baseline = True
     config.study.update(seeds=(1, 2, 3), variants=VARIANTS, workers=0)
     return configuration.finish(config, arg)

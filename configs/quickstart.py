@@ -18,9 +18,8 @@ def get_config(arg: str | None = None):
     config.distill.update(steps=600, batch=48, learning_rate=3e-3, eval_every=100, layers=(0, 2))
     config.distill.flips = True  # a thousand LR patches are few
     for block in (config.teacher, config.student):
-        block.update(epochs=60, hidden=64, learning_rate=1e-3, select="auc")
+        block.update(epochs=60, bags=4, hidden=64, learning_rate=1e-3, select="auc")
     # Few labels, a small lesion: at 1e-3 one start in three does not find it.
-    config.teacher.update(budget=1024, learning_rate=3e-3)
-    config.student.budget = 64  # LR bags are 16 times smaller: as many updates as the teacher
+    config.teacher.learning_rate = 3e-3
     config.student.topk = 2
     return configuration.finish(config, arg)

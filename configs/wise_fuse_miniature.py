@@ -25,11 +25,10 @@ def get_config(arg: str | None = None):
     config.align.update(steps=500, batch=48, eval_every=100, flips=True)
     config.select.classes = ("tumour",)  # what is looked for; benign is its absence
     for block in (config.teacher, config.student, config.mil):
-        block.update(epochs=60, hidden=64, learning_rate=1e-3, select="auc")
-    config.mil.budget = 1024  # 16 slides an update, as exhaustive HR has
+        block.update(epochs=60, patience=40, hidden=64, learning_rate=1e-3, select="auc")
     config.distill.update(steps=900, batch=48, learning_rate=3e-3, eval_every=100, layers=(0, 2))
     config.distill.flips = True
-    config.student.update(budget=256, topk=2)
+    config.student.topk = 2
     config.evaluate.timed_slides = 10
     config.study.update(seeds=(1, 2, 3, 4, 5), budgets=(0.0625, 0.125, 0.25, 0.5), workers=0)
     return configuration.finish(config, arg)

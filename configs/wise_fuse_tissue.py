@@ -42,10 +42,7 @@ def get_config(arg: str | None = None):
     config.distill.update(steps=900, batch=48, learning_rate=3e-3, eval_every=100, layers=(0, 2))
     config.distill.flips = True
     for block in (config.teacher, config.student, config.mil):
-        block.update(epochs=40, hidden=128, learning_rate=1e-3, select="auc")
-    config.teacher.budget = 576  # a slide an update
-    config.student.budget = 36
-    config.mil.budget = 144  # a slide an update, as exhaustive HR has
+        block.update(epochs=40, bags=1, hidden=128, learning_rate=1e-3, select="auc")
     config.evaluate.timed_slides = 10
     config.study.update(seeds=(1, 2, 3, 4, 5), budgets=(0.0625, 0.125, 0.25, 0.5), workers=0)
     return configuration.finish(config, arg)

@@ -21,6 +21,13 @@ def _range(low: float | int, high: float | int) -> Callable[[Any], bool]:
     return check
 
 
+def _optional(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """The same where the key is set."""
+    either = lambda value: value is None or check(value)  # noqa: E731
+    either.wanted = f"{check.wanted}, or unset"
+    return either
+
+
 _INFINITE = float("inf")
 _TRAINING_CHECKS = {
     "optimizer": _one_of("adamw"),
@@ -37,12 +44,13 @@ _TRAINING_CHECKS = {
     "steps": _range(1, _INFINITE),
     "batch": _range(1, _INFINITE),
     "budget": _range(1, _INFINITE),
+    "bags": _range(1, _INFINITE),
     "balance": _one_of("none", "weights", "sampling"),
     "select": _one_of("loss", "auc"),
     "dropout": _range(0, 0.99),
     "dtype": _one_of("float32", "bfloat16"),
     "hidden": _range(1, _INFINITE),
-    "resident_gib": _range(0, _INFINITE),
+    "resident_gib": _optional(_range(0, _INFINITE)),
 }
 _CHECKS = {
     "method": _one_of("lrmil", "wise_fuse", "mil", "mil_lr", "zero_shot"),

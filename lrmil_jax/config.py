@@ -26,7 +26,7 @@ def training(**changes: Any) -> ConfigDict:
     block.schedule = "cosine"  # or "constant"
     block.weight_decay = 1e-2  # never on biases and norms
     block.clip_norm = 1.0  # global gradient norm; 0 switches clipping off
-    block.accumulate = 1  # micro-batches per update
+    block.accumulate = 1  # batches per update
     block.eval_every = 50  # steps between validations; a checkpoint is kept at each
     block.log_every = 25
     block.patience = 20  # validations without improvement before stopping; 0 never stops early
@@ -36,14 +36,21 @@ def training(**changes: Any) -> ConfigDict:
 
 
 def bag_training(**changes: Any) -> ConfigDict:
-    """Training on bags of patch features."""
-    block = training(learning_rate=5e-4, weight_decay=1e-2, eval_every=25, log_every=25)
+    """Training on bags of patch features, its length and rhythm in epochs."""
+    block = training(learning_rate=5e-4, weight_decay=1e-2)
+    # In epochs, as the length is: between validations, between log rows, without improvement.
+    block.update(eval_every=1, log_every=1, patience=20)
     block.epochs = 100
+    block.bags = 16  # slides of an update, drawn at random; what is learned depends on it
     block.dtype = "float32"  # compute of the head; "bfloat16" on GPU and TPU, sums stay float32
-    block.budget = 4096  # instances per batch, padding included
+    # Instances that a device computes at once, padding included: bags of an update are computed in
+    # so many goes. Speed and memory depend on it, what is learned does not.
+    block.budget = 4096
     block.balance = "weights"  # class balance: "none", "weights" (of the loss) or "sampling"
     block.select = "loss"  # validation figure that picks the checkpoint: "loss" or "auc"
-    block.resident_gib = 4.0  # features up to this size stay on the device, else they are streamed
+    # Features up to this size stay on the device, larger ones are streamed; unset asks the device
+    # how much memory it has free.
+    block.resident_gib = placeholder(float)
     block.update(changes)
     return block
 
@@ -250,7 +257,7 @@ def tiny(config: ConfigDict) -> ConfigDict:
     config.distill.update(steps=6, batch=8, eval_every=3, log_every=3, val_patches=16, layers=())
     config.align.update(steps=6, batch=8, eval_every=3, log_every=3, val_patches=16)
     for block in (config.teacher, config.student, config.mil):
-        block.update(epochs=3, budget=256, eval_every=2, log_every=2, hidden=16)
+        block.update(epochs=3, bags=4, budget=256, hidden=16)
     config.student.topk = 2
     config.evaluate.update(bootstrap_samples=100, timed_slides=1)
     config.report.heatmaps = 1

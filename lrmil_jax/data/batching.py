@@ -1,10 +1,11 @@
 """Bags of any size in batches of few static shapes, planned per epoch and read through Grain.
 
-Bags are sorted into length buckets, in random order inside a bucket. Batches are cut from the
-longest bag downwards, each as wide as its longest bag's bucket and holding as many bags as the
-budget of instances allows; then the batches are shuffled. So every bag comes once an epoch, shapes
-are few and the same in every epoch, only the last batch can have empty slots, and the plan knows
-nothing of devices.
+What an update learns from is a matter of statistics: `bags` bags drawn at random from the epoch,
+whatever their length. How they are computed is a matter of memory: the bags of an update are
+packed, longest first, into batches of at most `budget` instances a device, and the gradients of
+these batches are summed. So neither budget nor devices nor the length of a bag has a say in what
+is learned; they only cost time. Shapes are few, because lengths and numbers of bags come from
+short lists.
 """
 
 import dataclasses
@@ -16,11 +17,13 @@ import grain
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num, Shaped
 
-# Share of filled instances that an epoch's plan may have, and what lengths aim at to keep to it.
-_WASTE = 0.10
-_AIMS = (0.06, 0.045, 0.03, 0.02, 0.01)
 # More candidate lengths than this do not lower the waste visibly, but the search is quadratic.
 _MAX_CANDIDATES = 256
+# A further batch of an update costs as much as this share of a full one: dispatch, and small
+# products that leave the device half idle.
+_BATCH_COST = 1 / 8
+# Batches that an endless source claims to have; nobody comes to the end of it.
+_ENDLESS = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Batch:
 def bucket_lengths(
     sizes: Int[np.ndarray, " S"],
     *,
-    max_shapes: int = 12,
+    max_lengths: int = 8,
     multiple: int = 8,
     waste: float = 0.05,
 ) -> tuple[int, ...]:
@@ -44,7 +47,7 @@ def bucket_lengths(
 
     Args:
       sizes: instances of each bag, at least 1.
-      max_shapes: never more lengths than this, whatever the waste; each costs a compilation.
+      max_lengths: never more lengths than this, whatever the waste; each costs compilations.
       multiple: lengths are multiples of this.
       waste: share of filled instances, aimed at.
 
@@ -66,7 +69,7 @@ def bucket_lengths(
     cost[np.tril_indices(len(candidates), -1)] = np.inf
     allowed = sizes.sum() / (1.0 - waste)
     best, choices = cost[0], []
-    while best[-1] > allowed and len(choices) + 1 < min(max_shapes, len(candidates)):
+    while best[-1] > allowed and len(choices) + 1 < min(max_lengths, len(candidates)):
         options = np.concatenate([[np.inf], best[:-1]])[:, None] + cost
         choices.append(options.argmin(axis=0))
         best = options.min(axis=0)
@@ -76,50 +79,53 @@ def bucket_lengths(
     return tuple(int(candidates[end]) for end in reversed(ends))
 
 
-def plan_epoch(
+def pack(
     sizes: Int[np.ndarray, " S"],
-    order: Int[np.ndarray, " n"],
+    bags: Int[np.ndarray, " n"],
     lengths: tuple[int, ...],
     *,
     budget: int,
-    max_bags: int | None = None,
-    exact_tail: bool = True,
-    rng: np.random.Generator | None = None,
+    devices: int = 1,
+    slots: int | None = None,
 ) -> list[Batch]:
-    """Cuts the bags of one epoch into batches of at most `budget` instances.
+    """Packs bags into batches of few shapes at the least cost: instances, filling counted, and a
+    part of the budget for every further batch.
 
     Args:
       sizes: instances of each bag.
-      order: the bags of the epoch in random order, repeated where sampling says so.
+      bags: those to pack, each slot of a batch taking one.
       lengths: from `bucket_lengths`.
-      budget: instances of a batch, filling counted; a longer bag is a batch of its own.
-      max_bags: at most so many bags in a batch, for cohorts of very small bags.
-      exact_tail: the last batch has no empty slot. Its shape is the same in every epoch as long
-        as the epochs hold the same bags; where they are drawn with replacement, False halves
-        its slots while half of them would be empty, so that shapes stay few.
-      rng: shuffles the batches; None leaves the longest first.
+      budget: instances of a batch on one device, filling counted; a longer bag is alone there.
+      devices: the slots of a batch are a multiple of this, so that each device has work.
+      slots: a number of bags that comes often (those of an update): a shape of its own.
+
+    Returns:
+      Batches, the longest bags first; empty slots only where a batch has no further bag.
     """
-    bucket = np.searchsorted(np.asarray(lengths), sizes[order])
+    bucket = np.searchsorted(np.asarray(lengths), sizes[bags])
     if bucket.size and bucket.max() >= len(lengths):
         raise ValueError(f"a bag is longer than the longest length {lengths[-1]}")
     # Stable: inside a bucket the random order stays.
     descending = np.argsort(-bucket, kind="stable")
-    order, bucket = order[descending], bucket[descending]
-    batches, start = [], 0
-    while start < len(order):
-        length = lengths[bucket[start]]
-        slots = max(1, min(budget // length, max_bags or budget))
-        bags = order[start : start + slots]
-        while len(bags) <= slots // 2:
-            slots = -(-slots // 2)
-        if exact_tail:
-            slots = len(bags)
-        filled = np.full(slots, -1, np.int32)
-        filled[: len(bags)] = bags
-        batches.append(Batch(bags=filled, length=length))
-        start += len(bags)
-    if rng is not None:
-        rng.shuffle(batches)
+    bags, width = bags[descending], np.asarray(lengths)[bucket[descending]]
+    shared = {1} if slots is None else {1, -(-slots // devices)}
+    counts = sorted(shared | {4**power for power in range(1, 13)})
+    # rest[i]: the least cost of the bags from i on. A batch takes all bags that it has slots for,
+    # as those left over would never be cheaper.
+    rest, chosen = np.zeros(len(bags) + 1), np.zeros(len(bags), int)
+    for first in range(len(bags) - 1, -1, -1):
+        most = max(1, budget // int(width[first]))
+        fitting = np.array([count for count in counts if count <= most])
+        after = np.minimum(first + fitting * devices, len(bags))
+        costs = fitting * width[first] + _BATCH_COST * budget + rest[after]
+        rest[first], chosen[first] = costs.min(), fitting[costs.argmin()]
+    batches, first = [], 0
+    while first < len(bags):
+        filled = np.full(chosen[first] * devices, -1, np.int32)
+        part = bags[first : first + len(filled)]
+        filled[: len(part)] = part
+        batches.append(Batch(bags=filled, length=int(width[first])))
+        first += len(part)
     return batches
 
 
@@ -137,23 +143,23 @@ def balanced_probabilities(labels: Int[np.ndarray, " n"]) -> Float[np.ndarray, "
 
 
 class BagBatches:
-    """A random-access Grain source of batches over as many epochs as are asked for.
+    """A random-access Grain source of batches, endless for training or one pass over the bags.
 
     Items are dicts of numpy arrays: `rows` int32 [B, N], rows of a feature bank in which the bags
     lie one after another (or, with `read`, `features` [B, N, D]); `mask` bool [B, N]; `bag` int32
     [B], -1 in an empty slot; `weight` float32 [B], 0 there; and whatever `per_bag` and
-    `per_instance` add. Item i is a function of the arguments and of i alone.
+    `per_instance` add. With `bags_per_update`, `ends_update` is True in the last batch of an
+    update. Item i is a function of the arguments and of i alone.
 
     Args:
       sizes: instances of every bag of the bank.
       bags: the bags to use (a fold's training slides); None: all.
-      budget: instances of a batch, see `plan_epoch`.
+      budget: instances of a batch on one device, see `pack`.
+      bags_per_update: an epoch is cut into updates of equally many bags (to one), at most this;
+        the source is endless. None: all bags once, in the order that packs best.
+      devices: over which a batch will be split.
       seed: of order and sampling; epochs differ.
-      num_batches: length of the source, over epochs (steps * accumulate); None: one epoch.
-      max_bags: at most so many bags in a batch.
-      max_shapes: at most so many lengths, whatever they waste; each costs about half a second of
-        compilation, which is much for a small cohort.
-      lengths: bucket lengths; None: chosen for `bags`.
+      max_lengths: see `bucket_lengths`.
       draw: probability of each of `bags`: an epoch is then as many draws with replacement;
         None: every bag once an epoch.
       weight: weight of every bag of the bank (class weights); None: 1.
@@ -161,7 +167,7 @@ class BagBatches:
       per_instance: arrays [rows of the bank, ...], gathered to [B, N, ...], 0 outside the mask.
       read: gives a bag's features [n, D]; for cohorts that do not fit in device memory. Called
         in Grain's threads.
-      shard: (index, count): this process's part of every batch, filled up to equal parts.
+      shard: (index, count): this process's part of every batch.
     """
 
     def __init__(
@@ -170,11 +176,10 @@ class BagBatches:
         *,
         budget: int,
         bags: Int[np.ndarray, " n"] | None = None,
+        bags_per_update: int | None = None,
+        devices: int = 1,
         seed: int = 0,
-        num_batches: int | None = None,
-        max_bags: int | None = None,
-        max_shapes: int = 12,
-        lengths: tuple[int, ...] | None = None,
+        max_lengths: int = 8,
         draw: Float[np.ndarray, " n"] | None = None,
         weight: Num[np.ndarray, " S"] | None = None,
         per_bag: Mapping[str, Shaped[np.ndarray, "S ..."]] | None = None,
@@ -182,30 +187,43 @@ class BagBatches:
         read: Callable[[int], np.ndarray] | None = None,
         shard: tuple[int, int] = (0, 1),
     ):
+        if devices % shard[1]:
+            raise ValueError(f"{devices} devices cannot be split evenly among {shard[1]} processes")
         self.sizes = np.asarray(sizes, np.int64)
         self.offsets = np.concatenate([[0], np.cumsum(self.sizes)])
         self._bags = np.arange(len(sizes)) if bags is None else np.asarray(bags)
-        self._budget, self._max_bags, self._seed = budget, max_bags, seed
+        self._bags_per_update, self._devices = bags_per_update, devices
+        self._budget, self._seed = budget, seed
         self._draw, self._shard, self._read = draw, shard, read
         self._weight = np.ones(len(sizes)) if weight is None else weight
         self._per_bag, self._per_instance = dict(per_bag or {}), dict(per_instance or {})
         self._ends: list[int] = []  # number of batches up to the end of each epoch planned so far
-        self._plans: dict[int, list[Batch]] = {}
-        self._lock, self._max_shapes = threading.Lock(), max_shapes
-        self.lengths = lengths or self._choose_lengths()
-        self._num_batches = len(self.plan(0)) if num_batches is None else num_batches
+        self._plans: dict[int, list[tuple[Batch, bool]]] = {}
+        self._lock = threading.Lock()
+        self.lengths = bucket_lengths(self.sizes[self._bags], max_lengths=max_lengths)
+
+    @property
+    def updates(self) -> int:
+        """Updates of an epoch."""
+        return -(-len(self._bags) // (self._bags_per_update or len(self._bags)))
+
+    @property
+    def bags_of_an_update(self) -> float:
+        """Mean number of bags of an update, by which its gradient is divided: the updates of an
+        epoch differ by a bag, which must not make one bag weigh more than another."""
+        return len(self._bags) / self.updates
 
     def __len__(self) -> int:
-        return self._num_batches
+        return len(self._batches(0)) if self._bags_per_update is None else _ENDLESS
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        batch = self._batch(int(index))
-        bags = self._own_part(batch.bags)
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        batch, ends_update = self._batch(int(index))
+        bags = np.split(batch.bags, self._shard[1])[self._shard[0]]
         present = bags >= 0
         sizes = np.where(present, self.sizes[bags], 0)
         mask = np.arange(batch.length) < sizes[:, None]
         rows = np.where(mask, self.offsets[bags][:, None] + np.arange(batch.length), 0)
-        item = {
+        item: dict[str, Any] = {
             "mask": mask,
             "bag": bags.astype(np.int32),
             "weight": np.where(present, self._weight[bags], 0.0).astype(np.float32),
@@ -218,63 +236,54 @@ class BagBatches:
             item["rows"] = rows.astype(np.int32)
         else:
             item["features"] = self._features(bags, batch.length)
-        return item
+        return item if self._bags_per_update is None else item | {"ends_update": ends_update}
 
-    def _choose_lengths(self) -> tuple[int, ...]:
-        """The fewest lengths with which a plan wastes little; empty slots and batches that reach
-        over two buckets count too, so the plan itself is asked."""
-        for aim in _AIMS:
-            self.lengths = bucket_lengths(
-                self.sizes[self._bags], max_shapes=self._max_shapes, waste=aim
-            )
-            if padding_waste(self.plan(0), self.sizes) <= _WASTE:
-                break
-        return self.lengths
-
-    def plan(self, epoch: int) -> list[Batch]:
-        """The batches of one epoch."""
+    def plan(self, epoch: int) -> list[list[Batch]]:
+        """The updates of one epoch, each a list of batches."""
+        options = {"budget": self._budget, "devices": self._devices}
+        if self._bags_per_update is None:
+            return [pack(self.sizes, self._bags, self.lengths, **options)]
         rng = np.random.default_rng([self._seed, epoch])
         if self._draw is None:
             order = rng.permutation(self._bags)
         else:
             order = rng.choice(self._bags, size=len(self._bags), p=self._draw)
-        return plan_epoch(
-            self.sizes,
-            order,
-            self.lengths,
-            budget=self._budget,
-            max_bags=self._max_bags,
-            exact_tail=self._draw is None,
-            rng=rng,
-        )
+        slots = -(-len(order) // self.updates)
+        return [
+            pack(self.sizes, part, self.lengths, slots=slots, **options)
+            for part in np.array_split(order, self.updates)
+        ]
 
     def dataset(self, *, threads: int = 2, prefetch: int = 4) -> grain.IterDataset:
         """The batches in order, made ahead in threads; its iterator can be checkpointed."""
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
         return grain.MapDataset.source(self).to_iter_dataset(options)
 
-    def _batch(self, index: int) -> Batch:
-        # Epochs drawn with replacement differ in their number of batches, so the way from an
-        # index to its epoch is found by planning; threads ask for neighbouring indices.
+    def _batches(self, epoch: int) -> list[tuple[Batch, bool]]:
+        """The batches of one epoch, and whether each ends an update."""
+        return [
+            (batch, place == len(update) - 1)
+            for update in self.plan(epoch)
+            for place, batch in enumerate(update)
+        ]
+
+    def _batch(self, index: int) -> tuple[Batch, bool]:
+        # Epochs differ in their number of batches, so the way from an index to its epoch is found
+        # by planning; threads ask for neighbouring indices.
         with self._lock:
             while not self._ends or self._ends[-1] <= index:
                 epoch = len(self._ends)
-                self._plans[epoch] = self.plan(epoch)
+                self._plans[epoch] = self._batches(epoch)
                 self._plans.pop(epoch - 3, None)
                 before = self._ends[-1] if self._ends else 0
                 self._ends.append(before + len(self._plans[epoch]))
             epoch = int(np.searchsorted(self._ends, index, side="right"))
-            plan = self._plans.get(epoch) or self.plan(epoch)
+            plan = self._plans.get(epoch) or self._batches(epoch)
             return plan[index - (self._ends[epoch - 1] if epoch else 0)]
-
-    def _own_part(self, bags: Int[np.ndarray, " B"]) -> Int[np.ndarray, " b"]:
-        index, count = self._shard
-        filled = np.pad(bags, (0, -len(bags) % count), constant_values=-1)
-        return np.split(filled, count)[index]
 
     def _features(self, bags: Int[np.ndarray, " B"], length: int) -> Num[np.ndarray, "B N D"]:
         arrays = {int(bag): self._read(int(bag)) for bag in bags if bag >= 0}
-        if not arrays:  # this process's part of a last batch can be all empty slots
+        if not arrays:  # this process's part of a batch can be all empty slots
             first = self._read(int(self._bags[0]))
             return np.zeros((len(bags), length, first.shape[1]), first.dtype)
         first = next(iter(arrays.values()))

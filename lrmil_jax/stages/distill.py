@@ -53,7 +53,7 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
             flips=settings.flips,
         ),
         validate=lambda params: evaluator(params, held_out),
-        settings=mil.train_settings(settings, steps=settings.steps, select=("loss", "min")),
+        settings=mil.train_settings(settings, steps=settings.steps, accumulate=settings.accumulate),
         constants=constants,
         seed=config.seed,
     )

@@ -89,8 +89,6 @@ def budget_variants(config: ConfigDict) -> dict[str, dict[str, str]]:
     """{name: {key: value}} of `study.budgets`: WISE-FUSE at every budget, its two controls, and the
     two methods that choose nothing.
 
-    `mil.budget` goes with the share, so that an update is of as many slides at every budget.
-
     Raises:
       ConfigError: another method, a number of regions instead of a share, or no share.
     """
@@ -103,8 +101,7 @@ def budget_variants(config: ConfigDict) -> dict[str, dict[str, str]]:
         raise ConfigError(f"study.budgets is {budgets}; give different shares, above 0 and up to 1")
     swept = {}
     for budget in budgets:
-        bag = max(1, round(config.mil.budget * budget / base))
-        own = {"select.rho": f"{budget:g}", "mil.budget": str(bag)}
+        own = {"select.rho": f"{budget:g}"}
         swept |= {
             f"{name} {budget:g}": own | changes
             for name, changes in _LINES.items()

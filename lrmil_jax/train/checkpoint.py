@@ -112,14 +112,15 @@ class TrainProgress:
     """What early stopping and model choice must remember over a kill.
 
     Attributes:
-      best_value: the selecting metric at its best; None while it was undefined.
+      best_values: the selecting metrics at their best, None where undefined; empty before the
+        first evaluation.
       best_step: the step of the best parameters; 0 before the first evaluation.
       best_metrics: all of `validate` at that step.
       bests: how often a new best was found; Orbax keeps the checkpoint with the highest.
       bad_evaluations: evaluations since then.
     """
 
-    best_value: float | None = None
+    best_values: list[float | None] = dataclasses.field(default_factory=list)
     best_step: int = 0
     best_metrics: dict[str, float | None] = dataclasses.field(default_factory=dict)
     bests: int = 0

@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import dataclasses
-import itertools
 import logging
 import math
 from collections.abc import Callable
@@ -33,7 +32,7 @@ from lrmil_jax.train.state import TrainSettings, TrainState
 from lrmil_jax.train.step import LossFn, Stepper
 
 _log = logging.getLogger(__name__)
-# Updates that the host may run ahead of the device; more only hold batches in device memory.
+# Batches that the host may run ahead of the device; more only hold device memory.
 _IN_FLIGHT = 2
 
 Validate = Callable[[Any], dict[str, float | None]]
@@ -67,7 +66,8 @@ def fit(
         example; "loss" is minimised, the others are logged.
       batches: gives dicts of numpy arrays [B, ...], at least `steps * accumulate` of them; a
         "weight" [B] says how much each example counts (0 = filling), 1 where it is missing.
-        With several processes each gives its own part.
+        Where they have "ends_update", a batch is what stands between two True ones, its parts
+        computed one after another. With several processes each gives its own part.
       validate: `params -> metrics`, on the host; None keeps the last parameters.
       settings: see TrainSettings.
       constants: arrays that the loss reads but that do not learn (features, a frozen teacher);
@@ -115,11 +115,19 @@ def _barrier(name: str) -> None:
         multihost_utils.sync_global_devices(f"{name} finished")
 
 
-def _better(value: float | None, best: float | None, direction: str) -> bool:
-    """An undefined value never beats a defined one; among undefined ones the newest is kept."""
-    if value is None or best is None:
-        return best is None
-    return value > best if direction == "max" else value < best
+def _better(
+    values: list[float | None], best: list[float | None], select: tuple[tuple[str, str], ...]
+) -> bool:
+    """The first metric that differs decides. An undefined value never beats a defined one; where
+    all are undefined the newest is kept."""
+    if not best or set(values) == {None}:
+        return set(best) <= {None}
+    for value, before, (_, direction) in zip(values, best, select, strict=True):
+        if value != before:
+            if value is None or before is None:
+                return before is None
+            return value > before if direction == "max" else value < before
+    return False
 
 
 @jax.jit
@@ -146,6 +154,7 @@ class _Training:
     done: TrainProgress = dataclasses.field(default_factory=TrainProgress)
     # Measurements since the last row, still on the device.
     pending: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    in_flight: collections.deque = dataclasses.field(default_factory=collections.deque)
 
     def start(self, params: Any, loss_fn: LossFn) -> None:
         """Makes the state, or takes it from the newest checkpoint."""
@@ -163,7 +172,7 @@ class _Training:
             abstract,
             shardings,
         )
-        self.stepper = Stepper(loss_fn, tx, self.mesh, shardings)
+        self.stepper = Stepper(loss_fn, tx, self.mesh, shardings, self.settings.examples)
         restored = self.checkpoints.restore(self.abstract, self.iterator)
         if restored is None:
             self.state = jax.jit(init, out_shardings=shardings)(jax.tree.map(np.asarray, params))
@@ -200,20 +209,23 @@ class _Training:
         return patience is not None and self.done.bad_evaluations >= patience
 
     def _update(self, step: int, constants: Any, key: jax.Array) -> None:
-        wanted = self.settings.accumulate
-        batches = [
-            sharding.place_batch(batch, self.mesh)
-            for batch in itertools.islice(self.iterator, wanted)
-        ]
-        if len(batches) < wanted:
+        wanted, whole, summed = self.settings.accumulate, 0, None
+        for index, batch in enumerate(self.iterator):
+            whole += bool(batch.pop("ends_update", True))
+            placed = sharding.place_batch(batch, self.mesh)
+            summed, done = self.stepper.add(self.state, constants, placed, key, index, summed)
+            self.in_flight.append(done)
+            if len(self.in_flight) > _IN_FLIGHT:
+                jax.block_until_ready(self.in_flight.popleft())
+            if whole == wanted:
+                break
+        else:
             raise TrainingError(
                 f"the data of {self.name!r} ended at step {step} of {self.settings.steps}: give "
                 f"at least {self.settings.steps * wanted} batches."
             )
-        self.state, measured = self.stepper(self.state, constants, batches, key)
+        self.state, measured = self.stepper.update(self.state, summed)
         self.pending.append(measured)
-        if len(self.pending) > _IN_FLIGHT:
-            jax.block_until_ready(self.pending[-1 - _IN_FLIGHT]["weight"])
 
     def _after(self, step: int, writer: MetricWriter | None, bar: Progress) -> None:
         """What is due after an update. Rows come before the checkpoint that covers them, so that
@@ -274,24 +286,25 @@ class _Training:
 
     def _evaluate(self, step: int, writer: MetricWriter | None) -> bool:
         """Validates and remembers; True if these are the best parameters so far."""
-        metric, direction = self.settings.select
+        select = self.settings.select
         metrics = {} if self.validate is None else self.validate(self.state.params)
         metrics = {
             name: None if value is None or not math.isfinite(value) else float(value)
             for name, value in metrics.items()
         }
-        if self.validate is not None and metric not in metrics:
+        missing = [name for name, _ in select if name not in metrics]
+        if self.validate is not None and missing:
             raise ConfigError(
-                f"the best model of {self.name!r} is to be chosen by {metric!r}, but validation "
-                f"gives only {sorted(metrics)}."
+                f"the best model of {self.name!r} is to be chosen by {missing[0]!r}, but "
+                f"validation gives only {sorted(metrics)}."
             )
         if writer is not None and metrics:
             writer.write(step, {f"validation/{name}": value for name, value in metrics.items()})
-        value, done = metrics.get(metric), self.done
-        better = _better(value, done.best_value, direction)
+        values, done = [metrics.get(name) for name, _ in select], self.done
+        better = _better(values, done.best_values, select)
         if better:
             self.done = TrainProgress(
-                best_value=value, best_step=step, best_metrics=metrics, bests=done.bests + 1
+                best_values=values, best_step=step, best_metrics=metrics, bests=done.bests + 1
             )
         else:
             self.done = dataclasses.replace(done, bad_evaluations=done.bad_evaluations + 1)

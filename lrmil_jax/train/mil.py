@@ -5,7 +5,7 @@ What differs between them is which of the slide-level loss terms have a weight a
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +13,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from lrmil_jax import heads
-from lrmil_jax.data.batching import BagBatches, balanced_probabilities
-from lrmil_jax.data.features import FeatureStore
+from lrmil_jax.data.batching import BagBatches
 from lrmil_jax.distill import slide as slide_losses
 from lrmil_jax.evals import metrics
-from lrmil_jax.train import sharding
+from lrmil_jax.train import bags, sharding
+from lrmil_jax.train.bags import BagData, standardise
 from lrmil_jax.train.checkpoint import load_params, save_params
 from lrmil_jax.train.loop import fit
 from lrmil_jax.train.state import TrainSettings
-from lrmil_jax.types import AnyArray
 
 # Lengths that bags are filled up to when predicting: few, so that a cohort compiles few times.
 _PREDICT_LENGTHS = tuple(256 * 2**power for power in range(14))
+
+# Validation batches that the host may run ahead of the device.
+_IN_FLIGHT = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,8 +94,8 @@ class BagClassifier:
     @functools.cached_property
     def _apply(self):
         def apply(variables, features, mask):
-            bags = standardise(features, variables["mean"], variables["sd"])
-            output = self._module.apply({"params": variables["params"]}, bags, mask)
+            instances = standardise(features, variables["mean"], variables["sd"])
+            output = self._module.apply({"params": variables["params"]}, instances, mask)
             return output.logits, output.attention_logits
 
         return jax.jit(apply)
@@ -135,38 +137,27 @@ class BagClassifier:
         )
 
 
-def standardise(
-    features: Float[AnyArray, "B N D"], mean: Float[AnyArray, " D"], sd: Float[AnyArray, " D"]
-) -> Float[Array, "B N D"]:
-    """Stored features on the scale of the training patients', in float32."""
-    return (jnp.asarray(features, jnp.float32) - mean[None, None]) / sd[None, None]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BagData:
-    """The bags of one fold that training may see, and what is known of each slide.
-
-    Attributes:
-      store: features of training and validation slides.
-      labels: [S] class of each.
-      cases: [S] what counts as one in validation: the patient.
-      train, val: places in the store.
-      per_bag, per_instance: teacher outputs [S, ...] and guides [rows, ...], for the student.
-    """
-
-    store: FeatureStore
-    labels: Int[np.ndarray, " S"]
-    cases: Sequence[str]
-    train: Int[np.ndarray, " t"]
-    val: Int[np.ndarray, " v"]
-    per_bag: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    per_instance: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
-
-
 def train_settings(
-    block: Mapping[str, Any] | ConfigDict, *, steps: int, select: tuple
+    block: Mapping[str, Any] | ConfigDict,
+    *,
+    steps: int,
+    select: tuple[tuple[str, str], ...] = (("loss", "min"),),
+    epoch: int = 1,
+    **options: Any,
 ) -> TrainSettings:
-    """The trainer's settings from a config block (`config.training`); 0 switches things off."""
+    """The trainer's settings from a config block (`config.training`); 0 switches things off.
+
+    Args:
+      block: its rhythm is in steps, or in epochs where it has `epochs`.
+      steps: updates in all.
+      select: see `TrainSettings`.
+      epoch: steps of an epoch, for such a block.
+      options: further settings.
+    """
+    # Patience is in the block's own unit; the trainer counts evaluations.
+    patience = (
+        -(-block["patience"] // block["eval_every"]) if "epochs" in block else block["patience"]
+    )
     return TrainSettings(
         steps=steps,
         learning_rate=block["learning_rate"],
@@ -174,13 +165,13 @@ def train_settings(
         schedule=block["schedule"],
         weight_decay=block["weight_decay"],
         clip_norm=block["clip_norm"] or None,
-        accumulate=block["accumulate"],
-        eval_every=block["eval_every"],
-        log_every=block["log_every"],
-        patience=block["patience"] or None,
+        eval_every=block["eval_every"] * epoch,
+        log_every=block["log_every"] * epoch,
+        patience=patience or None,
         select=select,
         fsdp=block["fsdp"],
         optimizer=block["optimizer"],
+        **options,
     )
 
 
@@ -204,36 +195,38 @@ def train_head(
       data: bags, labels, splits and teacher outputs.
       classes: names, in the order of the labels.
       seed: of initialisation, order of bags and dropout.
+
+    Raises:
+      TrainingError: a bag is too long for the device, or training diverged.
     """
     options = _head_options(block, loss)
     module = heads.create(block["head"], num_classes=len(classes), **options)
-    mean, sd = data.store.statistics(data.train.tolist())
-    resident = _resident(data.store, mean.size, block["resident_gib"])
     mesh = sharding.make_mesh()
-    # Placed once, and shared by training and validation: the bank may fill half the memory.
-    bank = {"bank": _bank(data.store)} if resident else {}
-    constants = sharding.replicate({"mean": mean, "sd": sd, **bank}, mesh)
-    del bank
-    make = functools.partial(_batches, data=data, block=block, resident=resident)
-    batches = make(bags=data.train, seed=seed)
-    steps = block["epochs"] * max(1, len(batches.plan(0)) // block["accumulate"])
-    batches = make(bags=data.train, seed=seed, num_batches=steps * block["accumulate"])
-    dummy = (jnp.zeros((1, 8, mean.size)), jnp.ones((1, 8), bool))
+    loader = bags.BagLoader(data, block, mesh, name)
+    batches = loader.training(seed=seed)
+    dummy = (jnp.zeros((1, 8, loader.mean.size)), jnp.ones((1, 8), bool))
     params = module.init(jax.random.key(seed), *dummy)["params"]
-    select = ("auc_then_loss", "max") if block["select"] == "auc" else ("loss", "min")
+    # Where classes are balanced in training, they are in what chooses a checkpoint too.
+    by_loss = (("loss" if block["balance"] == "none" else "balanced_loss", "min"),)
     result = fit(
         name=name,
         directory=directory,
         params=params,
         loss_fn=_loss_fn(module, loss),
         batches=batches.dataset(),
-        validate=_Validation(module, constants, make(bags=data.val, seed=0), data, mesh),
-        settings=train_settings(block, steps=steps, select=select),
-        constants=constants,
+        validate=_Validation(module, loader.constants, loader.validation(), data, mesh),
+        settings=train_settings(
+            block,
+            steps=block["epochs"] * batches.updates,
+            select=(("auc", "max"), *by_loss) if block["select"] == "auc" else by_loss,
+            epoch=batches.updates,
+            examples=batches.bags_of_an_update,
+        ),
+        constants=loader.constants,
         mesh=mesh,
         seed=seed,
     )
-    return BagClassifier(block["head"], options, classes, result.params, mean, sd)
+    return BagClassifier(block["head"], options, classes, result.params, loader.mean, loader.sd)
 
 
 def _head_options(block: Mapping[str, Any] | ConfigDict, loss: SlideLoss) -> dict[str, Any]:
@@ -245,52 +238,11 @@ def _head_options(block: Mapping[str, Any] | ConfigDict, loss: SlideLoss) -> dic
     return options
 
 
-def _resident(store: FeatureStore, width: int, limit_gib: float) -> bool:
-    return int(store.sizes.sum()) * width * 2 <= limit_gib * 2**30
-
-
-def _bank(store: FeatureStore) -> np.ndarray:
-    return np.concatenate([store.embedding(slide) for slide in range(len(store.slide_ids))])
-
-
-def _batches(
-    *,
-    data: BagData,
-    block: Mapping[str, Any] | ConfigDict,
-    resident: bool,
-    bags: np.ndarray,
-    **options: Any,
-) -> BagBatches:
-    labels = data.labels[bags]
-    training = bags is data.train
-    weight = np.ones(len(data.labels))
-    if training and block["balance"] == "weights":
-        counts = np.bincount(labels, minlength=int(data.labels.max()) + 1)
-        weight = (len(labels) / np.maximum(counts, 1) / np.count_nonzero(counts))[data.labels]
-    sampling = training and block["balance"] == "sampling"
-    return BagBatches(
-        data.store.sizes,
-        bags=bags,
-        budget=block["budget"],
-        draw=balanced_probabilities(labels) if sampling else None,
-        weight=weight,
-        per_bag={"label": data.labels, **data.per_bag},
-        per_instance=data.per_instance,
-        read=None if resident else data.store.embedding,
-        **options,
-    )
-
-
-def _bags(constants: Mapping[str, Array], batch: Mapping[str, Array]) -> Float[Array, "B N D"]:
-    features = batch["features"] if "features" in batch else constants["bank"][batch["rows"]]
-    return standardise(features, constants["mean"], constants["sd"])
-
-
 def _loss_fn(module, loss: SlideLoss) -> Callable:
     def loss_fn(params, constants, batch, key, train):
-        bags = _bags(constants, batch)
+        instances = bags.of_batch(constants, batch)
         output = module.apply(
-            {"params": params}, bags, batch["mask"], train=train, rngs={"dropout": key}
+            {"params": params}, instances, batch["mask"], train=train, rngs={"dropout": key}
         )
         return loss.terms(output, batch)
 
@@ -298,37 +250,40 @@ def _loss_fn(module, loss: SlideLoss) -> Callable:
 
 
 class _Validation:
-    """Cross-entropy and AUC per patient on the validation slides; all that chooses a checkpoint."""
+    """Figures per patient on the validation slides; all that chooses a checkpoint.
+
+    `balanced_loss` is the mean over classes of their patients' cross-entropy.
+    """
 
     def __init__(self, module, constants, batches: BagBatches, data: BagData, mesh):
         self._batches, self._data, self._mesh = batches, data, mesh
         self._constants = constants
 
-        def logits(params, constants, batch):
-            bags = _bags(constants, batch)
-            return module.apply({"params": params}, bags, batch["mask"]).logits
+        def probabilities(params, constants, batch):
+            instances = bags.of_batch(constants, batch)
+            output = module.apply({"params": params}, instances, batch["mask"])
+            return jax.nn.softmax(output.logits), batch["bag"]
 
-        self._logits = jax.jit(logits, out_shardings=sharding.replicated(mesh))
+        copied = sharding.replicated(mesh)
+        self._probabilities = jax.jit(probabilities, out_shardings=(copied, copied))
 
     def __call__(self, params: Any) -> dict[str, float | None]:
-        probabilities: dict[int, np.ndarray] = {}
-        for index in range(len(self._batches)):
-            batch = self._batches[index]
+        outputs: list[tuple[jax.Array, jax.Array]] = []
+        for batch in self._batches.dataset():  # made ahead in threads
             placed = sharding.place_batch(batch, self._mesh)
-            logits = np.asarray(self._logits(params, self._constants, placed))
-            for slide, row in zip(batch["bag"], jax.nn.softmax(logits, -1), strict=False):
-                if slide >= 0:
-                    probabilities[int(slide)] = np.asarray(row)
-        slides = sorted(probabilities)
-        patients = metrics.by_patient(
-            metrics.slide_frame(
-                [self._data.cases[slide] for slide in slides],
-                self._data.labels[slides],
-                np.stack([probabilities[slide] for slide in slides]),
-            )
+            outputs.append(self._probabilities(params, self._constants, placed))
+            # Features of batches that wait would fill the device.
+            jax.block_until_ready(outputs[max(len(outputs) - _IN_FLIGHT, 0)])
+        rows, places = (np.concatenate(part) for part in zip(*jax.device_get(outputs), strict=True))
+        rows, places = rows[places >= 0], places[places >= 0]
+        order = np.argsort(places)
+        rows, places = rows[order], places[order]
+        frame = metrics.slide_frame(
+            [self._data.cases[place] for place in places], self._data.labels[places], rows
         )
-        measured = metrics.compute(*metrics.arrays(patients))
-        kept = {name: measured[name] for name in ("loss", "auc", "accuracy")}
-        # AUC has few values on few patients: of equals the one with the lower loss is the better.
-        auc, loss = measured["auc"], measured["loss"]
-        return kept | {"auc_then_loss": None if auc is None else auc - 1e-4 * min(loss, 10.0)}
+        labels, predicted = metrics.arrays(metrics.by_patient(frame))
+        measured = metrics.compute(labels, predicted)
+        names = ("loss", "auc", "accuracy", "balanced_accuracy")
+        losses = metrics.cross_entropy(labels, predicted)
+        balanced = np.mean([losses[labels == label].mean() for label in np.unique(labels)])
+        return {name: measured[name] for name in names} | {"balanced_loss": float(balanced)}

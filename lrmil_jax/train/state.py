@@ -33,12 +33,16 @@ class TrainSettings:
       weight_decay: decoupled; never on biases, norms, tokens and position embeddings.
       clip_norm: largest global gradient norm; None switches clipping off.
       accumulate: batches per update; the gradient is that of one big batch.
+      examples: what an update's weighted sums of gradients are divided by. A constant keeps the
+        weight of an example the same whatever stands beside it; None takes the weight that the
+        update itself holds, which is the same where all examples weigh alike.
       eval_every: updates between two calls of `validate`; the last update is always evaluated.
       log_every: updates between two rows of training metrics.
       checkpoint_every: updates between two checkpoints; None: at every evaluation. A new best
         model is saved in any case.
       patience: evaluations without improvement before training stops; None: never.
-      select: the metric of `validate` that chooses the best parameters, and its direction.
+      select: the metrics of `validate` that choose the best parameters, and their directions: the
+        second decides where the first is equal or undefined.
       fsdp: shard parameters and optimiser over the devices instead of copying them.
       optimizer: "adamw" or "sgd" (with Nesterov momentum 0.9).
 
@@ -53,17 +57,18 @@ class TrainSettings:
     weight_decay: float = 1e-5
     clip_norm: float | None = 1.0
     accumulate: int = 1
+    examples: float | int | None = None
     eval_every: int = 100
     log_every: int = 20
     checkpoint_every: int | None = None
     patience: int | None = None
-    select: tuple[str, str] = ("loss", "min")
+    select: tuple[tuple[str, str], ...] = (("loss", "min"),)
     fsdp: bool = False
     optimizer: str = "adamw"
 
     def __post_init__(self) -> None:
         positive = ("steps", "accumulate", "eval_every", "log_every", "checkpoint_every")
-        for name in (*positive, "patience", "clip_norm"):
+        for name in (*positive, "patience", "clip_norm", "examples"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ConfigError(f"{name} is {value}: it must be above 0.")
@@ -78,5 +83,6 @@ class TrainSettings:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}: use one of {allowed}.")
-        if len(self.select) != 2 or self.select[1] not in ("max", "min"):
-            raise ConfigError(f"select is {self.select!r}: give (metric name, 'max' or 'min').")
+        for choice in self.select:
+            if len(choice) != 2 or choice[1] not in ("max", "min"):
+                raise ConfigError(f"select has {choice!r}: give (metric name, 'max' or 'min').")

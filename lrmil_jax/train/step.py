@@ -5,12 +5,13 @@ accumulated batches or over a whole validation set is exact whatever the padding
 """
 
 import collections
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
@@ -70,10 +71,21 @@ def gradients(loss_fn: LossFn, params, constants, batch, key) -> Totals:
 
 
 def update(
-    tx: optax.GradientTransformation, state: TrainState, totals: Totals
+    tx: optax.GradientTransformation,
+    state: TrainState,
+    totals: Totals,
+    examples: float | int | None = None,
 ) -> tuple[TrainState, dict[str, Any]]:
-    """One optimiser update by the weighted mean; gives the new state and the step's sums."""
-    weight = jnp.maximum(totals.weight, _SMALLEST_WEIGHT)
+    """One optimiser update; gives the new state and the step's sums.
+
+    Args:
+      tx: the optimiser.
+      state: before the update.
+      totals: of all batches of the update.
+      examples: see `TrainSettings`; None divides by the update's own weight.
+    """
+    own = jnp.maximum(totals.weight, _SMALLEST_WEIGHT)
+    weight = own if examples is None else jnp.float32(examples)
     grads = jax.tree.map(lambda grad: grad / weight.astype(grad.dtype), totals.grads)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -90,55 +102,103 @@ class Stepper:
 
     Gradient and update are two computations: every batch shape compiles the first anew, and
     without the second in it that takes half the time.
+
+    Args:
+      loss_fn: see `LossFn`.
+      tx: the optimiser.
+      mesh: from `make_mesh`.
+      shardings: of the state.
+      examples: see `TrainSettings`.
     """
 
-    def __init__(self, loss_fn: LossFn, tx: optax.GradientTransformation, mesh: Mesh, shardings):
+    def __init__(
+        self,
+        loss_fn: LossFn,
+        tx: optax.GradientTransformation,
+        mesh: Mesh,
+        shardings: Any,
+        examples: float | int | None = None,
+    ):
         copied = sharding.replicated(mesh)
         totals = Totals(terms=copied, weight=copied, grads=shardings.params)
 
         def batch_totals(params, step, constants, batch, key, index):
             key = jax.random.fold_in(jax.random.fold_in(key, step), index)
-            return gradients(loss_fn, params, constants, batch, key)
+            summed = gradients(loss_fn, params, constants, batch, key)
+            return summed, summed.weight
 
-        self._totals = jax.jit(batch_totals, out_shardings=totals)
+        self._totals = jax.jit(batch_totals, out_shardings=(totals, copied))
         self._merge = jax.jit(merge, out_shardings=totals, donate_argnums=0)
         self._update = jax.jit(
-            lambda state, summed: update(tx, state, summed),
+            lambda state, summed: update(tx, state, summed, examples),
             out_shardings=(shardings, copied),
             donate_argnums=0,
         )
 
-    def __call__(self, state: TrainState, constants, batches: list, key):
-        """(next state, sums of the step) from placed batches; `state` is used up."""
-        summed = None
-        for index, batch in enumerate(batches):
-            totals = self._totals(state.params, state.step, constants, batch, key, index)
-            summed = totals if summed is None else self._merge(summed, totals)
+    def add(
+        self, state: TrainState, constants, batch, key, index: int, summed: Totals | None
+    ) -> tuple[Totals, jax.Array]:
+        """The sums of an update with those of its next placed batch added; `summed` is used up.
+
+        Returns:
+          The sums, and a number that is there when the batch has been computed.
+        """
+        totals, done = self._totals(state.params, state.step, constants, batch, key, index)
+        return (totals if summed is None else self._merge(summed, totals)), done
+
+    def update(self, state: TrainState, summed: Totals) -> tuple[TrainState, dict[str, Any]]:
+        """(next state, sums of the step) from those of its batches; both are used up."""
         return self._update(state, summed)
 
 
 class Evaluator:
     """Weighted means of a loss function's terms over a set of batches, without training."""
 
-    def __init__(self, loss_fn: LossFn, *, constants: Any = None, mesh: Mesh | None = None):
+    def __init__(
+        self,
+        loss_fn: LossFn,
+        *,
+        constants: Any = None,
+        mesh: Mesh | None = None,
+        keep: Sequence[str] = (),
+    ):
+        """Prepares one computation.
+
+        Args:
+          loss_fn: as for `fit`.
+          constants: as for `fit`.
+          mesh: from `make_mesh`; default: all devices.
+          keep: terms [B, ...] of which `with_examples` gives every example instead of the mean.
+        """
         self._mesh = sharding.make_mesh() if mesh is None else mesh
         self._constants = sharding.replicate(constants, self._mesh)
         copied = sharding.replicated(self._mesh)
 
         def totals(params, constants, batch):
             terms = loss_fn(params, constants, batch, jax.random.key(0), False)
-            return weighted_totals(terms, batch["weight"])
+            kept = {name: terms.pop(name) for name in keep}
+            return weighted_totals(terms, batch["weight"]), kept, batch["weight"]
 
         self._totals = jax.jit(totals, out_shardings=copied)
 
     def __call__(self, params: Any, batches: Iterable[dict[str, Any]]) -> dict[str, float]:
         """Means over every example of `batches` (host arrays, as for `fit`), each weighted."""
+        return self.with_examples(params, batches)[0]
+
+    def with_examples(
+        self, params: Any, batches: Iterable[dict[str, Any]]
+    ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        """The means, and {term: [n, ...]} of the terms to keep, without examples of weight 0."""
         sums: dict[str, float] = collections.defaultdict(float)
+        rows: dict[str, list[np.ndarray]] = collections.defaultdict(list)
         weight = 0.0
         for batch in batches:
             placed = sharding.place_batch(batch, self._mesh)
-            totals = jax.device_get(self._totals(params, self._constants, placed))
+            totals, kept, weights = jax.device_get(self._totals(params, self._constants, placed))
             weight += float(totals.weight)
             for name, value in totals.terms.items():
                 sums[name] += float(value)
-        return {name: value / max(weight, _SMALLEST_WEIGHT) for name, value in sums.items()}
+            for name, values in kept.items():
+                rows[name].append(values[weights > 0])
+        means = {name: value / max(weight, _SMALLEST_WEIGHT) for name, value in sums.items()}
+        return means, {name: np.concatenate(parts) for name, parts in rows.items()}

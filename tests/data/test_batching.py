@@ -8,8 +8,8 @@ from lrmil_jax.data.batching import (
     BagBatches,
     balanced_probabilities,
     bucket_lengths,
+    pack,
     padding_waste,
-    plan_epoch,
 )
 
 
@@ -37,7 +37,7 @@ def brute_force_waste(sizes, shapes, multiple):
 @pytest.mark.parametrize("shapes", [1, 2, 3, 4])
 def test_lengths_are_the_best_possible(shapes):
     sizes = sizes_of("uniform", 12, seed=shapes)
-    lengths = bucket_lengths(sizes, max_shapes=shapes, multiple=8, waste=0.0)
+    lengths = bucket_lengths(sizes, max_lengths=shapes, multiple=8, waste=0.0)
     assert len(lengths) == shapes
     filled = np.array(lengths)[np.searchsorted(lengths, sizes)].sum()
     assert 1 - sizes.sum() / filled == pytest.approx(brute_force_waste(sizes, shapes, 8))
@@ -46,7 +46,7 @@ def test_lengths_are_the_best_possible(shapes):
 def test_lengths_are_as_few_as_the_waste_allows():
     assert bucket_lengths(np.full(50, 100), multiple=4) == (100,)
     assert bucket_lengths(np.array([8] * 9 + [800] * 9), multiple=8) == (8, 800)
-    many = bucket_lengths(sizes_of("wide", 5000), max_shapes=6)
+    many = bucket_lengths(sizes_of("wide", 5000), max_lengths=6)
     assert len(many) == 6
     assert all(length % 8 == 0 for length in many)
 
@@ -60,48 +60,105 @@ def test_empty_bags_are_refused(sizes):
 @pytest.mark.parametrize("kind", ["uniform", "alike", "wide"])
 @pytest.mark.parametrize("count", [1, 7, 100])
 @pytest.mark.parametrize("budget", [256, 4096])
-def test_every_bag_once_within_the_budget(kind, count, budget):
+@pytest.mark.parametrize("devices", [1, 8])
+def test_every_bag_once_within_the_budget_and_work_for_every_device(kind, count, budget, devices):
     sizes = sizes_of(kind, count)
     lengths = bucket_lengths(sizes)
-    order = np.random.default_rng(1).permutation(count)
-    plan = plan_epoch(sizes, order, lengths, budget=budget, max_bags=9)
-    bags = np.concatenate([batch.bags for batch in plan])
-    assert sorted(bags[bags >= 0]) == list(range(count))
+    bags = np.random.default_rng(1).permutation(count)
+    plan = pack(sizes, bags, lengths, budget=budget, devices=devices)
+    packed = np.concatenate([batch.bags for batch in plan])
+    assert sorted(packed[packed >= 0]) == list(range(count))
     for batch in plan:
-        assert batch.length * len(batch.bags) <= budget or len(batch.bags) == 1
-        assert len(batch.bags) <= 9
-        assert sizes[batch.bags].max() <= batch.length
+        each, rest = divmod(len(batch.bags), devices)
+        assert rest == 0
+        assert batch.length * each <= budget or each == 1
+        assert sizes[batch.bags[batch.bags >= 0]].max() <= batch.length
 
 
-@pytest.mark.parametrize("count", [60, 100, 300, 1000])
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_waste_is_at_most_a_tenth_with_few_shapes(count, seed):
-    source = BagBatches(sizes_of("uniform", count, seed), budget=4096, seed=seed)
-    plans = [source.plan(epoch) for epoch in range(5)]
-    assert max(padding_waste(plan, source.sizes) for plan in plans) <= 0.10
-    shapes = {(len(batch.bags), batch.length) for plan in plans for batch in plan}
-    assert len(shapes) <= 13
+def least_cost(widths, counts, budget, devices):
+    """The least cost of any cut of bags in this order into batches, by trying all of them."""
+    if not len(widths):
+        return 0.0
+    return min(
+        count * widths[0] + budget / 8 + least_cost(widths[taken:], counts, budget, devices)
+        for count in counts
+        if count == 1 or count * widths[0] <= budget
+        for taken in range(1, count * devices + 1)
+        if taken <= len(widths)
+    )
 
 
-def test_drawn_epochs_have_few_shapes_and_balance():
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("devices", [1, 2])
+def test_packing_costs_the_least(seed, devices):
+    sizes = np.random.default_rng(seed).integers(1, 40, 8)
+    lengths, budget = (8, 16, 40), 64
+    plan = pack(sizes, np.arange(8), lengths, budget=budget, devices=devices)
+    cost = sum(batch.length * len(batch.bags) / devices + budget / 8 for batch in plan)
+    widths = sorted(np.array(lengths)[np.searchsorted(lengths, sizes)].tolist(), reverse=True)
+    assert cost == least_cost(widths, (1, 4, 16), budget, devices)
+
+
+# Sizes of the cohorts that this is for: log-normal, by median and 95th percentile.
+@pytest.mark.parametrize(("median", "high"), [(700, 2500), (9500, 30_000)])
+def test_few_shapes_and_little_waste_at_real_sizes(median, high):
+    rng = np.random.default_rng(0)
+    spread = np.log(high / median) / 1.645
+    sizes = np.maximum(1, median * np.exp(spread * rng.standard_normal(600))).astype(int)
+    source = BagBatches(sizes, budget=4096, bags_per_update=16)
+    plans = [batch for epoch in range(4) for update in source.plan(epoch) for batch in update]
+    assert len({(len(batch.bags), batch.length) for batch in plans}) <= 14
+    assert padding_waste(plans, sizes) <= 0.22
+
+
+@pytest.mark.parametrize(("count", "most"), [(100, 16), (96, 4), (7, 16), (33, 16)])
+def test_updates_are_random_bags_of_equal_number(count, most):
+    sizes = sizes_of("wide", count)
+    source = BagBatches(sizes, budget=4096, bags_per_update=most)
+    held = []
+    for epoch in range(3):
+        updates = [np.concatenate([b.bags for b in update]) for update in source.plan(epoch)]
+        updates = [bags[bags >= 0] for bags in updates]
+        assert sorted(np.concatenate(updates)) == list(range(count))
+        held += [len(bags) for bags in updates]
+    assert max(held) <= most
+    assert max(held) - min(held) <= 1
+    assert np.mean(held) == pytest.approx(source.bags_of_an_update)
+    assert len(held) == 3 * source.updates
+
+
+def test_the_length_of_a_bag_does_not_decide_its_neighbours():
+    """Long and short bags meet in an update as often as chance has it."""
+    sizes = np.repeat([10, 1000], 32)
+    source = BagBatches(sizes, budget=1000, bags_per_update=8)
+    long = [
+        (np.concatenate([batch.bags for batch in update]) >= 32).sum()
+        for epoch in range(50)
+        for update in source.plan(epoch)
+    ]
+    assert np.mean(long) == pytest.approx(4)
+    # Hypergeometric: 8 of 64, 32 of them long.
+    assert np.var(long) == pytest.approx(8 * 0.25 * 56 / 63, rel=0.2)
+
+
+def test_drawn_epochs_balance_the_classes():
     labels = np.repeat([0, 1], [90, 10])
     source = BagBatches(
         sizes_of("uniform", 100),
         budget=4096,
+        bags_per_update=16,
         draw=balanced_probabilities(labels),
-        num_batches=1000,
     )
-    plans = [source.plan(epoch) for epoch in range(30)]
-    drawn = np.concatenate([batch.bags for plan in plans for batch in plan])
+    plans = [batch for epoch in range(30) for update in source.plan(epoch) for batch in update]
+    drawn = np.concatenate([batch.bags for batch in plans])
     assert labels[drawn[drawn >= 0]].mean() == pytest.approx(0.5, abs=0.03)
-    assert len({(len(batch.bags), batch.length) for plan in plans for batch in plan}) <= 30
     assert (drawn >= 0).sum() == 30 * 100
 
 
 def test_epochs_differ_and_repeat_exactly():
     def epoch_bags(seed, epoch):
-        plan = BagBatches(sizes_of("uniform", 50), budget=2048, seed=seed).plan(epoch)
-        return [tuple(batch.bags) for batch in plan]
+        source = BagBatches(sizes_of("uniform", 50), budget=2048, bags_per_update=8, seed=seed)
+        return [tuple(batch.bags) for update in source.plan(epoch) for batch in update]
 
     assert epoch_bags(0, 3) == epoch_bags(0, 3)
     assert epoch_bags(0, 3) != epoch_bags(0, 4)
@@ -122,13 +179,13 @@ def test_items_point_at_the_right_rows():
         sizes,
         budget=40,
         bags=np.array([0, 1, 3, 4]),
-        num_batches=20,
+        bags_per_update=3,
         weight=np.array([1.0, 2.0, 3.0, 4.0, 5.0]),
         per_bag={"label": np.array([0, 1, 1, 0, 1]), "logits": np.eye(5, dtype=np.float32)},
         per_instance={"guide": rows[:, 1] + 1},
     )
     seen = []
-    for index in range(len(source)):
+    for index in range(20):
         item = source[index]
         for slot, bag in enumerate(item["bag"]):
             mask = item["mask"][slot]
@@ -155,7 +212,7 @@ def test_streamed_features_are_those_of_the_bank():
     sizes = sizes_of("wide", 20) // 20 + 1
     rows = bank(sizes)
     offsets = np.concatenate([[0], np.cumsum(sizes)])
-    kwargs = {"budget": 100, "seed": 4, "num_batches": 30}
+    kwargs = {"budget": 100, "seed": 4, "bags_per_update": 5}
     resident = BagBatches(sizes, **kwargs)
     streamed = BagBatches(sizes, read=lambda bag: rows[offsets[bag] : offsets[bag + 1]], **kwargs)
     for index in range(30):
@@ -168,14 +225,17 @@ def test_streamed_features_are_those_of_the_bank():
 @pytest.mark.parametrize("count", [2, 3])
 def test_processes_share_every_batch(count):
     sizes = sizes_of("uniform", 31)
-    kwargs = {"budget": 4096, "num_batches": 20}
+    kwargs = {"budget": 4096, "bags_per_update": 8, "devices": 6}
     whole = BagBatches(sizes, **kwargs)
     parts = [BagBatches(sizes, shard=(index, count), **kwargs) for index in range(count)]
     for index in range(20):
         items = [part[index] for part in parts]
         assert len({item["mask"].shape for item in items}) == 1
-        bags = np.concatenate([item["bag"] for item in items])
-        np.testing.assert_array_equal(bags[bags >= 0], whole[index]["bag"])
+        np.testing.assert_array_equal(
+            np.concatenate([item["bag"] for item in items]), whole[index]["bag"]
+        )
+    with pytest.raises(ValueError, match="6 devices cannot be split evenly among 4"):
+        BagBatches(sizes, shard=(0, 4), **kwargs)
 
 
 @pytest.mark.parametrize("draw", [False, True])
@@ -183,11 +243,14 @@ def test_iterator_goes_on_after_its_state(draw):
     def source():
         sizes = sizes_of("uniform", 40)
         return BagBatches(
-            sizes, budget=2048, num_batches=60, draw=np.full(40, 1 / 40) if draw else None
+            sizes, budget=2048, bags_per_update=8, draw=np.full(40, 1 / 40) if draw else None
         ).dataset()
 
     def bags(iterator):
-        return [tuple(item["bag"]) for item in iterator]
+        return [
+            (tuple(item["bag"]), item["ends_update"])
+            for item, _ in zip(iterator, range(27), strict=False)
+        ]
 
     iterator = iter(source())
     for _ in range(33):
@@ -197,11 +260,13 @@ def test_iterator_goes_on_after_its_state(draw):
     again = iter(source())
     again.set_state(state)
     assert bags(again) == rest
-    assert len(rest) == 27
+    assert {True, False} == {ends for _, ends in rest}
     assert isinstance(source(), grain.IterDataset)
 
 
-def test_one_epoch_by_default():
+def test_one_pass_without_updates():
     sizes = sizes_of("uniform", 40)
-    bags = np.concatenate([item["bag"] for item in BagBatches(sizes, budget=2048).dataset()])
+    items = list(BagBatches(sizes, budget=2048).dataset())
+    bags = np.concatenate([item["bag"] for item in items])
     assert sorted(bags[bags >= 0]) == list(range(40))
+    assert "ends_update" not in items[0]

@@ -108,11 +108,48 @@ def test_early_stopping_and_best(tmp_path, values, direction, step, evaluations)
         tmp_path,
         mesh=one_device(),
         validate=scripted(values),
-        select=("auc", direction),
+        select=(("auc", direction),),
         patience=2,
     )
     assert result.step == step
     assert len(rows(tmp_path, "validation/")) == evaluations
+
+
+def test_the_second_metric_decides_where_the_first_is_equal(tmp_path):
+    """However small a step of the first: it is never outweighed."""
+    auc = [0.9, 0.9, 0.9 + 1e-7, 0.9, 0.9 + 1e-7, None]
+    loss = [0.5, 0.4, 9.0, 0.1, 8.0, 0.0]
+    given = iter(zip(auc, loss, strict=True))
+
+    def validate(params):
+        return dict(zip(("auc", "loss"), next(given), strict=True))
+
+    select = (("auc", "max"), ("loss", "min"))
+    result = toy.train(tmp_path, mesh=one_device(), validate=validate, select=select)
+    assert result.step == 20
+    assert result.metrics == {"auc": 0.9 + 1e-7, "loss": 8.0}
+
+
+def test_parts_of_a_batch_are_one_batch(tmp_path):
+    """Batches that come in parts give the same updates as whole ones, whatever the parts."""
+
+    def loss(params, constants, batch, key, train):
+        return toy.loss_fn(params, constants, batch, key, False)
+
+    def in_parts():
+        for batch in toy.batches(size=20):
+            for start, stop in ((0, 3), (3, 15), (15, 20)):
+                part = {name: values[start:stop] for name, values in batch.items()}
+                yield part | {"ends_update": stop == 20}
+
+    class Parts(grain.IterDataset):
+        def __iter__(self):
+            return toy.Unsaved(in_parts())
+
+    parts = toy.train(tmp_path / "a", mesh=one_device(), loss=loss, data=Parts())
+    whole = toy.train(tmp_path / "b", mesh=one_device(), loss=loss, data=toy.batches(size=20))
+    assert parts.step == whole.step
+    assert_same(parts.params, whole.params, rtol=1e-4, atol=1e-6)
 
 
 def test_best_params_are_those_of_the_best_step(tmp_path):
@@ -123,7 +160,7 @@ def test_best_params_are_those_of_the_best_step(tmp_path):
         seen.append(jax.device_get(params))
         return {"auc": values[len(seen) - 1]}
 
-    result = toy.train(tmp_path, mesh=one_device(), validate=validate, select=("auc", "max"))
+    result = toy.train(tmp_path, mesh=one_device(), validate=validate, select=(("auc", "max"),))
     assert_same(result.params, seen[1], rtol=0, atol=0)
 
 
@@ -133,7 +170,7 @@ def test_best_is_kept_although_checkpoints_are_rarer(tmp_path):
         tmp_path,
         mesh=one_device(),
         validate=values,
-        select=("auc", "max"),
+        select=(("auc", "max"),),
         checkpoint_every=20,
     )
     assert result.step == 8
@@ -214,7 +251,7 @@ def test_data_that_ends_early_is_an_error(tmp_path):
 
 def test_missing_metric_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match=r"chosen by 'auc'.*\['accuracy', 'loss'\]"):
-        toy.train(tmp_path, mesh=one_device(), select=("auc", "max"))
+        toy.train(tmp_path, mesh=one_device(), select=(("auc", "max"),))
 
 
 def test_caller_keeps_its_params(tmp_path, monkeypatch):
@@ -230,7 +267,7 @@ def test_caller_keeps_its_params(tmp_path, monkeypatch):
     [
         ({"steps": 0}, "steps is 0"),
         ({"steps": 5, "warmup_steps": 6}, "more than the 5 steps"),
-        ({"steps": 5, "select": ("auc", "best")}, "'max' or 'min'"),
+        ({"steps": 5, "select": (("auc", "best"),)}, "'max' or 'min'"),
         ({"steps": 5, "learning_rate": -1.0}, "must not be negative"),
         ({"steps": 5, "patience": 0}, "patience is 0"),
     ],

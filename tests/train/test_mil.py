@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
 
+from lrmil_jax import config as configuration
 from lrmil_jax import heads
 from lrmil_jax.distill import slide as slide_losses
 from lrmil_jax.errors import ConfigError, WeightsError
 from lrmil_jax.train import mil
+from lrmil_jax.train.bags import BagLoader
 from tests.train import bags
 
 LAMBDAS = ("ce", "bag", "soft", "hard")
@@ -111,12 +113,17 @@ def test_standardise_brings_training_features_to_mean_0_and_sd_1(tmp_path):
 
 
 def test_switches_of_the_config_become_settings_of_the_trainer():
-    block = bags.block(clip_norm=0.0, patience=0, warmup_steps=50, accumulate=3)
-    settings = mil.train_settings(block, steps=20, select=("loss", "min"))
+    block = bags.block(clip_norm=0.0, patience=0, warmup_steps=50)
+    settings = mil.train_settings(block, steps=20, epoch=4)
     assert settings.clip_norm is None
     assert settings.patience is None
     assert settings.warmup_steps == 20  # never longer than the training
-    assert (settings.steps, settings.accumulate, settings.eval_every) == (20, 3, 15)
+    # Rhythm in epochs of four steps, validation every fifth of them.
+    assert (settings.steps, settings.log_every, settings.eval_every) == (20, 20, 20)
+    assert mil.train_settings(bags.block(patience=12), steps=20).patience == 3  # evaluations
+    steps = configuration.training(eval_every=7, patience=2)
+    assert mil.train_settings(steps, steps=20).eval_every == 7
+    assert mil.train_settings(steps, steps=20).patience == 2
 
 
 def train(folder, data, *, loss=None, **changes):
@@ -207,44 +214,17 @@ def test_a_second_call_returns_what_was_trained(tmp_path, store):
     assert (tmp_path / "best.safetensors").stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("balance", ["none", "weights", "sampling"])
-def test_balance_of_classes(store, balance):
-    features, labels = store
-    rare = np.flatnonzero(labels == 1)[:3]
-    train_bags = np.sort(np.concatenate([np.flatnonzero(labels == 0), rare]))  # 10 against 3
-    data = dataclasses.replace(bags.data_of(features, labels), train=train_bags)
-    batches = mil._batches(
-        data=data, block=bags.block(balance=balance), resident=True, bags=data.train, seed=0,
-        num_batches=400,
-    )  # fmt: skip
-    total = np.zeros(2)
-    drawn = np.zeros(2)
-    for index in range(400):
-        batch = batches[index]
-        real = batch["bag"] >= 0
-        for label in (0, 1):
-            chosen = real & (batch["label"] == label)
-            total[label] += batch["weight"][chosen].sum()
-            drawn[label] += chosen.sum()
-    share, count = total[1] / total.sum(), drawn[1] / drawn.sum()
-    assert share == pytest.approx(3 / 13 if balance == "none" else 0.5, abs=0.03)
-    assert count == pytest.approx(0.5 if balance == "sampling" else 3 / 13, abs=0.03)
-    assert total.sum() == pytest.approx(drawn.sum(), rel=0.01)  # weights have mean 1
-
-
 def test_validation_counts_patients_and_not_slides(store):
     """Two slides of one patient are averaged; a bag's filling in the batch counts nothing."""
     features, labels = store
     cases = [f"p{i // 4 * 2 + i % 2}" for i in range(len(labels))]  # slides i and i + 2 share
     data = bags.data_of(features, labels, val=8, cases=cases)
     module = heads.create("abmil", num_classes=2, hidden=4)
-    mean, sd = features.statistics(range(8))
     params = module.init(jax.random.key(0), jnp.zeros((1, 8, 6)), jnp.ones((1, 8), bool))["params"]
-    constants = {"mean": mean, "sd": sd, "bank": mil._bank(features)}
-    batches = mil._batches(data=data, block=bags.block(), resident=True, bags=data.val, seed=0)
     mesh = mil.sharding.make_mesh()
-    said = mil._Validation(module, constants, batches, data, mesh)(params)
-    one = mil.BagClassifier("abmil", {"hidden": 4}, bags.CLASSES, params, mean, sd)
+    loader = BagLoader(data, bags.block(), mesh, "toy")
+    said = mil._Validation(module, loader.constants, loader.validation(), data, mesh)(params)
+    one = mil.BagClassifier("abmil", {"hidden": 4}, bags.CLASSES, params, loader.mean, loader.sd)
     each = probabilities(one, features)
     patients = [(labels[i], (each[i] + each[i + 2]) / 2) for i in (12, 13, 16, 17)]
     expected = -np.mean([np.log(p[label]) for label, p in patients])

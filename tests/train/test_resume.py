@@ -90,7 +90,7 @@ def test_early_stopping_is_remembered(tmp_path):
 
         return validate
 
-    settings = {"mesh": mesh, "select": ("auc", "max"), "patience": 3}
+    settings = {"mesh": mesh, "select": (("auc", "max"),), "patience": 3}
     with pytest.raises(Stop):
         toy.train(tmp_path, validate=scripted(values, 3), **settings)
     result = toy.train(tmp_path, validate=scripted(values[3:], 1), **settings)

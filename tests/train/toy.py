@@ -64,6 +64,23 @@ def batches(size=5, num_threads=2):
     )
 
 
+class Unsaved(grain.DatasetIterator):
+    """Batches of any iterator, as a Grain iterator without a state worth keeping."""
+
+    def __init__(self, items):
+        super().__init__()
+        self._items = items
+
+    def __next__(self):
+        return next(self._items)
+
+    def get_state(self):
+        return {}
+
+    def set_state(self, state):
+        del state
+
+
 def validation(mesh=None):
     """`validate` over all examples."""
     evaluate = Evaluator(loss_fn, constants=bank(), mesh=mesh)
