@@ -63,6 +63,7 @@ _CHECKS = {
     "select.count": _range(0, 10**9),
     "select.rule": _one_of("max", "per_class", "random"),
     "fuse.how": _one_of("concatenate", "residual", "cross_attention", "none"),
+    "deliver": _one_of("final", "ensemble"),
     "seed": _range(0, 2**32 - 1),
     "folds": _range(1, 100),
     "geometry.hr_mpp": _range(0.1, 10),
@@ -144,6 +145,11 @@ def _fits_together(config: ConfigDict) -> None:
     if round(ratio) not in (2, 4, 8) or abs(ratio - round(ratio)) > 1e-6:
         raise ConfigError(
             f"geometry.lr_mpp / geometry.hr_mpp is {ratio:g}, but it must be 2, 4 or 8"
+        )
+    if config.deliver == "ensemble" and config.folds == 1:
+        raise ConfigError(
+            "deliver=ensemble needs several folds, but folds is 1; raise folds, or leave deliver "
+            "at final"
         )
     if config.pretrain.smallest_crop > config.pretrain.largest_crop:
         raise ConfigError("pretrain.smallest_crop is above pretrain.largest_crop; swap them")

@@ -62,6 +62,10 @@ def default() -> ConfigDict:
     config.method = "lrmil"
     config.seed = 0
     config.folds = 5
+    # What `model/` holds after several folds: "final", one model trained on all patients but those
+    # that choose its checkpoint, its quality being what the folds measured; or "ensemble", the
+    # folds' own models, whose mean needs every LR patch encoded once a fold.
+    config.deliver = "final"
     _slides(config)
     _encoding(config)
     _teaching(config)
@@ -239,7 +243,7 @@ def finish(config: ConfigDict, arg: str | None) -> ConfigDict:
 
 def tiny(config: ConfigDict) -> ConfigDict:
     """Shrinks any config to a smoke test of a minute: synthetic slides, a tiny ViT, few steps."""
-    config.folds = 1
+    config.update(folds=1, deliver="final")
     if config.data.labels is None:
         config.synthetic.slides = 20
         config.synthetic.size_px = 512

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from lrmil_jax import config as configuration
 from lrmil_jax.errors import WorkdirError
-from lrmil_jax.stages import layout, models
+from lrmil_jax.stages import layout, model_folder, models
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Stage:
       except_keys: those of `keys` that it does not depend on.
       after: stages whose results it reads.
       per_fold: runs once a fold.
+      trains: runs for the final model too (`deliver`).
       by_slide: keeps its own account slide by slide, so it has no fingerprint to skip it.
       looks_again: runs even when complete: it makes what has been deleted since, and only that.
       own_inputs: its module's `inputs(config)` says what the files hold that it reads.
@@ -33,6 +34,7 @@ class Stage:
     except_keys: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     per_fold: bool = False
+    trains: bool = False
     by_slide: bool = False
     looks_again: bool = False
     own_inputs: bool = False
@@ -57,25 +59,25 @@ STAGES = {
                                  "features.dtype"),
               after=("pretrain", "prepare"), by_slide=True),
         Stage("teacher", keys=("teacher.",), after=("encode_hr",), per_fold=True,
-              looks_again=True),
-        Stage("distill", keys=("distill.",), after=("teacher",), per_fold=True),
-        Stage("encode_lr", after=("distill",), per_fold=True, looks_again=True),
+              trains=True, looks_again=True),
+        Stage("distill", keys=("distill.",), after=("teacher",), per_fold=True, trains=True),
+        Stage("encode_lr", after=("distill",), per_fold=True, trains=True, looks_again=True),
         Stage("student", keys=("student.",), except_keys=("student.no_distillation",),
-              after=("encode_lr",), per_fold=True),
+              after=("encode_lr",), per_fold=True, trains=True),
         Stage("baseline", keys=("student.", "encoder.name", "encoder.weights", "encoder.dtype",
                                 "features.dtype"),
               except_keys=_TEACHING, after=("pretrain", "prepare"), per_fold=True,
               looks_again=True),
         Stage("text", keys=("text.",), after=("pretrain", "prepare"), own_inputs=True),
         Stage("align", keys=("align.", "encoder.dtype", "features.dtype"), after=("text",),
-              per_fold=True),
-        Stage("select", keys=("select.",), after=("align",), per_fold=True),
-        Stage("encode_selected", after=("select",), per_fold=True),
-        Stage("fuse", keys=("fuse.",), after=("encode_selected",), per_fold=True),
-        Stage("mil", keys=("mil.",), after=("fuse",), per_fold=True),
+              per_fold=True, trains=True),
+        Stage("select", keys=("select.",), after=("align",), per_fold=True, trains=True),
+        Stage("encode_selected", after=("select",), per_fold=True, trains=True),
+        Stage("fuse", keys=("fuse.",), after=("encode_selected",), per_fold=True, trains=True),
+        Stage("mil", keys=("mil.",), after=("fuse",), per_fold=True, trains=True),
         Stage("evaluate", keys=("evaluate.", "method", "student.no_distillation", "data.masks"),
               after=("teacher", "student", "baseline", "mil"), per_fold=True),
-        Stage("report", keys=("report.",), after=("evaluate",)),
+        Stage("report", keys=("report.", "deliver"), after=("evaluate", "student", "mil")),
         Stage("zero_shot", keys=("text.", "encoder.name", "encoder.weights", "encoder.dtype",
                                  "data.tiles", "data.classes", "report.tiles", "synthetic.",
                                  "evaluate.bootstrap_samples", "geometry.patch_px", "seed"),
@@ -99,6 +101,19 @@ def stage_names(config: ConfigDict) -> tuple[str, ...]:
     if config.method == "lrmil" and not config.student.no_distillation:
         return tuple(name for name in names if name != "baseline")
     return names
+
+
+def folds(config: ConfigDict, stage: Stage) -> tuple[int | None, ...]:
+    """The folds that a stage runs for, the final model last; (None,) if it runs once.
+
+    The final model is trained where the method delivers one, several folds are there to say how
+    good it is, and it is asked for.
+    """
+    if not stage.per_fold:
+        return (None,)
+    numbers = tuple(range(1, config.folds + 1))
+    delivered = model_folder.members(config) if stage.trains else ()
+    return numbers + tuple(fold for fold in delivered if fold not in numbers)
 
 
 def fingerprint(config: ConfigDict, workdir: Path, stage: Stage, fold: int | None) -> str:

@@ -14,10 +14,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 from ml_collections import ConfigDict
 
 from lrmil_jax import config as configuration
 from lrmil_jax import files, graph
+from lrmil_jax.data import splits
 from lrmil_jax.errors import ConfigError, WorkdirError
 from lrmil_jax.stages import layout, lesions, models, text
 
@@ -64,14 +66,29 @@ def run(config: ConfigDict, workdir: Path, names: list[str], donors: Sequence[Pa
         if graph.STAGES["text"] in stages:
             text.preflight(config, workdir, cohort.classes)
     _remove_leftovers(workdir)
+    share_programs(workdir)
     files.write_json(workdir / "config.json", configuration.flatten(config))
     for number, stage in enumerate(stages, 1):
-        folds = range(1, config.folds + 1) if stage.per_fold else (None,)
-        for fold in folds:
-            where = "" if fold is None else f", fold {fold} of {config.folds}"
-            log.info("[%d/%d] %s%s", number, len(stages), stage.name, where)
+        for fold in graph.folds(config, stage):
+            log.info("[%d/%d] %s%s", number, len(stages), stage.name, _of_fold(config, fold))
             _run_stage(config, workdir, stage, fold, donors)
     return _report_failures(config, workdir)
+
+
+def share_programs(workdir: Path) -> None:
+    """Keeps compiled programs on disk below `workdir`: folds, and runs of a study, need the same
+    ones again and again."""
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / ".programs"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def _of_fold(config: ConfigDict, fold: int | None) -> str:
+    if fold is None:
+        return ""
+    if fold == splits.FINAL:
+        return ", final model of all patients"
+    return f", fold {fold} of {config.folds}"
 
 
 def _remove_leftovers(workdir: Path) -> None:
@@ -147,13 +164,13 @@ def _require_inputs(
         before = graph.STAGES[name]
         if before.by_slide or name not in graph.stage_names(config):
             continue
-        every = range(1, config.folds + 1) if before.per_fold else (None,)
+        every = graph.folds(config, before)
         for one in (fold,) if before.per_fold and fold is not None else every:
             if not _is_done(config, workdir, before, one):
-                where = "" if one is None else f" of fold {one}"
                 raise WorkdirError(
-                    f"{stage.name} needs {name}{where}, which is not done with these settings in "
-                    f"{workdir}; run --stages {name} first, or leave --stages away"
+                    f"{stage.name} needs {name}{_of_fold(config, one)}, which is not done with "
+                    f"these settings in {workdir}; run --stages {name} first, or leave --stages "
+                    "away"
                 )
 
 

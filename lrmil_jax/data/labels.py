@@ -41,9 +41,19 @@ class Cohort:
         """How many folds the table has."""
         return sum(column.startswith("fold_") for column in self.table.columns)
 
-    def slides(self, fold: int, *splits: str) -> pd.DataFrame:
-        """The rows of `fold` (counted from 1) in the given splits, in the order of the CSV."""
-        return self.table[self.table[f"fold_{fold}"].isin(splits)].reset_index(drop=True)
+    def slides(self, fold: int, *names: str) -> pd.DataFrame:
+        """The rows of `fold` in the given splits, in the order of the CSV, with their `split`.
+
+        Args:
+          fold: counted from 1, or `splits.FINAL`.
+          names: splits.
+        """
+        if fold == splits.FINAL:
+            split = np.where(self.table["fold_1"] == "val", "val", "train")
+        else:
+            split = self.table[f"fold_{fold}"]
+        table = self.table.assign(split=split)
+        return table[table.split.isin(names)].reset_index(drop=True)
 
     def without(self, slide_ids: set[str]) -> "Cohort":
         """The same cohort less some slides (those that failed), checked again."""

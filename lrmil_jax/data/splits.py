@@ -1,5 +1,6 @@
 """The folds: given, saved or made, by patient, and checked before anything runs."""
 
+import logging
 import re
 from pathlib import Path
 
@@ -9,7 +10,12 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from lrmil_jax.errors import DataError
 
+log = logging.getLogger(__name__)
+
 SPLITS = ("train", "val", "test")
+# In place of a fold's number: all patients but the validation ones of fold 1 are trained on, and
+# nobody is tested.
+FINAL = 0
 
 
 def with_folds(
@@ -105,6 +111,11 @@ def check_folds(table: pd.DataFrame, classes: tuple[str, ...], source: str) -> N
             if not present:
                 raise DataError(f"{source}: {column} has no slide in its {split} split")
             absent = [name for i, name in enumerate(classes) if i not in present]
+            if absent and split != "train":
+                log.warning(
+                    "%s: the %s split of %s has no slide of class %s, so its AUC is undefined",
+                    source, split, column, absent[0],
+                )  # fmt: skip
             if absent and split == "train":
                 raise DataError(
                     f"{source}: the train split of {column} has no slide of class {absent[0]}"

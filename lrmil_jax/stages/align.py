@@ -130,7 +130,11 @@ def files_of(config: ConfigDict, workdir: Path, fold: int) -> dict[str, Path]:
                 "align.how=lrmil needs --config.align.encoder=FILE, the encoder.safetensors of "
                 "LRMIL's stage 1 (folds/{fold}/distill); '{fold}' in the path is the fold"
             )
-        return {"encoder.safetensors": Path(config.align.encoder.replace("{fold}", str(fold)))}
+        return {
+            "encoder.safetensors": Path(
+                config.align.encoder.replace("{fold}", layout.fold_name(fold))
+            )
+        }
     name = "prompts.safetensors" if how == "prompts" else "encoder.safetensors"
     return {name: folder / name}
 

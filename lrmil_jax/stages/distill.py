@@ -41,7 +41,7 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     evaluator = Evaluator(loss_fn, constants=constants)
     held_out = pairs["val"].sample(batch=settings.batch, most=settings.val_patches)
     result = fit(
-        name=f"distill, fold {fold}",
+        name=f"distill, {layout.fold_title(fold)}",
         directory=folder / "training",
         params=encoder.params,
         loss_fn=loss_fn,

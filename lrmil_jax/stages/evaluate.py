@@ -1,4 +1,4 @@
-"""evaluate: what the fold's models say of its test patients, how sure that is, what it costs."""
+"""evaluate: what the fold's models say of its test patients, and how sure that is."""
 
 import logging
 from pathlib import Path
@@ -10,13 +10,11 @@ from ml_collections import ConfigDict
 from scipy.special import softmax
 
 from lrmil_jax import files
-from lrmil_jax.data import labels as label_csv
 from lrmil_jax.data import writer
 from lrmil_jax.data.features import FeatureStore
 from lrmil_jax.evals import bootstrap, localisation, metrics
 from lrmil_jax.selection import score
 from lrmil_jax.stages import (
-    align,
     baseline,
     colours,
     fuse,
@@ -25,21 +23,16 @@ from lrmil_jax.stages import (
     mil,
     models,
     select,
-    text,
 )  # fmt: skip
 from lrmil_jax.stages.encode_lr import distilled_folder, undistilled_folder
-from lrmil_jax.stages.guided import GuidedClassifier
-from lrmil_jax.stages.inference import SlideClassifier
 from lrmil_jax.stages.teacher import hr_store, open_store
-from lrmil_jax.stages.text import SharedSpace
-from lrmil_jax.train.logging import progress
 from lrmil_jax.train.mil import BagClassifier
 
 log = logging.getLogger(__name__)
 
 
 def run(config: ConfigDict, workdir: Path, fold: int) -> None:
-    """Writes `predictions.csv`, `metrics.json`, `timing.json` and, with masks, `localisation.csv`.
+    """Writes `predictions.csv`, `metrics.json` and, with masks, `localisation.csv`.
 
     All are of the fold's test slides; `metrics.json` has the validation patients' figures beside
     them, so that settings can be compared without looking at the test.
@@ -69,9 +62,6 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     predictions = pd.concat([frame[test] for frame in frames.values()], ignore_index=True)
     writer.write_table(folder / "predictions.csv", predictions)
     files.write_json(folder / "metrics.json", measured)
-    if config.evaluate.timed_slides:
-        timing = time_slides(config, workdir, fold, cohort.slides(fold, "test"))
-        files.write_json(folder / "timing.json", timing)
 
 
 def arms(
@@ -211,57 +201,3 @@ def measure(frame: pd.DataFrame, config: ConfigDict) -> dict:
         "metrics": metrics.compute(labels, probabilities),
         "intervals": bounds,
     }
-
-
-def time_slides(config: ConfigDict, workdir: Path, fold: int, table: pd.DataFrame) -> dict:
-    """Seconds per phase from the slide file, HR against LR, median over slides, after a warm-up.
-
-    HR is read in parent-sized blocks, and both use the same encoder batch on the same devices.
-    """
-    runs = _timed_classifiers(config, workdir, fold)
-    rows = table.head(config.evaluate.timed_slides)
-    timing = {}
-    with progress("time per slide", len(runs) * (len(rows) + 1)) as bar:
-        for arm, classify in runs.items():
-            measured = []
-            for number, row in enumerate([next(rows.itertuples()), *rows.itertuples()]):
-                result = classify(Path(row.path), label_csv.given_mpp(row))
-                if number:  # the first run compiles
-                    measured.append(result.seconds | {"patches": result.encoded})
-                bar.advance()
-            medians = pd.DataFrame(measured).median()
-            timing[arm] = {name: round(float(value), 4) for name, value in medians.items()}
-    return timing
-
-
-def _timed_classifiers(
-    config: ConfigDict, workdir: Path, fold: int
-) -> dict[str, SlideClassifier | GuidedClassifier]:
-    settings = layout.tiling_settings(config)
-    batch, dtype = config.encoder.batch, config.features.dtype
-    hr = models.hr_encoder(config, workdir)
-    runs = {}
-    if config.method == "wise_fuse":
-        lr = models.batch_encoder(config, align.lr_encoder(config, workdir, fold))
-        member = (lr, BagClassifier.load(mil.model_path(workdir, fold)))
-        space = SharedSpace(text.path(workdir))
-        encode = models.batch_encoder(config, hr)
-        return {"wise_fuse": GuidedClassifier([member], encode, space, config, settings, batch)}
-    if config.method != "mil_lr":
-        runs["teacher"] = SlideClassifier(
-            [(models.batch_encoder(config, hr), models.teacher(workdir, fold))],
-            settings, dtype, batch, high_resolution=True,
-        )  # fmt: skip
-    else:
-        lr = models.low_resolution(hr, settings.geometry)
-        head = BagClassifier.load(baseline.model_path(workdir, fold))
-        runs["no_distillation"] = SlideClassifier(
-            [(models.batch_encoder(config, lr), head)], settings, dtype, batch
-        )
-    if config.method == "lrmil":
-        lr = models.distilled_encoder(config, workdir, fold)
-        head = layout.stage_folder(workdir, "student", fold) / "lrmil.safetensors"
-        runs["lrmil"] = SlideClassifier(
-            [(models.batch_encoder(config, lr), BagClassifier.load(head))], settings, dtype, batch
-        )
-    return runs

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from lrmil_jax import config as configuration
 from lrmil_jax import files
 from lrmil_jax.data import labels as label_csv
-from lrmil_jax.data import writer
+from lrmil_jax.data import splits, writer
 from lrmil_jax.data.regions import SlideJob, TilingSettings
 from lrmil_jax.data.schema import SCHEMA_VERSION, Geometry
 from lrmil_jax.errors import DataError, WorkdirError
@@ -42,8 +42,18 @@ def features_folder(workdir: Path, name: str, fold: int | None = None) -> Path:
 
 
 def fold_folder(workdir: Path, fold: int) -> Path:
-    """All that belongs to one fold, counted from 1."""
-    return workdir / "folds" / str(fold)
+    """All that belongs to one fold, counted from 1, or to the final model."""
+    return workdir / "folds" / fold_name(fold)
+
+
+def fold_name(fold: int) -> str:
+    """A fold's number, or `final`."""
+    return "final" if fold == splits.FINAL else str(fold)
+
+
+def fold_title(fold: int) -> str:
+    """What progress and messages call it."""
+    return "final model" if fold == splits.FINAL else f"fold {fold}"
 
 
 def stage_folder(workdir: Path, stage: str, fold: int | None = None) -> Path:

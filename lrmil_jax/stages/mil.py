@@ -16,7 +16,7 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     slide_ids = cohort.slides(fold, "train", "val").slide_id.tolist()
     path = model_path(workdir, fold)
     mil.train_head(
-        name=f"WISE-FUSE, fold {fold}",
+        name=f"WISE-FUSE, {layout.fold_title(fold)}",
         directory=path.parent / "training",
         block=config.mil,
         loss=mil.SlideLoss(),
@@ -27,7 +27,7 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     own = {"head.safetensors": path, **align.files_of(config, workdir, fold)}
     tower = models.hr_weights(config, workdir)
     shared = {f"encoder{tower.suffix}": tower, "text.safetensors": text.path(workdir)}
-    model_folder.export(config, workdir, fold, stage="mil", own=own, shared=shared)
+    model_folder.export(config, workdir, fold, own=own, shared=shared)
 
 
 def model_path(workdir: Path, fold: int) -> Path:

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from lrmil_jax import config as configuration
 from lrmil_jax import files
-from lrmil_jax.data import regions, schema
+from lrmil_jax.data import regions, schema, splits
 from lrmil_jax.encoders import pretrained
 from lrmil_jax.errors import WeightsError
 from lrmil_jax.stages import align, layout, models
@@ -20,6 +20,9 @@ from lrmil_jax.stages.text import SharedSpace
 from lrmil_jax.train.encode import BatchEncoder
 from lrmil_jax.train.mil import BagClassifier
 
+# The stage that ends the training of the model that a method delivers.
+DELIVERED_BY = {"lrmil": "student", "wise_fuse": "mil"}
+_SCHEMA = 2
 # What a guided classifier asks of the run's config.
 _GUIDED = ("select.", "fuse.", "features.dtype", "seed")
 
@@ -39,25 +42,23 @@ def export(
     workdir: Path,
     fold: int,
     *,
-    stage: str,
     own: Mapping[str, Path],
     shared: Mapping[str, Path],
 ) -> Path:
-    """Makes `folds/<k>/<stage>/model` of one fold.
+    """Makes the model folder of one fold, in that of the stage that ends its training.
 
     Args:
       config: of the run.
       workdir: of the run.
-      fold: from 1.
-      stage: the one that ends the training.
+      fold: from 1, or `splits.FINAL`.
       own: name in the fold's part of the folder -> the file that is copied there.
       shared: the same for what all folds have in common.
     """
-    folder = layout.stage_folder(workdir, stage, fold) / "model"
+    folder = layout.stage_folder(workdir, DELIVERED_BY[config.method], fold) / "model"
     flat = configuration.flatten(config)
     prepare = ("prepare.reader", "prepare.tissue_mpp", "prepare.min_tissue")
     facts = {
-        "schema": 1,
+        "schema": _SCHEMA,
         "method": config.method,
         "classes": list(layout.prepared_cohort(config, workdir).classes),
         "geometry": dict(config.geometry),
@@ -68,7 +69,8 @@ def export(
     }
     if config.method == "wise_fuse":
         facts["guided"] = {key: flat[key] for key in flat if key.startswith(_GUIDED)}
-    copies = {folder / f"fold_{fold}" / name: origin for name, origin in own.items()}
+    facts["members"] = [_member(fold)]
+    copies = {folder / _member(fold) / name: origin for name, origin in own.items()}
     copies |= {folder / name: origin for name, origin in shared.items()}
     for target, origin in copies.items():
         with files.atomic_path(target) as temporary:
@@ -80,38 +82,57 @@ def export(
     return folder
 
 
-def merge(config: ConfigDict, workdir: Path, stage: str) -> Path:
-    """Makes `workdir/model` of the folds' models; `predict` averages their probabilities."""
+def _member(fold: int) -> str:
+    return "final" if fold == splits.FINAL else f"fold_{fold}"
+
+
+def members(config: ConfigDict) -> tuple[int, ...]:
+    """The folds whose models are delivered: one, or those of an ensemble; () if the method has no
+    model to deliver."""
+    if config.method not in DELIVERED_BY:
+        return ()
+    if config.deliver == "ensemble" or config.folds == 1:
+        return tuple(range(1, config.folds + 1))
+    return (splits.FINAL,)
+
+
+def deliver(config: ConfigDict, workdir: Path) -> Path:
+    """Makes `workdir/model`: the final model, that of the only fold, or the folds' ensemble, whose
+    probabilities `predict` averages."""
     target = workdir / "model"
     fresh = workdir / ".model.new"
     shutil.rmtree(fresh, ignore_errors=True)
     with files.disk_errors(workdir):
         hashes: dict[str, str] = {}
-        for fold in range(1, config.folds + 1):
-            origin = layout.stage_folder(workdir, stage, fold) / "model"
+        for fold in members(config):
+            origin = layout.stage_folder(workdir, DELIVERED_BY[config.method], fold) / "model"
             shutil.copytree(origin, fresh, dirs_exist_ok=True)
             facts = json.loads((origin / "model.json").read_text(encoding="utf-8"))
             hashes |= facts["sha256"]
-        files.write_json(fresh / "model.json", facts | {"sha256": hashes})
+        facts |= {"sha256": hashes, "members": [_member(fold) for fold in members(config)]}
+        files.write_json(fresh / "model.json", facts)
         shutil.rmtree(target, ignore_errors=True)
         fresh.rename(target)
     return target
 
 
 def load(folder: Path) -> Model:
-    """Loads `--model DIR`: one fold or several, whose probabilities are averaged.
+    """Loads `--model DIR`: one model or several, whose probabilities are averaged.
 
     Raises:
-      WeightsError: it is no model folder, or a part of it is missing or broken.
+      WeightsError: it is no model folder, one of another version, or a part of it is missing or
+        broken.
     """
     folder = _find(folder)
     path = folder / "model.json"
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
+        _refuse_other_schema(folder, facts["schema"])
         geometry = schema.Geometry(**facts["geometry"])
         settings = regions.TilingSettings(geometry=geometry, with_hr=False, **facts["prepare"])
         classes, hashes = tuple(facts["classes"]), dict(facts["sha256"])
         guided, encoder = facts["method"] == "wise_fuse", dict(facts["encoder"])
+        parts = [folder / name for name in facts["members"]]
         facts["features_dtype"], encoder["name"], encoder["batch"], encoder["dtype"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise WeightsError(f"{path} is broken ({error!r}); copy the model folder again") from error
@@ -121,11 +142,16 @@ def load(folder: Path) -> Model:
                 f"{folder / name} is not the file that the model was saved with; "
                 "copy the model folder again"
             )
-    parts = sorted(folder.glob("fold_*"), key=lambda part: int(part.name.removeprefix("fold_")))
-    if not parts:
-        raise WeightsError(f"--model {folder} has no fold_* folder with weights")
     make = _guided if guided else _low_resolution
     return Model(folder, classes, facts, make(folder, facts, parts, settings))
+
+
+def _refuse_other_schema(folder: Path, version: int) -> None:
+    if version != _SCHEMA:
+        raise WeightsError(
+            f"the model folder {folder} has schema {version}, this version reads schema {_SCHEMA}; "
+            "run the command that trained it once more, or use the version that made it"
+        )
 
 
 def _find(folder: Path) -> Path:

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from lrmil_jax import files
 from lrmil_jax.report import attention, html, table
-from lrmil_jax.stages import evaluate, layout, lesions, model_folder
+from lrmil_jax.stages import evaluate, layout, lesions, model_folder, timing
 from lrmil_jax.stages import pictures as drawings
 
 log = logging.getLogger(__name__)
@@ -29,17 +29,22 @@ _ATTENTION_NOTE = (
 def run(config: ConfigDict, workdir: Path) -> None:
     """Writes `report/` and, for LRMIL, `model/`."""
     folder = layout.stage_folder(workdir, "report")
+    members = model_folder.members(config)
+    if members:
+        log.info("delivered model: %s", model_folder.deliver(config, workdir))
+    if len(members) > 1:
+        log.info("it is an ensemble: every LR patch is encoded %d times; deliver=final makes one "
+                 "model that encodes it once", len(members))  # fmt: skip
+    timing.run(config, workdir)
     rows = result_rows(config, workdir)
     table.save(folder, rows)
     _save_curves(config, workdir, folder / "training.png")
     pictures = [("training.png", "Validation loss of every training")]
     pictures += _save_attention(config, workdir, folder)
-    last = {"lrmil": "student", "wise_fuse": "mil"}.get(config.method)
     if config.method == "wise_fuse":
         pictures += drawings.save_regions(config, workdir, folder)
-    if last is not None:
+    if members:
         pictures += drawings.save_attention(config, workdir, folder)
-        log.info("model of all folds: %s", model_folder.merge(config, workdir, last))
     note = (
         "AUC and accuracy are per patient, over the test patients of all folds together, with a "
         "95 % bootstrap interval over patients. Seconds per slide are medians, from the slide "
@@ -62,7 +67,7 @@ def result_rows(config: ConfigDict, workdir: Path) -> list[dict]:
     """One row a model: pooled test predictions of all folds, patches and seconds per slide."""
     folders = _evaluate_folders(config, workdir)
     pooled = pooled_predictions(config, workdir)
-    timing = [_read_json(f / "timing.json") for f in folders]
+    seconds = _read_json(layout.stage_folder(workdir, "report") / "timing.json")
     measured = [_read_json(f / "metrics.json") for f in folders]
     scored = localisation_columns(config, pooled_localisation(config, workdir))
     rows = []
@@ -85,13 +90,11 @@ def result_rows(config: ConfigDict, workdir: Path) -> list[dict]:
         row["patches"] += row.get("patches_lr", 0.0)  # those that it looked at to choose
         # The undistilled encoder has the distilled one's shape: it is timed once.
         shape = "lrmil" if arm == "no_distillation" and config.method == "lrmil" else arm
-        timed = [fold.get(shape) for fold in timing]
-        if all(timed):
-            for phase in (*table.PHASES, "select"):
+        timed = seconds.get(shape, {})
+        for phase in (*table.PHASES, "select"):
+            if phase in timed:
                 # WISE-FUSE reads and encodes twice: LR, then what it chose at HR.
-                spent = [fold.get(phase, 0.0) + fold.get(f"{phase}_hr", 0.0) for fold in timed]
-                if any(phase in fold for fold in timed):
-                    row[f"seconds_{phase}"] = float(np.median(spent))
+                row[f"seconds_{phase}"] = timed[phase] + timed.get(f"{phase}_hr", 0.0)
         rows.append(row)
     return rows
 

@@ -26,7 +26,7 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     slide_ids = cohort.slides(fold, "train", "val").slide_id.tolist()
     store = open_store(config, workdir, distilled_folder(workdir, fold), slide_ids)
     mil.train_head(
-        name=f"student, fold {fold}",
+        name=f"student, {layout.fold_title(fold)}",
         directory=folder / "training",
         block=config.student,
         loss=mil.SlideLoss(**{key: config.student[key] for key in _LOSS_KEYS}),
@@ -36,7 +36,7 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     ).save(folder / "lrmil.safetensors")
     stage_one = layout.stage_folder(workdir, "distill", fold) / "encoder.safetensors"
     own = {"encoder.safetensors": stage_one, "head.safetensors": folder / "lrmil.safetensors"}
-    model_folder.export(config, workdir, fold, stage="student", own=own, shared={})
+    model_folder.export(config, workdir, fold, own=own, shared={})
 
 
 def _teaching(config: ConfigDict, workdir: Path, fold: int, store: FeatureStore) -> dict:

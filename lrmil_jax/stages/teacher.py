@@ -20,7 +20,7 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     store = hr_store(config, workdir, cohort.slides(fold, "train", "val").slide_id.tolist())
     if not (folder / "model.safetensors").is_file():
         mil.train_head(
-            name=f"teacher, fold {fold}",
+            name=f"teacher, {layout.fold_title(fold)}",
             directory=folder / "training",
             block=config.teacher,
             loss=mil.SlideLoss(),
@@ -66,7 +66,7 @@ def open_store(config: ConfigDict, workdir: Path, folder: Path, slide_ids) -> Fe
 def fold_data(cohort, fold: int, store: FeatureStore, **extras) -> mil.BagData:
     """Labels and splits of a fold's training and validation slides, as bags."""
     table = cohort.slides(fold, "train", "val")
-    split = table[f"fold_{fold}"].to_numpy()
+    split = table.split.to_numpy()
     return mil.BagData(
         store=store,
         labels=table.label.to_numpy(np.int32),

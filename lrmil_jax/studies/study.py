@@ -75,7 +75,7 @@ class Outcome:
 
 
 def _run_seed(job: SeedJob) -> Outcome:
-    _share_programs(job.workdir)
+    pipeline.share_programs(job.workdir)
     failed = 0
     for number, one in enumerate(job.runs):
         log.info("run %d of %d: seed %d, %s", number + 1, len(job.runs), one.seed, one.variant)
@@ -130,13 +130,6 @@ def _waves(runs: Sequence[Run]) -> list[list[int]]:
 def first(config: ConfigDict, workdir: Path) -> ConfigDict:
     """The config of the first run, or the config itself if it is no study."""
     return plan(config, workdir)[0].config if is_study(config) else config
-
-
-def _share_programs(workdir: Path) -> None:
-    """Runs of a study compile the same programs again and again: kept on disk, compiled once."""
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / ".programs"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def _share(run: Run, before: Sequence[Run]) -> None:

@@ -30,7 +30,8 @@ def write_model(folder: Path, weights: Path) -> Path:
     head = BagClassifier("abmil", {"hidden": 8}, ("benign", "tumour"), params, zeros, ones)
     head.save(folder / "fold_1" / "head.safetensors")
     facts = {
-        "schema": 1,
+        "schema": 2,
+        "members": ["fold_1"],
         "method": "lrmil",
         "classes": ["benign", "tumour"],
         "geometry": {"hr_mpp": 0.5, "lr_mpp": 2.0, "patch_px": 64},

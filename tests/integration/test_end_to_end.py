@@ -64,7 +64,7 @@ def test_files(finished):
         assert json.loads((fold / stage / "stage.json").read_text())["complete"]
     names = ("report/index.html", "report/table.csv", "report/table.md", "report/training.png",
              "pretrain/encoder.safetensors", "model/model.json", "model/fold_1/head.safetensors",
-             "model/fold_1/encoder.safetensors", "folds/1/evaluate/timing.json")  # fmt: skip
+             "model/fold_1/encoder.safetensors", "report/timing.json")  # fmt: skip
     assert [name for name in names if not (root / name).is_file()] == []
     assert len(list((root / "report/heatmaps").glob("*.png"))) == 1
     assert runs.leftovers(root) == []

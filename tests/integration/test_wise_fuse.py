@@ -70,7 +70,7 @@ def test_what_the_test_slides_say(fused):
     measured = json.loads((fused / "folds/1/evaluate/metrics.json").read_text())["wise_fuse"]
     assert 0 <= measured["selection"]["lesion_recall"] <= 1
     assert measured["selection"]["chosen"] == 4
-    timing = json.loads((fused / "folds/1/evaluate/timing.json").read_text())["wise_fuse"]
+    timing = json.loads((fused / "report/timing.json").read_text())["wise_fuse"]
     assert {"read", "encode", "select", "read_hr", "encode_hr", "mil"} <= timing.keys()
     assert "WISE-FUSE" in (fused / "report/table.txt").read_text()
     page = (fused / "report/index.html").read_text()
