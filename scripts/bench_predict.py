@@ -1,17 +1,22 @@
-"""LR-only prediction against the HR path on the same slide, by phase, in one run.
+"""The delivered model against the HR path on the same slides, by phase, in one run.
 
-Writes a slide of 20,480 x 20,480 px at 0.5 um/px with levels 1, 4 and 16 and one block of tissue,
-and classifies it from its LR patches, then from their HR children (read in parent-sized blocks),
-with encoders of the same architecture and random weights. `--slide` times a slide of your own.
+Writes a model folder as five folds leave it (by default one model of all patients; `--deliver
+ensemble` is the folds' five), with random weights, and a slide of 20,480 x 20,480 px at 0.5 um/px
+with levels 1, 4 and 16 and one block of tissue; loads the folder as `predict` does and classifies
+the slide from its LR patches, then from their HR children (read in parent-sized blocks) with one
+encoder of the same architecture. Then a cohort: `predict` on `--cohort` copies of the slide, from
+loading the model to the last heatmap. `--slide` times a slide of your own.
 
   python scripts/bench_predict.py                      # ViT-B/16, patches of 256 px
   python scripts/bench_predict.py --encoder vit-tiny   # quickstart's small model, patches of 64 px
 
-Targets at r = 4 with ViT-B/16: 14x in encoding, 12x end to end.
+Targets at r = 4 with ViT-B/16 after five folds: 14x in encoding, 12x end to end.
 """
 
 import argparse
+import os
 import tempfile
+import time
 from pathlib import Path
 
 import jax
@@ -19,8 +24,8 @@ import numpy as np
 from bench_memory import write_slide
 
 from lrmil_jax import encoders, heads
-from lrmil_jax.data.regions import TilingSettings
-from lrmil_jax.data.schema import Geometry
+from lrmil_jax.encoders import pretrained
+from lrmil_jax.stages import model_folder, predict
 from lrmil_jax.stages.inference import SlideClassifier
 from lrmil_jax.train.encode import BatchEncoder, Encoder
 from lrmil_jax.train.mil import BagClassifier
@@ -52,25 +57,62 @@ def tissue_block(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return (np.abs(u - 0.5) < 0.25) & (np.abs(v - 0.5) < 0.25)
 
 
-def measure(slide: Path, name: str, *, batch: int, runs: int) -> dict[str, list[dict]]:
-    """Seconds per phase of both paths, one after the other, `runs` times after a warm-up."""
-    px = encoders.transform(name).px
-    settings = TilingSettings(Geometry(hr_mpp=0.5, lr_mpp=2.0, patch_px=px), with_hr=False)
-    encoder = random_encoder(name, px=px)
-    member = BatchEncoder(encoder, batch=batch), random_head(encoder.module.width)
-    member[0]([np.zeros((batch, px, px, 3), np.uint8)])  # compiles
-    paths = {
-        arm: SlideClassifier([member], settings, "float16", batch, high_resolution=arm == "HR")
-        for arm in ("LR", "HR")
+FOLDS = 5
+
+
+def write_model(folder: Path, encoder: Encoder, *, batch: int, deliver: str) -> Path:
+    """The model folder that `FOLDS` folds of one encoder leave."""
+    weights, head = folder / "encoder.safetensors", folder / "head.safetensors"
+    pretrained.save(weights, encoder.name, encoder.options, encoder.params, {})
+    classifier = random_head(encoder.module.width)
+    classifier.save(head)
+    px = encoder.options["px"]
+    facts = {
+        "method": "lrmil",
+        "classes": list(classifier.classes),
+        "geometry": {"hr_mpp": 0.5, "lr_mpp": 2.0, "patch_px": px},
+        "prepare": {"reader": "auto", "tissue_mpp": 8.0, "min_tissue": 0.25},
+        "encoder": {"name": encoder.name, "batch": batch, "dtype": "float32"},
+        "features_dtype": "float16",
+        "made_by": {},
     }
-    paths["LR"](slide)  # warms the head and the file cache up
+    names = ["final"] if deliver == "final" else [f"fold_{fold + 1}" for fold in range(FOLDS)]
+    own = {weights.name: weights, head.name: head}
+    model_folder.write(folder / "model", facts, members=dict.fromkeys(names, own), shared={})
+    return folder / "model"
+
+
+def measure(slide: Path, model: Path, encoder: Encoder, *, batch: int, runs: int) -> dict:
+    """Seconds per phase of both paths, one after the other, `runs` times after a warm-up."""
+    loaded = model_folder.load(model)
+    high = BatchEncoder(encoder, batch=batch)
+    settings = loaded.classifier.settings
+    member = high, random_head(encoder.module.width)
+    paths = {
+        "LR": loaded.classifier,
+        "HR": SlideClassifier([member], settings, "float16", batch, high_resolution=True),
+    }
+    paths["LR"](slide)  # compiles, and warms the file cache up
+    high([np.zeros((batch, *[encoder.options["px"]] * 2, 3), np.uint8)])
     measured: dict[str, list[dict]] = {arm: [] for arm in paths}
     for _ in range(runs):
         for arm, classify in paths.items():
             result = classify(slide)
-            measured[arm].append(result.seconds | {"patches": result.encoded})
-            print(f"{arm}: {measured[arm][-1]}", flush=True)
+            row = result.seconds | {"patches": len(result.xy), "encodings": result.encoded}
+            measured[arm].append(row)
+            print(f"{arm}: {row}", flush=True)
     return measured
+
+
+def cohort_seconds(slide: Path, model: Path, folder: Path, slides: int) -> float:
+    """Seconds a slide of the whole of `predict`: loading, compiling, pictures and all."""
+    (folder / "slides").mkdir()
+    for number in range(slides):
+        os.link(slide, folder / "slides" / f"slide_{number}{slide.suffix}")
+    start = time.perf_counter()
+    failed = predict.run(model, folder / "out", slide=None, slides=folder / "slides")
+    assert not failed
+    return (time.perf_counter() - start) / slides
 
 
 def usual_flags(text: str) -> argparse.ArgumentParser:
@@ -95,24 +137,33 @@ def slide_of(args: argparse.Namespace, folder: Path) -> Path:
 def main() -> None:
     parser = usual_flags(__doc__)
     parser.add_argument("--runs", type=int, default=1)
+    parser.add_argument("--cohort", type=int, default=4, help="slides of the cohort; 0 is none")
+    parser.add_argument("--deliver", choices=("final", "ensemble"), default="final")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="bench_predict_") as folder:
-        slide = slide_of(args, Path(folder))
-        measured = measure(slide, args.encoder, batch=args.batch, runs=args.runs)
+    with tempfile.TemporaryDirectory(prefix="bench_predict_") as name:
+        folder = Path(name)
+        slide = slide_of(args, folder)
+        encoder = random_encoder(args.encoder, px=encoders.transform(args.encoder).px)
+        model = write_model(folder, encoder, batch=args.batch, deliver=args.deliver)
+        measured = measure(slide, model, encoder, batch=args.batch, runs=args.runs)
+        cohort = cohort_seconds(slide, model, folder, args.cohort) if args.cohort else None
+    names = (*PHASES, "patches", "encodings")
     medians = {
-        arm: {name: float(np.median([row[name] for row in rows])) for name in (*PHASES, "patches")}
+        arm: {name: float(np.median([row[name] for row in rows])) for name in names}
         for arm, rows in measured.items()
     }
-    totals = {arm: sum(row[phase] for phase in PHASES) for arm, row in medians.items()}
-    print(
-        f"\n{args.encoder}, batch {args.batch}, {jax.device_count()} {jax.default_backend()} device"
-    )
+    for row in medians.values():
+        row["end to end"] = sum(row[phase] for phase in PHASES)
+    device = f"{jax.device_count()} {jax.default_backend()} device"
+    print(f"\n{args.encoder}, batch {args.batch}, {device}; {FOLDS} folds, deliver={args.deliver}")
     print(f"{'':14s}{'LR':>12s}{'HR':>12s}{'HR / LR':>10s}")
-    for name in ("patches", *PHASES):
+    for name in ("patches", "encodings", *PHASES, "end to end"):
         low, high = medians["LR"][name], medians["HR"][name]
         print(f"{name:14s}{low:12.3f}{high:12.3f}{high / max(low, 1e-9):10.2f}")
-    print(f"{'end to end':14s}{totals['LR']:12.3f}{totals['HR']:12.3f}"
-          f"{totals['HR'] / totals['LR']:10.2f}")  # fmt: skip
+    if cohort is not None:
+        high = medians["HR"]["end to end"]
+        print(f"{'cohort':14s}{cohort:12.3f}{high:12.3f}{high / cohort:10.2f}"
+              f"   predict, {args.cohort} slides, loading and pictures included")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -58,7 +59,6 @@ def export(
     flat = configuration.flatten(config)
     prepare = ("prepare.reader", "prepare.tissue_mpp", "prepare.min_tissue")
     facts = {
-        "schema": _SCHEMA,
         "method": config.method,
         "classes": list(layout.prepared_cohort(config, workdir).classes),
         "geometry": dict(config.geometry),
@@ -69,17 +69,37 @@ def export(
     }
     if config.method == "wise_fuse":
         facts["guided"] = {key: flat[key] for key in flat if key.startswith(_GUIDED)}
-    facts["members"] = [_member(fold)]
-    copies = {folder / _member(fold) / name: origin for name, origin in own.items()}
+    write(folder, facts, members={_member(fold): own}, shared=shared)
+    return folder
+
+
+def write(
+    folder: Path,
+    facts: Mapping[str, Any],
+    *,
+    members: Mapping[str, Mapping[str, Path]],
+    shared: Mapping[str, Path],
+) -> None:
+    """Writes a model folder; `model.json`, which names and hashes every file, comes last.
+
+    Args:
+      folder: to write.
+      facts: what `load` asks for beside the files.
+      members: name of each member -> name of its file -> the file that is copied there.
+      shared: the same for files that all members have in common.
+    """
+    copies = {
+        folder / member / name: origin
+        for member, own in members.items()
+        for name, origin in own.items()
+    }
     copies |= {folder / name: origin for name, origin in shared.items()}
     for target, origin in copies.items():
         with files.atomic_path(target) as temporary:
             shutil.copyfile(origin, temporary)
-    facts["sha256"] = {
-        str(target.relative_to(folder)): pretrained.weights_hash(target) for target in copies
-    }
-    files.write_json(folder / "model.json", facts)
-    return folder
+    hashes = {str(path.relative_to(folder)): pretrained.weights_hash(path) for path in copies}
+    about = {"schema": _SCHEMA, "members": list(members), "sha256": hashes}
+    files.write_json(folder / "model.json", dict(facts) | about)
 
 
 def _member(fold: int) -> str:

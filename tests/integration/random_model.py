@@ -1,14 +1,14 @@
 """Weights and a model folder with random parameters: enough to try what is refused."""
 
-import shutil
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrmil_jax import encoders, files, heads
+from lrmil_jax import encoders, heads
 from lrmil_jax.encoders import pretrained
+from lrmil_jax.stages import model_folder
 from lrmil_jax.train.mil import BagClassifier
 
 
@@ -22,16 +22,12 @@ def write_weights(path: Path) -> Path:
 
 def write_model(folder: Path, weights: Path) -> Path:
     """A model folder as `student` exports it, with random parameters."""
-    (folder / "fold_1").mkdir(parents=True)
-    shutil.copy(weights, folder / "fold_1" / "encoder.safetensors")
     module = heads.create("abmil", num_classes=2, hidden=8)
     params = module.init(jax.random.key(1), jnp.zeros((1, 8, 64)), jnp.ones((1, 8), bool))["params"]
     zeros, ones = np.zeros(64, np.float32), np.ones(64, np.float32)
     head = BagClassifier("abmil", {"hidden": 8}, ("benign", "tumour"), params, zeros, ones)
-    head.save(folder / "fold_1" / "head.safetensors")
+    head.save(weights.with_name("head.safetensors"))
     facts = {
-        "schema": 2,
-        "members": ["fold_1"],
         "method": "lrmil",
         "classes": ["benign", "tumour"],
         "geometry": {"hr_mpp": 0.5, "lr_mpp": 2.0, "patch_px": 64},
@@ -39,12 +35,8 @@ def write_model(folder: Path, weights: Path) -> Path:
         "encoder": {"name": "vit-tiny", "batch": 16, "dtype": "float32"},
         "features_dtype": "float16",
         "made_by": {},
-        "sha256": {
-            f"fold_1/{part}.safetensors": pretrained.weights_hash(
-                folder / "fold_1" / f"{part}.safetensors"
-            )
-            for part in ("encoder", "head")
-        },
     }
-    files.write_json(folder / "model.json", facts)
+    parts = {"encoder": weights, "head": weights.with_name("head.safetensors")}
+    own = {f"{name}.safetensors": path for name, path in parts.items()}
+    model_folder.write(folder, facts, members={"fold_1": own}, shared={})
     return folder
