@@ -88,6 +88,20 @@ def in_batch_accuracy(
     return (group[cosine.argmax(1)] == group).astype(jnp.float32)
 
 
+def in_batch_chance(group: Int[AnyArray, " B"], mask: Bool[AnyArray, " B"]) -> Float[Array, " B"]:
+    """What `in_batch_accuracy` is on average where one text is nearest to every image: at best
+    the share of the batch's largest group, which needs no look at any image.
+
+    Args:
+      group: of each pair.
+      mask: False marks filling, which counts for nothing.
+    """
+    group, mask = jnp.asarray(group), jnp.asarray(mask)
+    members = ((group[:, None] == group[None, :]) & mask[None, :]).sum(1)
+    largest = jnp.where(mask, members, 0).max() / jnp.maximum(mask.sum(), 1)
+    return jnp.full(group.shape, largest, jnp.float32)
+
+
 def class_embedding(
     text_embedding: Float[AnyArray, "K d"], label: Int[AnyArray, " K"], *, num_classes: int
 ) -> Float[Array, "C d"]:

@@ -5,12 +5,13 @@ accumulated batches or over a whole validation set is exact whatever the padding
 """
 
 import collections
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
@@ -120,25 +121,51 @@ class Stepper:
 class Evaluator:
     """Weighted means of a loss function's terms over a set of batches, without training."""
 
-    def __init__(self, loss_fn: LossFn, *, constants: Any = None, mesh: Mesh | None = None):
+    def __init__(
+        self,
+        loss_fn: LossFn,
+        *,
+        constants: Any = None,
+        mesh: Mesh | None = None,
+        keep: Sequence[str] = (),
+    ):
+        """Prepares one computation.
+
+        Args:
+          loss_fn: as for `fit`.
+          constants: as for `fit`.
+          mesh: from `make_mesh`; default: all devices.
+          keep: terms [B, ...] of which `with_examples` gives every example instead of the mean.
+        """
         self._mesh = sharding.make_mesh() if mesh is None else mesh
         self._constants = sharding.replicate(constants, self._mesh)
         copied = sharding.replicated(self._mesh)
 
         def totals(params, constants, batch):
             terms = loss_fn(params, constants, batch, jax.random.key(0), False)
-            return weighted_totals(terms, batch["weight"])
+            kept = {name: terms.pop(name) for name in keep}
+            return weighted_totals(terms, batch["weight"]), kept, batch["weight"]
 
         self._totals = jax.jit(totals, out_shardings=copied)
 
     def __call__(self, params: Any, batches: Iterable[dict[str, Any]]) -> dict[str, float]:
         """Means over every example of `batches` (host arrays, as for `fit`), each weighted."""
+        return self.with_examples(params, batches)[0]
+
+    def with_examples(
+        self, params: Any, batches: Iterable[dict[str, Any]]
+    ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        """The means, and {term: [n, ...]} of the terms to keep, without examples of weight 0."""
         sums: dict[str, float] = collections.defaultdict(float)
+        rows: dict[str, list[np.ndarray]] = collections.defaultdict(list)
         weight = 0.0
         for batch in batches:
             placed = sharding.place_batch(batch, self._mesh)
-            totals = jax.device_get(self._totals(params, self._constants, placed))
+            totals, kept, weights = jax.device_get(self._totals(params, self._constants, placed))
             weight += float(totals.weight)
             for name, value in totals.terms.items():
                 sums[name] += float(value)
-        return {name: value / max(weight, _SMALLEST_WEIGHT) for name, value in sums.items()}
+            for name, values in kept.items():
+                rows[name].append(values[weights > 0])
+        means = {name: value / max(weight, _SMALLEST_WEIGHT) for name, value in sums.items()}
+        return means, {name: np.concatenate(parts) for name, parts in rows.items()}
