@@ -1,6 +1,6 @@
 """What every config key may be, and what must hold between them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -121,8 +121,12 @@ _TERMS = {
 }
 
 
-def validate(config: ConfigDict) -> None:
+def validate(config: ConfigDict, stages: Sequence[str] = ()) -> None:
     """Checks ranges and choices, and what must hold between keys.
+
+    Args:
+      config: of a run.
+      stages: those that are asked for by name; `pretrain` alone needs no label CSV.
 
     Raises:
       ConfigError: naming the key, its value and what it may be.
@@ -137,7 +141,8 @@ def validate(config: ConfigDict) -> None:
         if key in flat and not check(flat[key]):
             raise ConfigError(f"config.{key} is {flat[key]!r}, but it must be {check.wanted}")
     _fits_together(config)
-    _has_data(config)
+    if list(stages) != ["pretrain"]:
+        _has_data(config)
 
 
 def _fits_together(config: ConfigDict) -> None:

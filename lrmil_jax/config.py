@@ -79,7 +79,9 @@ def _slides(config: ConfigDict) -> None:
     config.data = data = ConfigDict()
     data.labels = placeholder(str)  # label CSV; unset needs synthetic.slides > 0
     data.slides = placeholder(str)  # folder of slides
-    data.tiles = placeholder(str)  # tiles, one folder a class, for `pretrain` and `zero_shot`
+    # Tiles, one folder a class, for `pretrain` and `zero_shot`; their patients in a patients.csv
+    # (tile, patient_id) or, for `pretrain`, as folders: <class>/<patient>/tile.png.
+    data.tiles = placeholder(str)
     data.captions = placeholder(str)  # CSV of tiles with captions of your own, for `pretrain`
     data.masks = placeholder(str)  # folder of lesion masks, <slide_id>.png, each a whole slide
     data.classes = ()  # names in order; empty takes the CSV's, sorted

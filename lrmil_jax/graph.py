@@ -50,8 +50,8 @@ STAGES = {
     stage.name: stage
     for stage in (
         Stage("pretrain", keys=("pretrain.", "encoder.name", "encoder.weights", "data.tiles",
-                                "data.captions",
-                                "synthetic.", *_IDENTITY)),
+                                "data.captions", "synthetic.", "seed", "geometry."),
+              own_inputs=True),
         Stage("prepare", keys=("prepare.min_tissue", "prepare.tissue_mpp", "prepare.reader",
                                "prepare.hr", "prepare.jpeg_quality", "synthetic.", *_IDENTITY),
               by_slide=True),

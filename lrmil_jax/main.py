@@ -52,7 +52,7 @@ def dispatch() -> int:
             return predict.run(Path(_MODEL.value), workdir, **paths, mpp=_MPP.value)
     if _CONFIG.value is None:
         raise ConfigError("--config is missing; for a first look: --config configs/quickstart.py")
-    checks.validate(_CONFIG.value)
+    checks.validate(_CONFIG.value, stages)
     with layout.locked(workdir):
         if stages == ["check"]:
             return check.run(study.first(_CONFIG.value, workdir), workdir)

@@ -21,7 +21,7 @@ from lrmil_jax import config as configuration
 from lrmil_jax import files, graph
 from lrmil_jax.data import splits
 from lrmil_jax.errors import ConfigError, WorkdirError
-from lrmil_jax.stages import layout, lesions, models, text
+from lrmil_jax.stages import layout, lesions, models, pretrain_tiles, text
 
 log = logging.getLogger(__name__)
 
@@ -57,12 +57,16 @@ def run(config: ConfigDict, workdir: Path, names: list[str], donors: Sequence[Pa
     """
     stages = choose_stages(config, names)
     layout.forget_cohorts()
-    models.preflight(config, encodes=any(stage.name != "prepare" for stage in stages))
+    pretrain_tiles.forget()
+    encodes = any(stage.name != "prepare" for stage in stages)
+    models.preflight(config, encodes=encodes)
     lesions.masks_folder(config, workdir)
     _refuse_other_cohort(config, workdir)
     _require_inputs(config, workdir, stages[0], None)
     if config.data.labels is not None:
         cohort = layout.read_cohort(config, workdir)  # told before hours of pretraining
+        if encodes and "pretrain" in graph.stage_names(config):
+            pretrain_tiles.preflight(config, cohort)
         if graph.STAGES["text"] in stages:
             text.preflight(config, workdir, cohort.classes)
     _remove_leftovers(workdir)
@@ -72,6 +76,8 @@ def run(config: ConfigDict, workdir: Path, names: list[str], donors: Sequence[Pa
         for fold in graph.folds(config, stage):
             log.info("[%d/%d] %s%s", number, len(stages), stage.name, _of_fold(config, fold))
             _run_stage(config, workdir, stage, fold, donors)
+    if stages == [graph.STAGES["pretrain"]]:
+        return 0  # which needs no slides, and so no label CSV
     return _report_failures(config, workdir)
 
 
@@ -195,7 +201,9 @@ def _refuse_other_cohort(config: ConfigDict, workdir: Path) -> None:
     made = json.loads(record.read_text()) if record.is_file() else {}
     flat = json.loads(json.dumps(configuration.flatten(config)))
     keys = [key for key in graph.needed_keys(flat, stage) if flat[key] != made.get(key)]
-    what = f": {keys[0]} was {made.get(keys[0])!r}, now it is {flat[keys[0]]!r}" if keys else ""
+    what = ": the files of data.tiles or data.captions have changed"
+    if keys:
+        what = f": {keys[0]} was {made.get(keys[0])!r}, now it is {flat[keys[0]]!r}"
     raise WorkdirError(
         f"{workdir} holds features of another encoder than this config asks for{what}; use "
         "another --workdir, or delete this one"

@@ -1,15 +1,20 @@
 """Tiles with captions, wherever they come from: a CSV of one's own, or a folder of classes."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Int
+from jaxtyping import Bool, Int, Shaped
 
+from lrmil_jax.data import tile_folder
 from lrmil_jax.errors import DataError
 
-TILE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"}
+CAPTIONS = "captions.csv"  # columns class and caption
+# Ways of parting the patients that are tried; the one nearest to the share of each class is taken.
+_DRAWS = 32
 # For class folders without captions.csv.
 _TEMPLATES = (
     "an H&E image of {}",
@@ -30,6 +35,7 @@ class CaptionedTiles:
       groups: [K] what each caption is of: its class, or where there are no classes itself.
       classes: names of the classes; () where only captions are known.
       patients: of each tile; () where they are not known.
+      patients_from: what names the patients, for messages.
     """
 
     paths: tuple[Path, ...]
@@ -38,6 +44,7 @@ class CaptionedTiles:
     groups: Int[np.ndarray, " K"]
     classes: tuple[str, ...] = ()
     patients: tuple[str, ...] = ()
+    patients_from: str = ""
 
     @classmethod
     def from_folder(cls, folder: Path) -> "CaptionedTiles":
@@ -46,9 +53,13 @@ class CaptionedTiles:
         Captions come from `captions.csv` in the folder, with the columns class and caption; without
         it they are a few sentences with the class's name in them.
 
+        Patients come from `patients.csv` in the folder, with the columns tile (path from the
+        folder) and patient_id. Without it, where every tile of every class lies in a sub-folder
+        of its class folder (`<class>/<patient>/tile.png`), that sub-folder's name is its patient.
+
         Raises:
-          DataError: no such folder, fewer than two classes with two tiles each, or a captions.csv
-            that does not describe them.
+          DataError: no such folder, fewer than two classes with two tiles each, a captions.csv
+            that does not describe them, or a patients.csv that does not name each tile's patient.
         """
         if not folder.is_dir():
             raise DataError(f"data.tiles is {folder}, which is no folder; give one folder a class")
@@ -56,14 +67,13 @@ class CaptionedTiles:
         classes = tuple(sorted(path.name for path in folders if not path.name.startswith(".")))
         if len(classes) < 2:
             raise DataError(f"{folder} has {len(classes)} class folders; at least 2 are needed")
-        spoken = _class_captions(folder / "captions.csv", classes)
+        spoken = _class_captions(folder / CAPTIONS, classes)
         captions = [caption for name in classes for caption in spoken[name]]
         groups = np.repeat(np.arange(len(classes)), [len(spoken[name]) for name in classes])
         paths: list[Path] = []
         choices: list[np.ndarray] = []
         for label, name in enumerate(classes):
-            within = (folder / name).rglob("*")
-            found = sorted(path for path in within if path.suffix.lower() in TILE_SUFFIXES)
+            found = tile_folder.list_tiles(folder / name)
             if len(found) < 2:
                 raise DataError(f"{folder / name} has {len(found)} tiles; a class needs at least 2")
             paths += found
@@ -74,6 +84,7 @@ class CaptionedTiles:
             captions=tuple(captions),
             groups=groups,
             classes=classes,
+            **_folder_patients(folder, paths),
         )
 
     @classmethod
@@ -106,6 +117,7 @@ class CaptionedTiles:
             captions=tuple(map(str, captions)),
             groups=np.arange(len(captions)),
             patients=_patients(path, table, rows) if "patient_id" in table else (),
+            patients_from=f"the column patient_id of {path}",
         )
 
     def split(
@@ -113,47 +125,102 @@ class CaptionedTiles:
     ) -> tuple[Int[np.ndarray, " t"], Int[np.ndarray, " v"]]:
         """Tiles for training and for validation, both in random order.
 
-        Where patients are known, all tiles of one stand on the same side; else the same share of
-        every class is held out. A batch of held-out tiles thereby has tiles of all kinds.
+        Both sides have tiles of every class, the second about the same share of each. Where
+        patients are known, all tiles of one stand on the same side, so that the share is only met
+        as nearly as they allow.
 
         Raises:
-          DataError: all tiles are of one patient.
+          DataError: patients do not allow it, as where all tiles of a class are of one.
         """
         rng = np.random.default_rng(seed)
-        whole = np.arange(len(self.paths))
+        labels = self._labels(np.arange(len(self.paths)))
         if self.patients:
-            val = self._of_patients(rng, share)
-        elif self.classes:
-            labels = np.array([self.groups[chosen[0]] for chosen in self.choices])
-            val = np.concatenate([
-                _some(rng, np.flatnonzero(labels == label), share)
-                for label in range(len(self.classes))
-            ])  # fmt: skip
+            val = self._of_patients(rng, share, labels)
         else:
-            val = _some(rng, whole, share)
-        return rng.permutation(np.setdiff1d(whole, val)), rng.permutation(val)
+            members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+            val = np.concatenate([_some(rng, one, share) for one in members])
+        rest = np.setdiff1d(np.arange(len(self.paths)), val)
+        return rng.permutation(rest), rng.permutation(val)
 
     def balanced(self, indices: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
         """These tiles, those of small classes repeated until all have as many as the largest."""
         if not self.classes:
             return indices
-        labels = np.array([self.groups[self.choices[index][0]] for index in indices])
+        labels = self._labels(indices)
         most = np.bincount(labels).max()
         members = [indices[labels == label] for label in np.unique(labels)]
         return np.concatenate([np.resize(one, most) for one in members])
 
-    def _of_patients(self, rng: np.random.Generator, share: float) -> np.ndarray:
-        """The tiles of as many patients as make up the share, but never of all patients."""
+    def _labels(self, indices: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+        """The class of these tiles; 0 of all where there are no classes."""
+        if not self.classes:
+            return np.zeros(len(indices), np.int64)
+        return np.array([self.groups[self.choices[index][0]] for index in indices])
+
+    def _of_patients(
+        self, rng: np.random.Generator, share: float, labels: Int[np.ndarray, " n"]
+    ) -> Int[np.ndarray, " v"]:
+        """All tiles of some patients: about the share of every class, and never all of one."""
         names, patient = np.unique(self.patients, return_inverse=True)
-        if len(names) < 2:
+        counts = np.zeros((len(names), labels.max() + 1), np.int64)
+        np.add.at(counts, (patient, labels), 1)
+        self._require_two_patients(names, counts)
+        draws = [_drawn_patients(rng, counts, share) for _ in range(_DRAWS)]
+        draws = [held for held in draws if counts[held].sum(0).all()]
+        if not draws:
             raise DataError(
-                f"all captioned tiles are of the patient {names[0]}; at least 2 patients are "
-                "needed to hold one out, or leave patient_id away"
+                f"no share of the patients named by {self.patients_from} could be held out that "
+                "leaves tiles of every class on both sides; add tiles of more patients"
             )
-        order = rng.permutation(len(names))
-        tiles = np.cumsum(np.bincount(patient)[order])
-        enough = np.searchsorted(tiles, share * len(patient)) + 1
-        return np.flatnonzero(np.isin(patient, order[: min(int(enough), len(names) - 1)]))
+        held = min(draws, key=lambda one: _distance(counts, one, share))
+        return np.flatnonzero(held[patient])
+
+    def _require_two_patients(
+        self, names: Shaped[np.ndarray, " P"], counts: Int[np.ndarray, "P C"]
+    ) -> None:
+        alone = np.flatnonzero((counts > 0).sum(0) < 2)
+        if len(alone):
+            of_class = f" of the class {self.classes[alone[0]]}" if self.classes else ""
+            patient = names[counts[:, alone[0]].argmax()]
+            raise DataError(
+                f"all captioned tiles{of_class} are of the patient {patient}, as named by "
+                f"{self.patients_from}; at least 2 patients are needed, to learn from one and to "
+                "hold one out: add tiles of another"
+            )
+
+
+def _drawn_patients(
+    rng: np.random.Generator, counts: Int[np.ndarray, "P C"], share: float
+) -> Bool[np.ndarray, " P"]:
+    """Patients in random order, class by class, until each class has its share; the rarest class
+    comes first, and of every class one patient at least is left."""
+    total, order = counts.sum(0), rng.permutation(len(counts))
+    held, taken = np.zeros(len(counts), bool), np.zeros_like(total)
+    for label in np.argsort((counts > 0).sum(0), kind="stable"):
+        for place in order[counts[order, label] > 0]:
+            if taken[label] >= share * total[label]:
+                break
+            if not held[place] and (taken + counts[place] < total).all():
+                held[place] = True
+                taken = taken + counts[place]
+    return held
+
+
+def _distance(counts: Int[np.ndarray, "P C"], held: Bool[np.ndarray, " P"], share: float) -> float:
+    """How far the held-out shares of the classes are from the one that is wanted."""
+    return float(np.abs(counts[held].sum(0) / counts.sum(0) - share).sum())
+
+
+def _folder_patients(folder: Path, paths: Sequence[Path]) -> dict[str, Any]:
+    """`patients` and `patients_from` of the tiles of a folder of classes."""
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    csv = folder / tile_folder.PATIENTS
+    if csv.is_file():
+        return {"patients": tile_folder.read_patients(csv, names), "patients_from": str(csv)}
+    return {
+        "patients": tile_folder.sub_folder_patients(names),
+        "patients_from": f"the sub-folders of the class folders in {folder}",
+    }
 
 
 def _some(rng: np.random.Generator, members: np.ndarray, share: float) -> np.ndarray:

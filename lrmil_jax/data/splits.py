@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,42 @@ def check_folds(table: pd.DataFrame, classes: tuple[str, ...], source: str) -> N
                 raise DataError(
                     f"{source}: the train split of {column} has no slide of class {absent[0]}"
                 )
+
+
+def refuse_test_patients(
+    patients: Collection[str], table: pd.DataFrame, *, tiles: str, labels: str
+) -> None:
+    """Refuses to pretrain on tiles of a patient who is tested in any fold.
+
+    Args:
+      patients: of the tiles, by name; a name that is a slide's stands for its patient.
+      table: the cohort's slides, with patient_id, slide_id and fold_1 ...
+      tiles: what names the tiles' patients, for the message.
+      labels: the label CSV, for the message.
+
+    Raises:
+      DataError: naming a patient and the fold that tests him or her.
+    """
+    shared = table[table.patient_id.isin(patients) | table.slide_id.isin(patients)]
+    folds = [name for name in table if name.startswith("fold_")]
+    tested = shared[(shared[folds] == "test").any(axis=1)]
+    if tested.empty:
+        return
+    first = tested.iloc[0]
+    fold = next(name for name in folds if first[name] == "test").removeprefix("fold_")
+    count = tested.patient_id.nunique()
+    everyone = (
+        f" (in cross validation every patient is tested in one of the {len(folds)} folds, so no "
+        "patient of the cohort may be among the tiles)"
+        if len(folds) > 1
+        else ""
+    )
+    raise DataError(
+        f"the tiles to pretrain on hold some of the patient {first.patient_id}, who is tested in "
+        f"fold {fold} of {labels}{everyone}; {count} such patient{'s are' if count > 1 else ' is'} "
+        f"named by {tiles}: remove the tiles, or the test would be of images that the encoder has "
+        "seen"
+    )
 
 
 def cases(patients: pd.Series, labels: pd.Series) -> pd.Series:

@@ -1,16 +1,17 @@
-"""A folder of tiles to score: of known classes, of known patients, or just tiles."""
+"""A folder of tiles: its image files, who names their patients, and the tiles to score."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
-from lrmil_jax.data.captions import TILE_SUFFIXES
 from lrmil_jax.errors import DataError
 
+TILE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"}
 PATIENTS = "patients.csv"  # columns tile (path from the folder) and patient_id
 
 
@@ -63,7 +64,7 @@ class TileFolder:
         found = cls(folder=folder, paths=tuple(paths), labels=labels)
         if not (folder / PATIENTS).is_file():
             return found
-        return dataclasses.replace(found, patients=_patients(folder / PATIENTS, found.names))
+        return dataclasses.replace(found, patients=read_patients(folder / PATIENTS, found.names))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -88,8 +89,36 @@ def list_tiles(folder: Path) -> list[Path]:
     return sorted(shown)
 
 
-def _patients(path: Path, tiles: Sequence[str]) -> tuple[str, ...]:
-    """The patient of each tile."""
+def file_stats(paths: Sequence[Path], folder: Path) -> list[tuple[str, int, int]]:
+    """Path from the folder, size and time of change of each file: an edited one differs."""
+    stats = [(os.path.relpath(path, folder), path.stat()) for path in paths]
+    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+
+
+def sub_folder_patients(tiles: Sequence[str]) -> tuple[str, ...]:
+    """The patient of each tile `<class>/<patient>/.../tile.png`: the folder in its class folder.
+
+    Args:
+      tiles: paths from the folder that holds the class folders.
+
+    Returns:
+      One patient a tile; () if any tile lies in its class folder itself, since sub-folders then
+      are something else than patients.
+    """
+    parts = [PurePosixPath(tile).parts for tile in tiles]
+    return tuple(one[1] for one in parts) if all(len(one) > 2 for one in parts) else ()
+
+
+def read_patients(path: Path, tiles: Sequence[str]) -> tuple[str, ...]:
+    """The patient of each tile, from a CSV with the columns tile and patient_id.
+
+    Args:
+      path: the CSV.
+      tiles: as the CSV names them: paths from its folder.
+
+    Raises:
+      DataError: it cannot be read, lacks a column, or gives a tile no patient or two.
+    """
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (ValueError, OSError) as error:

@@ -15,7 +15,7 @@ from lrmil_jax.data import labels as label_csv
 from lrmil_jax.data import splits
 from lrmil_jax.data.regions import inspect_slide
 from lrmil_jax.errors import UserError
-from lrmil_jax.stages import align, layout, lesions, models, text, zero_shot
+from lrmil_jax.stages import align, layout, lesions, models, pretrain_tiles, text, zero_shot
 from lrmil_jax.stages.processes import map_jobs, usable_cores
 from lrmil_jax.train.encode import BatchEncoder, Encoder
 
@@ -35,6 +35,8 @@ def run(config: ConfigDict, workdir: Path) -> int:
     cohort = _attempt(problems, lambda: layout.read_cohort(config, workdir))
     _attempt(problems, lambda: models.preflight(config))
     _attempt(problems, lambda: lesions.masks_folder(config, workdir))
+    if cohort is not None and config.data.labels is not None:
+        _attempt(problems, lambda: pretrain_tiles.preflight(config, cohort))
     if config.method == "wise_fuse" and cohort is not None:
         _attempt(problems, lambda: text.preflight(config, workdir, cohort.classes))
         if config.align.how == "lrmil":  # trained elsewhere

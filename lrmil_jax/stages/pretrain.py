@@ -1,7 +1,8 @@
 """pretrain: a small image tower and a text tower of one's own, from tiles with captions.
 
 The stand-in where no pathology encoder's weights are at hand: `encoder.weights` switches it off.
-The tiles must come from other patients than the slides.
+The tiles must come from other patients than the slides that are tested: where they name their
+patients, `pretrain_tiles.preflight` sees to it.
 """
 
 import dataclasses
@@ -21,10 +22,8 @@ from lrmil_jax import encoders
 from lrmil_jax.data import source, tiles
 from lrmil_jax.data.captions import CaptionedTiles
 from lrmil_jax.encoders import contrastive, pretrained, text
-from lrmil_jax.errors import ConfigError
 from lrmil_jax.evals import metrics
-from lrmil_jax.slides import synthetic
-from lrmil_jax.stages import layout
+from lrmil_jax.stages import layout, pretrain_tiles
 from lrmil_jax.train import mil
 from lrmil_jax.train.checkpoint import FitResult
 from lrmil_jax.train.loop import fit
@@ -45,10 +44,19 @@ def run(config: ConfigDict, workdir: Path) -> None:
         log.info("encoder.weights is set: nothing to train")
         return
     folder = layout.stage_folder(workdir, "pretrain")
-    found = captioned_tiles(config, folder)
+    found = pretrain_tiles.captioned_tiles(config, folder)
     pair = Pair.create(config, found)
     result = train(pair, config, folder / "training")
     save(pair, result, folder)
+
+
+def inputs(config: ConfigDict) -> dict[str, Any]:
+    """What the files are that the stage reads: a tile added or removed trains anew.
+
+    Raises:
+      ConfigError, DataError: see `run`.
+    """
+    return {} if config.encoder.weights is not None else pretrain_tiles.digest(config)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -172,6 +180,7 @@ def train(
     """
     settings = config.pretrain
     parts = pair.tiles.split(share=settings.val_share, seed=config.seed)
+    pretrain_tiles.log_split(pair.tiles, parts)
     crops = settings.smallest_crop, settings.largest_crop
     px, usual = config.geometry.patch_px, float(np.sqrt(np.prod(crops)))
     if settings.even_classes:
@@ -226,32 +235,6 @@ def _validation(pair: Pair, held_out: list, mesh: Mesh | None) -> Callable:
         return means | shown | {"majority_share": float(largest)}
 
     return validate
-
-
-def captioned_tiles(config: ConfigDict, folder: Path) -> CaptionedTiles:
-    """What the config names, or synthetic tiles made in `folder`.
-
-    Raises:
-      ConfigError: `data.tiles` and `data.captions` are both set.
-      DataError: the tiles or captions are not usable.
-    """
-    data, made = config.data, config.synthetic
-    if data.captions is not None and data.tiles is not None:
-        raise ConfigError("data.captions and data.tiles are both set; leave one of them away")
-    if data.captions is not None:
-        return CaptionedTiles.from_csv(Path(data.captions))
-    if data.tiles is not None:
-        return CaptionedTiles.from_folder(Path(data.tiles))
-    # Another seed than the slides': the encoder has seen none of their tissue.
-    return CaptionedTiles.from_folder(
-        synthetic.write_tiles(
-            folder / "tiles",
-            seed=config.seed + 1_000_003,
-            per_class=made.tiles_per_class,
-            tile_px=config.geometry.patch_px,
-            scales=tuple(made.tile_scales),
-        )
-    )
 
 
 def save(pair: Pair, result: FitResult, folder: Path) -> None:

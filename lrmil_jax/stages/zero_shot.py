@@ -14,7 +14,7 @@ from scipy.special import softmax
 
 from lrmil_jax import files
 from lrmil_jax.data import source, writer
-from lrmil_jax.data.tile_folder import PATIENTS, TileFolder, list_tiles
+from lrmil_jax.data.tile_folder import PATIENTS, TileFolder, file_stats, list_tiles
 from lrmil_jax.data.tiles import read_tile
 from lrmil_jax.encoders import Transform
 from lrmil_jax.errors import ConfigError, DataError
@@ -112,9 +112,7 @@ def inputs(config: ConfigDict) -> dict[str, Any]:
     found = {}
     if config.data.tiles is not None:
         folder = Path(config.data.tiles)
-        known = [*list_tiles(folder), *folder.glob(PATIENTS)]
-        stats = [(path.relative_to(folder).as_posix(), path.stat()) for path in known]
-        found["tiles"] = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+        found["tiles"] = file_stats([*list_tiles(folder), *folder.glob(PATIENTS)], folder)
     if config.text.descriptions is not None:
         found["descriptions"] = TextBank.load(config.text.descriptions).digest
     if config.encoder.weights is not None:

@@ -70,6 +70,38 @@ def test_captions_of_the_classes(tmp_path):
     assert [chosen.tolist() for chosen in found.choices] == [[0, 1]] * 2 + [[2, 3]] * 3
 
 
+def write_patients(folder, patients):
+    """{class: {patient: tiles}} as sub-folders of the classes."""
+    for name, counts in patients.items():
+        for patient, count in counts.items():
+            for number in range(count):
+                write_tile(folder / name / patient / f"{number:03d}.png")
+    return folder
+
+
+def test_sub_folders_of_every_class_are_its_patients(tmp_path):
+    write_patients(tmp_path, {"fat": {"p1": 1, "p0": 1}, "stroma": {"p1": 1}})
+    write_tile(tmp_path / "stroma" / "p2" / "block_3" / "000.png")
+    found = CaptionedTiles.from_folder(tmp_path)
+    assert found.patients == ("p0", "p1", "p1", "p2")
+    assert found.patients_from == f"the sub-folders of the class folders in {tmp_path}"
+    # One tile in its class folder: then sub-folders are something else.
+    write_tile(tmp_path / "stroma" / "000.png")
+    assert CaptionedTiles.from_folder(tmp_path).patients == ()
+
+
+def test_patients_csv_wins_over_sub_folders(tmp_path):
+    write_patients(tmp_path, {"fat": {"x": 2}, "stroma": {"x": 1, "y": 1}})
+    rows = ["fat/x/000.png,p0", "fat/x/001.png, p1 ", "stroma/x/000.png,p1", "stroma/y/000.png,p0"]
+    (tmp_path / "patients.csv").write_text("\n".join(["tile,patient_id", *rows]))
+    found = CaptionedTiles.from_folder(tmp_path)
+    assert found.patients == ("p0", "p1", "p1", "p0")
+    assert found.patients_from == str(tmp_path / "patients.csv")
+    (tmp_path / "patients.csv").write_text("\n".join(["tile,patient_id", *rows[1:]]))
+    with pytest.raises(DataError, match=r"no patient of the tile fat/x/000\.png \(1 of 4"):
+        CaptionedTiles.from_folder(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("counts", "captions", "sentence"),
     [
@@ -186,3 +218,40 @@ def test_splits_of_captions_alone(tmp_path):
     text = "path,caption\na.png,x\nb.png,y\nc.png,z\n"
     _, val = parts(CaptionedTiles.from_csv(write_csv(tmp_path, text)))
     assert len(val) == 1
+
+
+def test_every_class_is_on_both_sides_of_a_split_by_patient(tmp_path):
+    """Patients of one class or two, of unequal sizes: none is parted, and no class is missing."""
+    patients = {
+        "common": {f"p{i}": 1 + i % 3 for i in range(12)},
+        "rare": {"p3": 2, "q1": 1, "q2": 4},
+    }
+    found = CaptionedTiles.from_folder(write_patients(tmp_path, patients))
+    labels = np.array([found.groups[chosen[0]] for chosen in found.choices])
+    for seed in range(10):
+        train, val = parts(found, share=0.2, seed=seed)
+        assert {found.patients[i] for i in train} & {found.patients[i] for i in val} == set()
+        assert set(labels[train]) == set(labels[val]) == {0, 1}
+        # 4.8 of 24 tiles are wanted, and a patient has at most 5.
+        assert 0.2 <= (labels[val] == 0).sum() / 24 < 0.2 + 5 / 24
+    np.testing.assert_array_equal(parts(found, seed=3)[1], parts(found, seed=3)[1])
+
+
+@pytest.mark.parametrize(
+    ("patients", "sentence"),
+    [
+        (
+            {"a": {"p": 2}, "b": {"p": 2, "q": 2}},
+            r"of the class a are of the patient p, as named by the sub-folders of .*; at least 2",
+        ),
+        # Whoever is held out, a class is missing on one side.
+        (
+            {"a": {"p": 1, "q": 1}, "b": {"q": 1, "r": 1}, "c": {"p": 1, "r": 1}},
+            "leaves tiles of every class on both sides; add tiles of more patients",
+        ),
+    ],
+)
+def test_patients_that_cannot_be_parted_are_refused(tmp_path, patients, sentence):
+    found = CaptionedTiles.from_folder(write_patients(tmp_path, patients))
+    with pytest.raises(DataError, match=sentence):
+        found.split(share=0.1, seed=0)

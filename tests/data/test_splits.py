@@ -394,3 +394,22 @@ def test_saved_folds_of_another_seed_are_not_taken(given, tmp_path):
     assert same.fold_1.tolist() == first.fold_1.tolist()
     assert other.fold_1.tolist() == given(cohort_frame(), folds=3, seed=5).table.fold_1.tolist()
     assert other.fold_1.tolist() != first.fold_1.tolist()
+
+
+def test_tiles_of_tested_patients_are_refused():
+    """By the patient's name or a slide's; the first of the CSV is named, with a fold."""
+    frame = cohort_frame().assign(fold_1="train", fold_2="train")
+    frame.loc[frame.patient_id == "p04", "fold_2"] = "test"
+    frame.loc[frame.patient_id == "p05", "fold_2"] = "test"
+    frame.loc[frame.patient_id == "p06", "fold_1"] = "test"
+    names = {"tiles": "patients.csv", "labels": "labels.csv"}
+    splits.refuse_test_patients({"p00", "s01-1", "somebody"}, frame, **names)
+    with pytest.raises(DataError) as caught:
+        splits.refuse_test_patients({"p00", "p06", "s05-1"}, frame, **names)
+    said = str(caught.value)
+    assert "the patient p05, who is tested in fold 2 of labels.csv" in said
+    assert "every patient is tested in one of the 2 folds" in said
+    assert "2 such patients are named by patients.csv: remove" in said
+    with pytest.raises(DataError) as caught:
+        splits.refuse_test_patients({"p06"}, frame.drop(columns="fold_2"), **names)
+    assert "fold 1 of labels.csv; 1 such patient is named by patients.csv" in str(caught.value)

@@ -126,6 +126,26 @@ def test_scale_starts_at_14_and_stops_at_100():
     assert float(contrastive.logit_scale(jnp.float32(9.0))) == pytest.approx(100)
 
 
+def test_chance_is_the_share_of_the_largest_group():
+    group = np.array([4, 2, 4, 4, 7, 7, 7, 7])
+    whole = contrastive.in_batch_chance(group, np.ones(8, bool))
+    assert whole.tolist() == [0.5] * 8  # four of group 7
+    # Of the first five, three are of group 4; filling neither counts nor is counted.
+    part = contrastive.in_batch_chance(group, np.arange(8) < 5)
+    assert part.tolist() == pytest.approx([0.6] * 8)
+    assert contrastive.in_batch_chance(group, np.zeros(8, bool)).tolist() == [0] * 8
+
+
+def test_one_text_for_all_images_is_chance():
+    """Embeddings that have collapsed score what `in_batch_chance` says, at best."""
+    group = np.array([1, 1, 1, 0, 2])
+    images, texts = np.tile([[1.0, 0.0]], (5, 1)), np.tile([[0.0, 1.0]], (5, 1))
+    texts[2] = [1.0, 0.0]
+    mask = np.ones(5, bool)
+    accuracy = contrastive.in_batch_accuracy(images, texts, group, mask)
+    assert accuracy.mean() == pytest.approx(contrastive.in_batch_chance(group, mask).mean())
+
+
 def test_nearest_text_of_the_batch():
     texts = np.eye(3, dtype=np.float32)
     images = texts[[0, 2, 2]]

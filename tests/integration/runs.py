@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +32,7 @@ class Run:
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
         environment.pop("XLA_FLAGS", None)
-        self.lines: list[tuple[float, str]] = []
+        self.lines: list[str] = []
         self._process = subprocess.Popen(
             [sys.executable, "-m", "lrmil_jax.main", *map(str, arguments)],
             cwd=ROOT,
@@ -50,11 +49,11 @@ class Run:
     def _read(self) -> None:
         with self._process.stderr as lines:
             for line in lines:
-                self.lines.append((time.monotonic(), line.rstrip()))
+                self.lines.append(line.rstrip())
 
     @property
     def log(self) -> str:
-        return "\n".join(line for _, line in self.lines)
+        return "\n".join(self.lines)
 
     @property
     def running(self) -> bool:
@@ -62,18 +61,21 @@ class Run:
 
     def stage(self) -> int:
         """Stages begun so far."""
-        return sum("] " in line and f"/{len(STAGES)}] " in line for _, line in list(self.lines))
+        return sum("] " in line and f"/{len(STAGES)}] " in line for line in list(self.lines))
 
-    def wait(self, seconds: float = 400) -> int:
-        """The exit status."""
-        status = self._process.wait(timeout=seconds)
-        self._reader.join(timeout=10)
+    def wait(self) -> int:
+        """The exit status, however long that takes: a busy machine is no mistake of the run.
+
+        Workers write to the same pipe, so once it ends they have ended too.
+        """
+        status = self._process.wait()
+        self._reader.join()
         return status
 
     def kill(self) -> bool:
         """Kills this process alone, as the system would; True if it still ran."""
         self._process.send_signal(signal.SIGKILL)
-        return self._process.wait(timeout=60) == -signal.SIGKILL
+        return self.wait() == -signal.SIGKILL
 
 
 def end_all() -> None:

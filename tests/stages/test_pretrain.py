@@ -4,15 +4,17 @@ import json
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 from lrmil_jax import config as configuration
+from lrmil_jax.data import source, tiles
 from lrmil_jax.data.captions import CaptionedTiles
 from lrmil_jax.encoders import TextTower, pretrained, registry
 from lrmil_jax.errors import ConfigError, DataError, WeightsError
-from lrmil_jax.stages import models, pretrain
+from lrmil_jax.stages import models, pretrain, pretrain_tiles
 from lrmil_jax.train import make_mesh
 from lrmil_jax.train.encode import BatchEncoder
 
@@ -97,7 +99,50 @@ def test_validation_is_logged(learned):
     rows = measured(learned / "pretrain/training")
     first, last = (row for row in rows if "validation/loss" in row)
     assert last["validation/loss"] < first["validation/loss"]
-    assert last["validation/accuracy"] == 1
+    for name in ("accuracy", "balanced_accuracy", "auc"):
+        assert last[f"validation/{name}"] == 1
+    assert last["validation/majority_share"] == pytest.approx(1 / 3)
+
+
+def test_figures_are_kept_with_both_towers(learned):
+    _, tower = towers(learned)
+    _, about = pretrained.read_tensors(learned / "pretrain/encoder.safetensors")
+    wanted = {"accuracy": "1.0000", "balanced_accuracy": "1.0000", "auc": "1.0000"}
+    wanted = {f"tile_{name}": value for name, value in wanted.items()}
+    for facts in (tower.facts, about):
+        assert wanted.items() <= facts.items()
+        assert facts["tile_majority_share"] == "0.3333"
+
+
+def test_a_tower_that_tells_nothing_is_seen_to_be_at_chance(tmp_path, monkeypatch, caplog):
+    """Seven of ten tiles are of one class: an accuracy of .7 is what no look at them gives."""
+    for name, count in {"rare": 15, "usual": 35}.items():
+        (tmp_path / name).mkdir()
+        for number in range(count):
+            Image.fromarray(np.full((16, 16, 3), 99, np.uint8)).save(
+                tmp_path / name / f"{number}.png"
+            )
+    config = small(data__tiles=str(tmp_path))
+    pair = pretrain.Pair.create(config, CaptionedTiles.from_folder(tmp_path))
+    # What every tile looks like to it: a little more like the second class than like the first.
+    directions = jnp.eye(8)
+    texts = lambda self, params, captions: directions[captions["group"]]  # noqa: E731
+    images = lambda self, params, images: jnp.tile(directions[1], (len(images), 1))  # noqa: E731
+    monkeypatch.setattr(pretrain.Pair, "embed_captions", texts)
+    monkeypatch.setattr(pretrain.Pair, "embed_images", images)
+    held = tiles.TileSource(pair.tiles, pair.tiles.split(share=0.2, seed=0)[1], px=16)
+    batches = source.held_out_batches(held, range(len(held)), batch=4)
+    validate = pretrain._validation(pair, batches, make_mesh())
+    measured = validate({"log_scale": jnp.float32(1.0)})
+    # 3 and 7 tiles are held out.
+    assert measured["accuracy"] == measured["majority_share"] == pytest.approx(0.7)
+    assert measured["balanced_accuracy"] == measured["auc"] == 0.5
+    with caplog.at_level("INFO"):
+        facts = pretrain._summary(pair.tiles, measured)
+    assert facts["tile_majority_share"] == "0.7000"
+    line = caplog.messages[-1]
+    assert "AUC 0.5000 (chance 0.5), balanced accuracy 0.5000 (chance 0.5), accuracy 0.7000" in line
+    assert "0.7000 is the largest class's share" in line
 
 
 def test_eight_devices_train_as_one(coloured, tmp_path, monkeypatch):
@@ -136,6 +181,7 @@ def test_captions_of_ones_own(coloured, tmp_path):
     pretrain.run(small(data__captions=str(path)), tmp_path)
     _, tower = towers(tmp_path)
     assert 0 <= float(tower.facts["in_batch_accuracy"]) <= 1
+    assert 0 < float(tower.facts["in_batch_chance_accuracy"]) < 1
     assert "tile_accuracy" not in tower.facts
     assert tower.embed(["number 3 in red"]).shape == (1, 8)
 
@@ -144,13 +190,21 @@ def test_synthetic_tiles_of_two_magnifications(tmp_path):
     """Of another seed than the slides', and so other tiles for every seed of a run."""
     options = {"synthetic__tile_scales": (1, 4), "synthetic__tiles_per_class": 2}
     first, second = (
-        pretrain.captioned_tiles(small(seed=seed, **options), tmp_path / str(seed))
+        pretrain_tiles.captioned_tiles(small(seed=seed, **options), tmp_path / str(seed))
         for seed in (0, 1)
     )
     assert first.classes == ("benign", "fat", "lymphoid", "stroma", "tumour")
     assert len(first.paths) == len(second.paths) == 2 * 2 * 5
     assert len(first.captions) == 40
     assert first.paths[0].read_bytes() != second.paths[0].read_bytes()
+
+
+def test_scales_of_synthetic_tiles_are_no_patients(tmp_path):
+    """They lie in sub-folders of their classes, as patients of given tiles may."""
+    config = small(synthetic__tile_scales=(4,), synthetic__tiles_per_class=2)
+    made = pretrain_tiles.captioned_tiles(config, tmp_path)
+    assert made.paths[0].parent.name == "scale_4"
+    assert made.patients == ()
 
 
 def test_towers_of_different_runs_do_not_mix(learned, tmp_path):

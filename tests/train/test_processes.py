@@ -28,7 +28,7 @@ def start(port, index, directory, cache):
 
 
 def answer(process):
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate()
     assert process.returncode == 0
     return json.loads(output.strip().splitlines()[-1])
 

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -145,7 +146,7 @@ def child(cache, steps, pause, *directories):
 
 def finish(cache, steps, *directories):
     """What stands in each directory when the training in it is through."""
-    assert child(cache, steps, 0.0, *directories).wait(timeout=240) == 0
+    assert child(cache, steps, 0.0, *directories).wait() == 0
     return [outcome(directory) for directory in directories]
 
 
@@ -154,19 +155,19 @@ def kill_after(cache, steps, directory, seconds):
     process = child(cache, steps, 0.02, directory)
     rows = directory / "metrics.jsonl"
     before = rows.stat().st_mtime_ns if rows.exists() else 0
-    deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
+    while process.poll() is None:
         if rows.exists() and rows.stat().st_size and rows.stat().st_mtime_ns != before:
             time.sleep(seconds)
             break
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
-    return process.wait(timeout=60) == -signal.SIGKILL
+    return process.wait() == -signal.SIGKILL
 
 
 def test_killed_process_is_bit_identical(tmp_path, compilation_cache):
     steps, killed = 60, tmp_path / "killed"
-    assert kill_after(compilation_cache, steps, killed, 0.4)
+    while not kill_after(compilation_cache, steps, killed, 0.4):
+        shutil.rmtree(killed)  # too late, as the machine is busy: once more from nothing
     assert not (killed / "result.json").exists()
     resumed, undisturbed = finish(compilation_cache, steps, killed, tmp_path / "whole")
     assert resumed == undisturbed
@@ -177,11 +178,12 @@ def test_killed_at_many_random_moments(tmp_path, compilation_cache):
     seed = random.randrange(10**6)
     print("seed", seed)  # shown when the test fails
     rng, steps, kills = random.Random(seed), 100, 0
-    directories = [tmp_path / f"killed{trial}" for trial in range(3)]
-    for directory in directories:
+    directories = []
+    while kills < 10:
+        directory = tmp_path / f"killed{len(directories)}"
+        directories.append(directory)
         kills += sum(
             kill_after(compilation_cache, steps, directory, rng.uniform(0, 0.8)) for _ in range(7)
         )
-    assert kills >= 10
     *resumed, undisturbed = finish(compilation_cache, steps, *directories, tmp_path / "whole")
     assert all(one == undisturbed for one in resumed)

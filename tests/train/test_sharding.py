@@ -69,6 +69,21 @@ def test_evaluator_means_over_unequal_batches():
     assert evaluate(jnp.float32(2.0), batches) == {"loss": pytest.approx(6.0)}
 
 
+def test_evaluator_gives_single_examples_in_order_without_filling():
+    """Batches of five and three are filled up to the eight devices, one example is filling."""
+
+    def loss_fn(params, constants, batch, key, train):
+        return {"loss": batch["x"], "rows": params * jnp.stack([batch["x"], -batch["x"]], 1)}
+
+    evaluate = Evaluator(loss_fn, keep=("rows",))
+    x = np.arange(8, dtype=np.float32)
+    batches = [{"x": x[:5]}, {"x": x[5:], "weight": np.array([1.0, 0.0, 1.0], np.float32)}]
+    means, examples = evaluate.with_examples(jnp.float32(2.0), batches)
+    assert means == {"loss": pytest.approx(22 / 7)}
+    wanted = 2 * np.array([0, 1, 2, 3, 4, 5, 7])
+    np.testing.assert_array_equal(examples["rows"], np.stack([wanted, -wanted], 1))
+
+
 def test_weight_decay_spares_biases_norms_tokens_and_positions():
     params = {
         "Dense_0": {"kernel": np.zeros((2, 2)), "bias": np.zeros(2)},
