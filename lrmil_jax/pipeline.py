@@ -70,7 +70,8 @@ def run(config: ConfigDict, workdir: Path, names: list[str], donors: Sequence[Pa
         if graph.STAGES["text"] in stages:
             text.preflight(config, workdir, cohort.classes)
     _remove_leftovers(workdir)
-    share_programs(workdir)
+    if config.folds > 1:
+        share_programs(workdir)
     files.write_json(workdir / "config.json", configuration.flatten(config))
     for number, stage in enumerate(stages, 1):
         for fold in graph.folds(config, stage):
