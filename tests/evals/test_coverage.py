@@ -10,9 +10,9 @@ import zlib
 
 import numpy as np
 import pytest
-from scipy.stats import norm, rankdata
+from scipy.stats import norm
 
-from lrmil_jax.evals import influence, intervals
+from lrmil_jax.evals import intervals
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,24 +68,37 @@ class Situation:
 
 
 def figure(patients, labels, scores):
-    """The AUC alone, as `intervals.figures` gives it."""
-    probability = 1 / (1 + np.exp(-scores))
-    both = np.stack([1 - probability, probability], 1)
-    positive = labels.sum()
-    wins = rankdata(probability)[labels == 1].sum() - positive * (positive + 1) / 2
-    auc = wins / (positive * (len(labels) - positive))
-    changes = influence.influences(labels, both)["auc"]
+    """The AUC alone, as `intervals.figures` gives it, which would take minutes."""
+    positive, changes = labels == 1, np.empty(len(labels))
+    for kind in (positive, ~positive):
+        below = (scores[kind][:, None] > scores[~kind]).mean(1)
+        size = kind.sum()
+        scale = np.sqrt(size / (size - 1)) if size > 1 else np.nan
+        changes[kind] = scale * (below - below.mean()) / size
+        auc = 1 - below.mean()  # in the end that of the negatives
+    changes[~positive] *= -1
     return intervals.Figure(float(auc), changes, patients, labels)
+
+
+def test_the_figures_of_the_simulation_are_those_of_the_library():
+    (test,) = Situation("shared", 1, 60, 0.2, 0.85, 0.0).draw(np.random.default_rng(0))
+    patients, labels, scores = test
+    probability = 1 / (1 + np.exp(-scores))
+    names = [f"{patient:03d}" for patient in patients]
+    found = intervals.figures(labels, np.stack([1 - probability, probability], 1), names)["auc"]
+    own = figure(*test)
+    assert own.value == pytest.approx(found.value)
+    np.testing.assert_allclose(own.influence, found.influence, atol=1e-12)
 
 
 def coverage(situation, simulations):
     rng = np.random.default_rng(zlib.crc32(repr(situation).encode()))
-    hits = 0
+    hits, truth = 0, situation.truth
     for _ in range(simulations):
         found = intervals.summarise([figure(*test) for test in situation.draw(rng)])
         if found.low is None:  # a lone positive: nothing is claimed
             continue
-        hits += found.low <= situation.truth <= found.high
+        hits += found.low <= truth <= found.high
     return hits / simulations
 
 
@@ -109,9 +122,10 @@ def test_intervals_hold_as_often_as_they_say():
     """.95 in the mean of the situations, and in each from .93 to .97, to two standard errors of
     the simulation and a hundredth."""
     simulations = 1000
-    found = {situation: coverage(situation, simulations) for situation in SITUATIONS}
-    for situation, value in found.items():
-        print(f"{value:.3f}", *dataclasses.astuple(situation))
+    found = {}
+    for situation in SITUATIONS:
+        found[situation] = coverage(situation, simulations)
+        print(f"{found[situation]:.3f}", *dataclasses.astuple(situation), flush=True)
     assert 0.94 <= np.mean(list(found.values())) <= 0.96
     error = 0.01 + 2 * np.sqrt(0.95 * 0.05 / simulations)
     off = {s: value for s, value in found.items() if not 0.93 - error <= value <= 0.97 + error}
