@@ -80,7 +80,7 @@ STAGES = {
         Stage("report", keys=("report.", "deliver"), after=("evaluate", "student", "mil")),
         Stage("zero_shot", keys=("text.", "encoder.name", "encoder.weights", "encoder.dtype",
                                  "data.tiles", "data.classes", "report.tiles", "synthetic.",
-                                 "evaluate.bootstrap_samples", "geometry.patch_px", "seed"),
+                                 "geometry.patch_px", "seed"),
               own_inputs=True),
     )
 }  # fmt: skip

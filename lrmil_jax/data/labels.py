@@ -29,7 +29,8 @@ class Cohort:
 
     Attributes:
       table: columns slide_id, patient_id, case_id (what is predicted and measured as one), label
-        (int), path, mpp (NaN: the file's own), fold_1...
+        (int), path, mpp (NaN: the file's own), fold_1..., and pool where the CSV has that column:
+        the pool of images that a composed slide is made of (NaN: none).
       classes: class names in the order of the labels.
     """
 
@@ -130,6 +131,8 @@ def read_cohort(
     table["case_id"] = splits.cases(table.patient_id, table.label)
     table["path"] = _resolve_paths(table, frame.get("path"), slides, labels)
     table["mpp"] = _read_mpp(frame, table, labels)
+    if "pool" in frame:
+        table["pool"] = frame["pool"].str.strip()
     table = splits.with_folds(table, frame, folds, seed, saved_folds, labels)
     splits.check_folds(table, names, str(labels))
     return Cohort(table=table, classes=names)

@@ -1,5 +1,5 @@
-"""Metrics per patient and their bootstrap intervals."""
+"""Metrics per patient and their intervals."""
 
-from lrmil_jax.evals import bootstrap, metrics
+from lrmil_jax.evals import intervals, metrics
 
-__all__ = ["bootstrap", "metrics"]
+__all__ = ["intervals", "metrics"]

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
-from lrmil_jax.evals import bootstrap
+from lrmil_jax.evals import intervals
 
 
 def lesion_share(
@@ -134,58 +134,48 @@ def best_threshold(
     return float(candidates[np.argmax(total)])
 
 
-def summary(slides: pd.DataFrame, *, seed: int, samples: int = 2000) -> dict:
-    """One model's figures over slides with lesion.
+def summary(folds: Sequence[pd.DataFrame]) -> dict:
+    """One arm's figures over slides with lesion, the mean over the folds' models.
 
     Args:
-      slides: one row a slide: `case_id` (its patient), `auc`, `dice`, empty where undefined, and
-        `highest_dice`.
-      seed: of the bootstrap over patients.
-      samples: number of resamples.
+      folds: of each fold one row a slide: `slide_id`, `case_id` (its patient), `auc`, `dice`, empty
+        where undefined, and `highest_dice`.
 
     Returns:
-      `slides`, `patients`; means `auc` and `dice` over the slides that define them (None without
-      any), `auc_sd` between slides, 95 % intervals `auc_interval` and `dice_interval`, and the
-      mean `highest_dice`.
+      `slides`, `patients`, each counted once; `auc` and `dice`, means over folds of the mean over
+      the slides that define them (None without any), `auc_sd` between slides, 95 % intervals
+      `auc_interval` and `dice_interval` as `intervals.summarise` gives them, and the mean
+      `highest_dice`.
     """
-    found = {"slides": len(slides), "patients": int(slides.case_id.nunique())}
-    cases = slides.case_id.to_numpy(str)
+    slides = pd.concat(folds)
+    result = {"slides": slides.slide_id.nunique(), "patients": slides.case_id.nunique()}
     for name in ("auc", "dice", "highest_dice"):
-        values = slides[name].to_numpy(np.float64)
-        defined = values[np.isfinite(values)]
-        found[name] = float(defined.mean()) if len(defined) else None
+        measured = [
+            slide_mean(fold[name].to_numpy(np.float64), fold.case_id.to_numpy(str))
+            for fold in folds
+        ]
+        over_folds = intervals.summarise(measured)
+        result[name] = over_folds.mean
         if name != "highest_dice":
-            found[f"{name}_interval"] = mean_interval(values, cases, seed=seed, samples=samples)
+            result[f"{name}_interval"] = over_folds.interval
         if name == "auc":
-            found["auc_sd"] = float(defined.std(ddof=1)) if len(defined) > 1 else None
-    return found
+            defined = slides.auc.dropna()
+            result["auc_sd"] = float(defined.std()) if len(defined) > 1 else None
+    return result
 
 
-def mean_interval(
-    values: Float[np.ndarray, " S"],
-    cases: np.ndarray,
-    *,
-    seed: int,
-    samples: int = 2000,
-    level: float = 0.95,
-) -> tuple[float, float] | None:
-    """Percentile interval of a mean over slides, resampling patients with all their slides.
+def slide_mean(values: Float[np.ndarray, " S"], cases: np.ndarray) -> intervals.Figure:
+    """A model's mean over slides, as a figure of patients with all of their slides.
 
     Args:
-      values: of each slide; NaN is left out.
+      values: of each slide, from 0 to 1; NaN is left out.
       cases: [S] the patient of each.
-      seed: equal seeds draw equal patients.
-      samples: number of resamples.
-      level: coverage, between 0 and 1.
-
-    Returns:
-      (low, high), or None if no slide has a value.
     """
     defined = np.isfinite(values)
-    if not defined.any():
-        return None
-    names, place = np.unique(cases[defined], return_inverse=True)
-    sums, counts = np.bincount(place, values[defined]), np.bincount(place)
-    rng = np.random.default_rng(seed)
-    draws = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=samples)
-    return bootstrap.interval((draws @ sums) / (draws @ counts), level=level)
+    values, (names, place) = values[defined], np.unique(cases[defined], return_inverse=True)
+    mean = float(values.mean()) if len(values) else None
+    influence = np.zeros(0)
+    if mean is not None:
+        scale = np.sqrt(len(names) / (len(names) - 1)) if len(names) > 1 else np.nan
+        influence = scale * np.bincount(place, values - mean) / len(values)
+    return intervals.Figure(mean, influence, names, np.zeros(len(names), np.int64))

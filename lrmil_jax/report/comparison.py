@@ -37,7 +37,7 @@ def _line(row: dict, timed: bool, lesions: bool) -> list[str]:
     else:
         line += [
             f"{row['gain_mean']:+.3f} [{row['gain_low']:+.3f}, {row['gain_high']:+.3f}]",
-            f"{row['gain_above_zero']} of {row['gain_seeds']}",
+            f"{row['gain_above_zero']} of {row['gain_count']}",
         ]
     line += [table.cell(row.get("patches"), 0)]
     line += [table.cell(row.get(f"seconds_{phase}"), 4) for phase in table.PHASES] if timed else []

@@ -69,7 +69,7 @@ def _difference(row: dict, stem: str) -> str:
     if mean is None:
         return "-"
     return f"{mean:+.3f} {_bounds(row, stem, '+')}, {row[f'{stem}_above_zero']} of " + str(
-        row[f"{stem}_seeds"]
+        row[f"{stem}_count"]
     )
 
 

@@ -35,13 +35,27 @@ def interval(value: float | None, bounds: Sequence[float | None] | None) -> str:
     return f"{number(value)} [{number(bounds[0])}, {number(bounds[1])}]"
 
 
+def mean_and_spread(mean: float | None, deviation: float | None, bounds: Sequence | None) -> str:
+    """`0.912 ± 0.031 [0.850, 0.960]`, less what there is not."""
+    spread = "" if deviation is None or pd.isna(deviation) else f" ± {number(deviation)}"
+    value, bracket, rest = interval(mean, bounds).partition(" [")
+    return value + spread + bracket + rest
+
+
 def cells(rows: Sequence[dict]) -> list[list[str]]:
     """The table as shown, the first line being the heading.
 
     Args:
-      rows: dicts with `arm`, `auc`, `auc_interval`, `accuracy`, `patches` and `seconds_<phase>`.
+      rows: dicts with `arm`, `auc`, `auc_interval`, `accuracy`, `patches`, `seconds_<phase>`, of
+        two classes `youden_accuracy`, and of several `folds` also `auc_sd`, `auc_folds` (how many
+        have an AUC) and `auc_pooled`.
     """
-    head = ["model", "AUC [95 % interval]", "accuracy", "patches/slide"]
+    several = any(row.get("folds", 1) > 1 for row in rows)
+    head = ["model"]
+    head += (
+        ["AUC mean ± SD over folds [95 %]", "pooled AUC"] if several else ["AUC [95 % interval]"]
+    )
+    head += ["accuracy", "accuracy at Youden's", "patches/slide"]
     head += [f"{phase.replace('_', '+')} s" for phase in PHASES] + ["total s"]
     shown = [head]
     for row in rows:
@@ -50,13 +64,24 @@ def cells(rows: Sequence[dict]) -> list[list[str]]:
         shown.append(
             [
                 ARM_NAMES.get(row["arm"], row["arm"]),
-                interval(row["auc"], row.get("auc_interval")),
+                *_auc_cells(row, several),
                 number(row["accuracy"]),
+                cell(row.get("youden_accuracy")),
                 number(row["patches"], 1),
                 *("-" if value is None else number(value) for value in (*seconds, total)),
             ]
         )
     return shown
+
+
+def _auc_cells(row: dict, several: bool) -> list[str]:
+    bounds = row.get("auc_interval")
+    if not several:
+        return [interval(row["auc"], bounds)]
+    shown = mean_and_spread(row["auc"], row["auc_sd"], bounds)
+    if row["auc_folds"] < row["folds"]:
+        shown += f" ({row['auc_folds']} of {row['folds']} folds)"
+    return [shown, number(row["auc_pooled"])]
 
 
 def attention_cells(rows: Sequence[dict]) -> list[list[str]]:
@@ -105,23 +130,23 @@ def markdown(shown: Sequence[Sequence[str]]) -> list[str]:
     return [found[0], "|" + " --- |" * len(shown[0]), *found[1:]]
 
 
-def save(folder: Path, rows: Sequence[dict]) -> None:
-    """Writes `table.csv` with every figure, `table.txt` and `table.md` as it is shown.
+def save(folder: Path, rows: Sequence[dict], notes: Sequence[str] = ()) -> None:
+    """Writes `table.csv` with every figure, `table.txt` and `table.md` as it is shown, with notes.
 
     Where attention was scored against masks, `attention.csv`, `.txt` and `.md` as well.
     """
-    _save(folder, "table", [_flat(row) for row in rows], cells(rows))
+    _save(folder, "table", [flat(row) for row in rows], cells(rows), notes)
     scored = [row for row in rows if "lesion_slides" in row]
     if scored:
         kept = [
-            {name: value for name, value in _flat(row).items()
+            {name: value for name, value in flat(row).items()
              if name == "arm" or name.startswith(("attention_", "lesion_"))}
             for row in scored
         ]  # fmt: skip
         _save(folder, "attention", kept, attention_cells(scored))
 
 
-def _flat(row: dict) -> dict:
+def flat(row: dict) -> dict:
     """The row with an interval's two bounds as figures of their own."""
     flat = {name: value for name, value in row.items() if not name.endswith("_interval")}
     for name, value in row.items():
@@ -132,8 +157,15 @@ def _flat(row: dict) -> dict:
     return flat
 
 
-def _save(folder: Path, name: str, flat: list[dict], shown: list[list[str]]) -> None:
+def _save(
+    folder: Path,
+    name: str,
+    figures: list[dict],
+    shown: list[list[str]],
+    notes: Sequence[str] = (),
+) -> None:
     with files.atomic_path(folder / f"{name}.csv") as temporary:
-        pd.DataFrame(flat).to_csv(temporary, index=False)
-    files.write_text(folder / f"{name}.txt", "\n".join(aligned(shown)) + "\n")
-    files.write_text(folder / f"{name}.md", "\n".join(markdown(shown)) + "\n")
+        pd.DataFrame(figures).to_csv(temporary, index=False)
+    files.write_text(folder / f"{name}.txt", "\n".join([*aligned(shown), *notes]) + "\n")
+    lines = [*markdown(shown), *(line for note in notes for line in ("", note))]
+    files.write_text(folder / f"{name}.md", "\n".join(lines) + "\n")

@@ -172,7 +172,10 @@ def write_cohort(
     recipe: MosaicRecipe,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Writes slides, masks, `labels.csv` with the split as `fold_1`, and the encoder's tiles.
+    """Writes slides, masks, `labels.csv` and the encoder's tiles.
+
+    `labels.csv` has the split as `fold_1`, and as `pool` the fields that a slide is composed of:
+    slides of one pool share fields, so they are not independent.
 
     Args:
       tiles: one folder of fields a class.
@@ -207,10 +210,10 @@ def write_cohort(
             write_slide(output / "slides" / f"{slide_id}.tif", image, mpp=recipe.mpp)
             with atomic_path(output / "masks" / f"{slide_id}.png") as path:
                 Image.fromarray(lesion).save(path, "PNG")
-            rows.append((slide_id, slide_id, label, split))
+            rows.append((slide_id, slide_id, label, split, split))
             if progress is not None:
                 progress(len(rows), sum(slides))
-    table = pd.DataFrame(rows, columns=["slide_id", "patient_id", "label", "fold_1"])
+    table = pd.DataFrame(rows, columns=["slide_id", "patient_id", "label", "fold_1", "pool"])
     with atomic_path(output / "labels.csv") as path:
         table.to_csv(path, index=False)
     return output / "labels.csv"

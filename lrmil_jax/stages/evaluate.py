@@ -12,7 +12,7 @@ from scipy.special import softmax
 from lrmil_jax import files
 from lrmil_jax.data import writer
 from lrmil_jax.data.features import FeatureStore
-from lrmil_jax.evals import bootstrap, localisation, metrics
+from lrmil_jax.evals import localisation, predictions
 from lrmil_jax.selection import score
 from lrmil_jax.stages import (
     baseline,
@@ -35,7 +35,8 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     """Writes `predictions.csv`, `metrics.json` and, with masks, `localisation.csv`.
 
     All are of the fold's test slides; `metrics.json` has the validation patients' figures beside
-    them, so that settings can be compared without looking at the test.
+    them, so that settings can be compared without looking at the test, and what the thresholds give
+    that were chosen on them.
     """
     cohort = layout.prepared_cohort(config, workdir)
     table = cohort.slides(fold, "val", "test")
@@ -54,13 +55,16 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
         probabilities, measured["colour"] = colours.predictions(config, workdir, fold, cohort)
         frames["colour"] = _frame("colour", table, probabilities, cohort.classes)
     for arm, frame in frames.items():
-        measured[arm] |= measure(frame[test], config)
-        measured[arm]["validation"] = measure(frame[~test], config)
+        measured[arm] |= predictions.measure(frame[test])
+        measured[arm]["validation"] = predictions.measure(frame[~test])
+        measured[arm]["thresholds"] = predictions.operating_points(
+            frame[~test], frame[test], sensitivity=config.evaluate.sensitivity
+        )
     _localise(config, folder, table, lesions_of, attentions, ~test, measured)
     if config.method == "wise_fuse":
         measured["wise_fuse"]["selection"] = _selection(workdir, fold, table, test, lesions_of)
-    predictions = pd.concat([frame[test] for frame in frames.values()], ignore_index=True)
-    writer.write_table(folder / "predictions.csv", predictions)
+    tested = pd.concat([frame[test] for frame in frames.values()], ignore_index=True)
+    writer.write_table(folder / "predictions.csv", tested)
     files.write_json(folder / "metrics.json", measured)
 
 
@@ -133,7 +137,7 @@ def _localise(
     for arm, threshold in thresholds.items():
         for split, target in (("test", measured[arm]), ("val", measured[arm]["validation"])):
             rows = scored[(scored.arm == arm) & (scored.split == split)]
-            target["localisation"] = summarise(rows, config) | {"threshold": threshold}
+            target["localisation"] = localisation.summary([rows]) | {"threshold": threshold}
 
 
 def _selection(
@@ -162,42 +166,16 @@ def _selection(
     }
 
 
-def summarise(rows: pd.DataFrame, config: ConfigDict) -> dict:
-    """`localisation.summary` of one arm's rows with the config's bootstrap."""
-    return localisation.summary(rows, seed=config.seed, samples=config.evaluate.bootstrap_samples)
-
-
 def _frame(
     arm: str,
     table: pd.DataFrame,
     probabilities: Float[np.ndarray, "S C"],
     classes: tuple[str, ...],
 ) -> pd.DataFrame:
-    frame = table[["slide_id", "patient_id", "case_id"]].assign(arm=arm)
+    columns = [name for name in ("slide_id", "patient_id", "case_id", "pool") if name in table]
+    frame = table[columns].assign(arm=arm)
     frame["label"] = [classes[label] for label in table.label]
     for index, name in enumerate(classes):
         frame[f"prob_{name}"] = probabilities[:, index]
     frame["predicted"] = [classes[index] for index in probabilities.argmax(1)]
     return frame
-
-
-def patients(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row a patient (`metrics.by_patient`), labels as numbers, of one arm's rows of
-    `predictions.csv`."""
-    columns = metrics.probability_columns(frame)
-    names = [column.removeprefix(metrics.PROBABILITY_PREFIX) for column in columns]
-    labels = frame.label.map({name: index for index, name in enumerate(names)})
-    return metrics.by_patient(frame.assign(label=labels, patient_id=frame.case_id))
-
-
-def measure(frame: pd.DataFrame, config: ConfigDict) -> dict:
-    """Metrics per patient with their intervals, from one arm's rows of `predictions.csv`."""
-    labels, probabilities = metrics.arrays(patients(frame))
-    bounds = bootstrap.intervals(
-        labels, probabilities, seed=config.seed, samples=config.evaluate.bootstrap_samples
-    )
-    return {
-        "patients": len(labels),
-        "metrics": metrics.compute(labels, probabilities),
-        "intervals": bounds,
-    }

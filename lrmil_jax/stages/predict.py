@@ -17,7 +17,7 @@ from lrmil_jax.data import labels as label_csv
 from lrmil_jax.data import splits, writer
 from lrmil_jax.data.regions import file_identity
 from lrmil_jax.errors import DataError, SlideError, WorkdirError
-from lrmil_jax.evals import bootstrap, metrics
+from lrmil_jax.evals import intervals, metrics
 from lrmil_jax.report import geojson, heatmap
 from lrmil_jax.stages import model_folder
 from lrmil_jax.stages.inference import SlideResult
@@ -235,6 +235,8 @@ def _write_metrics(
     )
     labels, probabilities = metrics.arrays(patients)
     measured = metrics.compute(labels, probabilities)
-    bounds = bootstrap.intervals(labels, probabilities, seed=0)
+    bounds = intervals.of_one(
+        intervals.figures(labels, probabilities, patients.patient_id.to_numpy(str))
+    )
     files.write_json(folder / "metrics.json", {"metrics": measured, "intervals": bounds})
     log.info("AUC %s over %d patients", measured["auc"], len(labels))

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from lrmil_jax import files
+from lrmil_jax.evals import intervals, localisation, metrics, predictions, thresholds
 from lrmil_jax.report import attention, html, table
 from lrmil_jax.stages import evaluate, layout, lesions, model_folder, timing
 from lrmil_jax.stages import pictures as drawings
@@ -21,8 +22,8 @@ log = logging.getLogger(__name__)
 _LESION_SLIDES = 3  # drawn with every model's attention
 _ATTENTION_NOTE = (
     "Attention AUC: how often an LR patch with lesion gets more attention than one without, mean "
-    "over slides. Dice: overlap of the lesion's area and the patches above a threshold that each "
-    "fold's validation slides chose; whole patches cannot exceed the highest possible one."
+    "over slides and folds. Dice: overlap of the lesion's area and the patches above a threshold "
+    "that each fold's validation slides chose; whole patches cannot exceed the highest possible."
 )
 
 
@@ -37,7 +38,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
                  "model that encodes it once", len(members))  # fmt: skip
     timing.run(config, workdir)
     rows = result_rows(config, workdir)
-    table.save(folder, rows)
+    notes = result_notes(rows, test_predictions(config, workdir))
+    table.save(folder, rows, notes)
     _save_curves(config, workdir, folder / "training.png")
     pictures = [("training.png", "Validation loss of every training")]
     pictures += _save_attention(config, workdir, folder)
@@ -45,18 +47,17 @@ def run(config: ConfigDict, workdir: Path) -> None:
         pictures += drawings.save_regions(config, workdir, folder)
     if members:
         pictures += drawings.save_attention(config, workdir, folder)
-    note = (
-        "AUC and accuracy are per patient, over the test patients of all folds together, with a "
-        "95 % bootstrap interval over patients. Seconds per slide are medians, from the slide "
+    notes += [
+        "AUC and accuracy are per patient. Seconds per slide are medians, from the slide "
         "file, after a warm-up; LR without distillation costs what LRMIL costs."
-    )
+    ]
     shown = table.attention_cells(rows)
     scored = len(shown) > 1
     page = html.page(
         "lrmil_jax: results",
         table.cells(rows),
         pictures,
-        [note, _ATTENTION_NOTE] if scored else [note],
+        [*notes, _ATTENTION_NOTE] if scored else notes,
         second=("Attention on test slides with lesion", shown) if scored else None,
     )
     html.save(folder / "index.html", page)
@@ -64,24 +65,25 @@ def run(config: ConfigDict, workdir: Path) -> None:
 
 
 def result_rows(config: ConfigDict, workdir: Path) -> list[dict]:
-    """One row a model: pooled test predictions of all folds, patches and seconds per slide."""
+    """One row a model: test figures of all folds, patches and seconds per slide.
+
+    Of each of `metrics.NAMES` a row has the mean over folds, `_sd` over folds and the `_interval`
+    of the mean (`intervals.summarise`); of the AUC also `auc_folds`, how many folds define it, and
+    `auc_pooled`, that of all folds' probabilities taken as one model's.
+    """
     folders = _evaluate_folders(config, workdir)
-    pooled = pooled_predictions(config, workdir)
+    tested = test_predictions(config, workdir)
     seconds = _read_json(layout.stage_folder(workdir, "report") / "timing.json")
     measured = [_read_json(f / "metrics.json") for f in folders]
-    scored = localisation_columns(config, pooled_localisation(config, workdir))
+    scored = localisation_columns(pooled_localisation(config, workdir))
     rows = []
-    for arm in pooled.arm.unique():
-        result = evaluate.measure(pooled[pooled.arm == arm], config)
-        per_fold = [fold[arm]["metrics"]["auc"] for fold in measured]
-        defined = [value for value in per_fold if value is not None]
+    for arm, own in tested.groupby("arm", sort=False):
         row = {
             "arm": arm,
-            "patients": result["patients"],
-            **result["metrics"],
-            "auc_interval": result["intervals"]["auc"],
-            "auc_fold_mean": float(np.mean(defined)) if defined else None,
-            "auc_fold_sd": float(np.std(defined, ddof=1)) if len(defined) > 1 else None,
+            "folds": config.folds,
+            "patients": own.case_id.nunique(),
+            **_figures(own),
+            **_operating_points([fold[arm]["thresholds"] for fold in measured]),
             "patches": float(np.median([fold[arm]["patches"] for fold in measured])),
         }
         if arm in scored:
@@ -99,6 +101,62 @@ def result_rows(config: ConfigDict, workdir: Path) -> list[dict]:
     return rows
 
 
+def _figures(tested: pd.DataFrame) -> dict:
+    """One arm's metrics over folds."""
+    folds = [predictions.figures(rows) for _, rows in tested.groupby("fold")]
+    row = {}
+    for name in metrics.NAMES:
+        over_folds = intervals.summarise([fold[name] for fold in folds])
+        row |= {
+            name: over_folds.mean,
+            f"{name}_sd": over_folds.sd,
+            f"{name}_interval": over_folds.interval,
+        }
+        if name == "auc":
+            row["auc_folds"] = over_folds.count
+    each_fold = [predictions.patients(rows) for _, rows in tested.groupby("fold")]
+    pooled = metrics.compute(*metrics.arrays(pd.concat(each_fold)))
+    return row | {"auc_pooled": pooled["auc"]}
+
+
+def _operating_points(folds: list[dict[str, dict]]) -> dict[str, float | None]:
+    """Means over the folds that define them, `<threshold>_<figure>`; {} of other than two classes.
+
+    Thresholds are those of each fold's validation patients, figures those of its test patients.
+    """
+    row = {}
+    for name in thresholds.NAMES:
+        points = [fold[name] for fold in folds if name in fold]
+        for figure in points[0] if points else ():
+            if figure != "validation":
+                values = [point[figure] for point in points if point[figure] is not None]
+                stem = "wanted_sensitivity" if name == "sensitivity" else name
+                row[f"{stem}_{figure}"] = float(np.mean(values)) if values else None
+    return row
+
+
+def result_notes(rows: list[dict], tested: pd.DataFrame) -> list[str]:
+    """What a reader of the table has to know of its intervals."""
+    folds = rows[0]["folds"]
+    if folds == 1:
+        notes = ["AUC with a 95 % interval over patients."]
+    else:
+        notes = [
+            f"AUC: mean of {folds} folds, each model on its own test patients, with the 95 % "
+            "interval of the mean over patients and models; a patient tested in several folds is "
+            "one. Pooled: the probabilities of all folds ranked together."
+        ]
+        if any(row["auc_folds"] < folds for row in rows):
+            notes.append("Folds whose test patients lack a class have no AUC and are left out.")
+    if any("youden_accuracy" in row for row in rows):
+        notes.append(
+            "Accuracy is that of the most probable class, and at the threshold that has the "
+            "highest Youden's index on each fold's validation patients."
+        )
+    pools = predictions.pool_note(tested)
+    return notes + ([pools] if pools else [])
+
+
 def _selection(folds: list[dict]) -> dict[str, float]:
     """What WISE-FUSE's choice was among, and the share of lesion area it held; {} of others."""
     if not folds:
@@ -108,39 +166,32 @@ def _selection(folds: list[dict]) -> dict[str, float]:
     return found | ({"lesion_recall": float(np.mean(recalls))} if recalls else {})
 
 
-def pooled_predictions(config: ConfigDict, workdir: Path) -> pd.DataFrame:
-    """Rows of every fold's `predictions.csv`; a patient tested in two folds counts as two, because
-    two models were asked."""
+def test_predictions(config: ConfigDict, workdir: Path) -> pd.DataFrame:
+    """Rows of every fold's `predictions.csv` with their `fold`; a patient may be in several."""
     frames = []
     for fold, folder in enumerate(_evaluate_folders(config, workdir), 1):
-        frame = pd.read_csv(folder / "predictions.csv", dtype={"case_id": str})
-        frames.append(
-            frame.assign(case_id=frame.case_id + f"/{fold}", label=frame.label.astype(str))
-        )
+        names = dict.fromkeys(("case_id", "label", "pool"), str)
+        frames.append(pd.read_csv(folder / "predictions.csv", dtype=names).assign(fold=fold))
     return pd.concat(frames, ignore_index=True)
 
 
 def pooled_localisation(config: ConfigDict, workdir: Path) -> pd.DataFrame:
-    """Rows of every fold's `localisation.csv` with their `fold`; empty without masks.
-
-    A patient tested in two folds counts as two, as for predictions.
-    """
+    """Rows of every fold's `localisation.csv` with their `fold`; empty without masks."""
     frames = []
     for fold, folder in enumerate(_evaluate_folders(config, workdir), 1):
         if (folder / "localisation.csv").is_file():
             names = {"slide_id": str, "case_id": str}
-            frame = pd.read_csv(folder / "localisation.csv", dtype=names)
-            frame = frame.assign(case_id=frame.case_id + f"/{fold}", fold=fold)
+            frame = pd.read_csv(folder / "localisation.csv", dtype=names).assign(fold=fold)
             frames += [frame] if len(frame) else []  # a fold's test may have no lesion
     columns = [*lesions.COLUMNS, "fold"]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 
 
-def localisation_columns(config: ConfigDict, scored: pd.DataFrame) -> dict[str, dict]:
-    """What the tables say of each arm's attention on the test slides of all folds."""
+def localisation_columns(scored: pd.DataFrame) -> dict[str, dict]:
+    """What the tables say of each arm's attention on the test slides, the mean over folds."""
     columns = {}
     for arm, rows in scored.groupby("arm"):
-        found = evaluate.summarise(rows, config)
+        found = localisation.summary([fold for _, fold in rows.groupby("fold")])
         columns[arm] = {
             "lesion_slides": found["slides"],
             "lesion_patients": found["patients"],

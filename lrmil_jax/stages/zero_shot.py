@@ -18,7 +18,7 @@ from lrmil_jax.data.tile_folder import PATIENTS, TileFolder, file_stats, list_ti
 from lrmil_jax.data.tiles import read_tile
 from lrmil_jax.encoders import Transform
 from lrmil_jax.errors import ConfigError, DataError
-from lrmil_jax.evals import bootstrap, metrics
+from lrmil_jax.evals import intervals, metrics
 from lrmil_jax.report import zero_shot as report
 from lrmil_jax.selection import TextBank
 from lrmil_jax.slides import synthetic
@@ -50,7 +50,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     cosine = tower.project(embedding) @ texts.embedding.T
     probabilities = softmax(tower.logit_scale * cosine.astype(np.float64), axis=1)
     writer.write_table(folder / "predictions.csv", _table(kept, texts.classes, probabilities))
-    result = measure(config, kept, texts.classes, probabilities) | {
+    result = measure(kept, texts.classes, probabilities) | {
         "unreadable": {found.names[place]: reason for place, reason in unreadable.items()},
         "text": _text_facts(config, bank) | {"tower": tower_hash},
         "encoder": encoder.weights_hash,
@@ -197,14 +197,13 @@ def _table(
 
 
 def measure(
-    config: ConfigDict,
     tiles: TileFolder,
     classes: tuple[str, ...],
     probabilities: Float[np.ndarray, "n C"],
 ) -> dict[str, Any]:
     """Metrics over the labelled tiles, with intervals; counts alone where there are none.
 
-    Intervals resample patients where they are known, each with all of its tiles, else tiles.
+    Intervals are over patients where they are known, each with all of its tiles, else over tiles.
     """
     known = tiles.labels >= 0
     result = {
@@ -216,23 +215,14 @@ def measure(
     if not known.any():
         return result
     labels, probabilities = tiles.labels[known], probabilities[known]
-    groups = None
-    if tiles.patients:
-        groups = np.unique(np.array(tiles.patients)[known], return_inverse=True)[1]
+    drawn = np.array(tiles.patients)[known] if tiles.patients else np.arange(len(labels))
     confusion = np.zeros((len(classes), len(classes)), int)
     np.add.at(confusion, (labels, probabilities.argmax(1)), 1)
-    bounds = bootstrap.intervals(
-        labels,
-        probabilities,
-        groups=groups,
-        seed=config.seed,
-        samples=config.evaluate.bootstrap_samples,
-    )
     return result | {
         "metrics": metrics.compute(labels, probabilities),
-        "intervals": bounds,
-        "interval_over": "tiles" if groups is None else "patients",
-        "patients": None if groups is None else int(groups.max()) + 1,
+        "intervals": intervals.of_one(intervals.figures(labels, probabilities, drawn)),
+        "interval_over": "patients" if tiles.patients else "tiles",
+        "patients": len(np.unique(drawn)) if tiles.patients else None,
         "largest_class": float(np.bincount(labels).max() / len(labels)),
         "confusion": confusion.tolist(),
     }

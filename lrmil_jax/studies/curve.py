@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from lrmil_jax.evals import seeds
+from lrmil_jax.evals.intervals import Summary
 from lrmil_jax.report.table import EXHAUSTIVE, PHASES
-from lrmil_jax.studies.measured import Measured, paired
+from lrmil_jax.studies.measured import Measured, over_seeds, paired
 from lrmil_jax.studies.plan import GUIDED, RANDOM, UNPROMPTED
 
 
@@ -18,9 +18,9 @@ def points(measured: Sequence[Measured]) -> list[dict]:
     A line is named as its variants are, less the budget at the end.
 
     Returns:
-      Rows with `line`, `budget` (None without), `auc_<of seeds.Summary>`, `accuracy`, `recall` and
-      its SD, `patches`, `seconds_encode`, `seconds_select`, `seconds`, and the paired differences
-      of AUC `to_exhaustive_*` and `to_random_*`, the line's less the other's.
+      Rows with `line`, `budget` (None without), `auc_<of intervals.Summary>`, `accuracy`, `recall`
+      and its SD, `patches`, `seconds_encode`, `seconds_select`, `seconds`, and the paired
+      differences of AUC `to_exhaustive_*` and `to_random_*`, the line's less the other's.
     """
     groups: dict[tuple, list[Measured]] = {}
     for one in measured:
@@ -37,8 +37,7 @@ def _line(one: Measured) -> str:
 
 
 def _point(line: str, budget: float | int | None, own: list[Measured], groups: dict) -> dict:
-    auc = seeds.summarise([one.auc for one in own], [one.resampled for one in own], seed=0)
-    row = {"line": line, "budget": budget, **_named("auc", auc)}
+    row = {"line": line, "budget": budget, **_named("auc", over_seeds(own))}
     for name, other in (("exhaustive", (EXHAUSTIVE, None)), ("random", (RANDOM, budget))):
         if other in groups and other[0] != line:
             difference = paired(own, groups[other])
@@ -57,7 +56,7 @@ def _point(line: str, budget: float | int | None, own: list[Measured], groups: d
     return row
 
 
-def _named(stem: str, summary: seeds.Summary) -> dict:
+def _named(stem: str, summary: Summary) -> dict:
     return {f"{stem}_{name}": value for name, value in dataclasses.asdict(summary).items()}
 
 

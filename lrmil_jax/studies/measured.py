@@ -5,10 +5,12 @@ import json
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 
-from lrmil_jax.evals import bootstrap, metrics, seeds
+from lrmil_jax.evals import intervals, predictions
+from lrmil_jax.evals.intervals import Figure, Summary
 from lrmil_jax.report import table
-from lrmil_jax.stages import evaluate, layout, report
+from lrmil_jax.stages import layout, report
 from lrmil_jax.studies.plan import BASE, Run
 
 # The arm that stands for a run in the table: what its method is about.
@@ -22,22 +24,26 @@ class Measured:
     Attributes:
       model: its name in the table.
       record: the tidy row.
-      auc: of the test patients, or None.
-      resampled: AUC of resampled test patients; equal seeds draw equal patients.
-      patients: their identities, by which paired differences are checked.
+      folds: AUC of each fold's test patients, whose names say of which cohort they are.
+      note: what shared pools of fields mean for the intervals, or None.
     """
 
     model: str
     record: dict
-    auc: float | None
-    resampled: np.ndarray
-    patients: tuple[str, ...]
+    folds: tuple[Figure, ...]
+    note: str | None = None
+
+    @property
+    def auc(self) -> float | None:
+        """Mean over the folds that define it, or None."""
+        return intervals.mean(self.folds).value
 
 
 def measure(run: Run) -> list[Measured]:
     """The models of one run: all arms of the config itself, and of a variant its own one."""
-    predictions = report.pooled_predictions(run.config, run.folder)
-    found = []
+    tested = report.test_predictions(run.config, run.folder)
+    note = predictions.pool_note(tested)
+    measured = []
     for row in report.result_rows(run.config, run.folder):
         if run.variant == BASE:
             model = table.ARM_NAMES.get(row["arm"], row["arm"])
@@ -45,32 +51,29 @@ def measure(run: Run) -> list[Measured]:
             model = run.variant
         else:
             continue
-        patients = evaluate.patients(predictions[predictions.arm == row["arm"]])
-        samples = run.config.evaluate.bootstrap_samples
-        draws = bootstrap.resampled(*metrics.arrays(patients), seed=run.seed, samples=samples)
-        found.append(
-            Measured(
-                model=model,
-                record=_record(run, model, row),
-                auc=row["auc"],
-                resampled=draws["auc"],
-                patients=tuple(patients.patient_id),
-            )
-        )
-    return found
+        folds = _fold_aucs(run, tested[tested.arm == row["arm"]])
+        measured.append(Measured(model, _record(run, model, row), folds, note))
+    return measured
+
+
+def _fold_aucs(run: Run, tested: pd.DataFrame) -> tuple[Figure, ...]:
+    """The patients of one label CSV are the same in every seed, which {seed} in its name prevents;
+    synthetic ones of one name are others in every seed."""
+    cohort = run.config.data.labels or f"synthetic, seed {run.seed}"
+    aucs = [predictions.figures(rows)["auc"] for _, rows in tested.groupby("fold")]
+    return tuple(
+        dataclasses.replace(auc, patients=np.char.add(f"{cohort}: ", auc.patients)) for auc in aucs
+    )
 
 
 def _record(run: Run, model: str, row: dict) -> dict:
-    low, high = row.get("auc_interval") or (None, None)
     return {
         "seed": run.seed,
         "variant": run.variant,
         "model": model,
         "changes": " ".join(f"{key}={value}" for key, value in run.changes.items()),
         "budget": _budget(run),
-        **{key: value for key, value in row.items() if not key.endswith("_interval")},
-        "auc_low": low,
-        "auc_high": high,
+        **table.flat(row),
         "val_auc": _validation_auc(run, row["arm"]),
     }
 
@@ -91,19 +94,27 @@ def _validation_auc(run: Run, arm: str) -> float | None:
     return None if None in values else float(np.mean(values))
 
 
-def paired(reference: Sequence[Measured], other: Sequence[Measured]) -> seeds.Summary | None:
-    """The reference's AUC less the other model's: same seeds, same resampled patients.
+def over_seeds(measured: Sequence[Measured]) -> Summary:
+    """The AUC of one model over its seeds; of a single seed over its folds."""
+    if len(measured) == 1:
+        return intervals.summarise(measured[0].folds)
+    return intervals.summarise([intervals.mean(one.folds) for one in measured])
+
+
+def paired(reference: Sequence[Measured], other: Sequence[Measured]) -> Summary | None:
+    """The reference's AUC less the other model's, of the same seeds, folds and patients.
 
     Returns:
       None where a seed of the other has no reference, or other patients.
     """
-    known = {one.record["seed"]: one for one in reference}
-    differences, resampled = [], []
+    by_seed = {one.record["seed"]: one for one in reference}
+    differences = []
     for one in other:
-        base = known.get(one.record["seed"])
-        if base is None or base.patients != one.patients:
+        base = by_seed.get(one.record["seed"])
+        if base is None or len(base.folds) != len(one.folds):
             return None
-        undefined = base.auc is None or one.auc is None
-        differences.append(None if undefined else base.auc - one.auc)
-        resampled.append(base.resampled - one.resampled)
-    return seeds.summarise(differences, resampled, seed=0)
+        folds = tuple(map(intervals.difference, base.folds, one.folds))
+        if None in folds:
+            return None
+        differences.append(dataclasses.replace(one, folds=folds))
+    return over_seeds(differences)

@@ -10,11 +10,10 @@ import pandas as pd
 from lrmil_jax import config as configuration
 from lrmil_jax import files
 from lrmil_jax.data import writer
-from lrmil_jax.evals import seeds
 from lrmil_jax.report import comparison, table
 from lrmil_jax.report import curve as curve_report
 from lrmil_jax.studies import curve
-from lrmil_jax.studies.measured import ARM, Measured, measure, paired
+from lrmil_jax.studies.measured import ARM, Measured, measure, over_seeds, paired
 from lrmil_jax.studies.plan import BASE, Run
 
 
@@ -41,12 +40,15 @@ def save(folder: Path, runs: Sequence[Run], *, side_by_side: bool) -> None:
 
 def notes(measured: Sequence[Measured], closed: float | None) -> list[str]:
     """What a reader of the table has to know."""
-    found = {one.record["seed"]: one.record["patients"] for one in measured}
-    tested = ", ".join(str(count) for count in found.values())
+    patients = {one.record["seed"]: one.record["patients"] for one in measured}
+    tested = ", ".join(map(str, patients.values()))
+    over = "seeds" if len(patients) > 1 else "folds of the one seed"
     told = [
-        f"AUC of {len(found)} seeds ({tested} test patients); intervals resample seeds and, within "
-        "them, patients; differences are paired: same seeds, same patients."
+        f"AUC of {len(patients)} seeds ({tested} test patients), each the mean of its folds; SD "
+        f"over {over}; 95 % intervals of the mean are over {over} and patients, and a patient "
+        "tested more than once is one; differences are paired: same seeds, same patients."
     ]
+    told += dict.fromkeys(one.note for one in measured if one.note is not None)
     if closed is not None:
         told.append(
             f"LRMIL closes {100 * closed:.0f} % of the gap between LR without distillation and "
@@ -61,9 +63,8 @@ def summarise(measured: Sequence[Measured], reference: str) -> list[dict]:
     rows, base = [], [one for one in measured if one.model == reference]
     for model in dict.fromkeys(one.model for one in measured):
         own = [one for one in measured if one.model == model]
-        auc = seeds.summarise([one.auc for one in own], [one.resampled for one in own], seed=0)
         row = {"model": model, "reference": reference}
-        row |= {f"auc_{k}": v for k, v in dataclasses.asdict(auc).items()}
+        row |= {f"auc_{k}": v for k, v in dataclasses.asdict(over_seeds(own)).items()}
         gain = None if model == reference else paired(base, own)
         if gain is not None:
             row |= {f"gain_{k}": v for k, v in dataclasses.asdict(gain).items()}

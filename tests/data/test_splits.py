@@ -51,6 +51,15 @@ def message(given, *arguments, **options):
     return text
 
 
+def test_pools_are_kept_where_the_csv_has_them(given):
+    assert "pool" not in given(cohort_frame()).table
+    frame = cohort_frame().assign(pool=" test ")
+    frame.loc[0, "pool"] = None
+    pools = given(frame).table.pool
+    assert pools.isna().tolist() == [True] + [False] * (len(frame) - 1)
+    assert set(pools.dropna()) == {"test"}
+
+
 def test_columns_classes_and_paths(given, tmp_path):
     frame = cohort_frame()
     cohort = given(frame)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from sklearn import metrics as sk
 
-from lrmil_jax.evals import localisation
+from lrmil_jax.evals import intervals, localisation
 
 SIDE = 100
 GRID = np.stack(np.meshgrid(np.arange(4), np.arange(4)), -1).reshape(-1, 2) * SIDE
@@ -152,53 +152,61 @@ def test_undefined_is_none():
     assert localisation.best_threshold([], []) is None
 
 
+def scored(**columns):
+    count = len(columns["case_id"])
+    return pd.DataFrame({"slide_id": [f"s{n}" for n in range(count)]} | columns)
+
+
 def test_summary_by_hand():
-    slides = pd.DataFrame(
-        {
-            "case_id": ["a", "a", "b", "c"],
-            "auc": [0.6, 0.8, np.nan, 1.0],
-            "dice": [0.1, 0.2, 0.3, 0.4],
-            "highest_dice": [0.5, 0.5, 0.7, 0.7],
-        }
+    slides = scored(
+        case_id=["a", "a", "b", "c"],
+        auc=[0.6, 0.8, np.nan, 1.0],
+        dice=[0.1, 0.2, 0.3, 0.4],
+        highest_dice=[0.5, 0.5, 0.7, 0.7],
     )
-    got = localisation.summary(slides, seed=0, samples=500)
+    got = localisation.summary([slides])
     assert (got["slides"], got["patients"]) == (4, 3)
     assert got["auc"] == pytest.approx(0.8)
     assert got["auc_sd"] == pytest.approx(0.2)
     assert got["dice"] == pytest.approx(0.25)
     assert got["highest_dice"] == pytest.approx(0.6)
-    # Patient a alone has mean 0.7, c alone 1.0; b defines no AUC and is never drawn.
-    assert got["auc_interval"] == pytest.approx((0.7, 1.0))
-    assert got["dice_interval"] == pytest.approx((0.15, 0.4))
+    # Patients a and c are 0.2 below and above in sum, of three slides; b defines no AUC.
+    figure = localisation.slide_mean(slides.auc.to_numpy(), slides.case_id.to_numpy(str))
+    assert figure.patients.tolist() == ["a", "c"]
+    np.testing.assert_allclose(figure.influence, np.sqrt(2) * np.array([-0.2, 0.2]) / 3)
+    assert got["auc_interval"] == intervals.summarise([figure]).interval
+
+
+def test_folds_are_averaged_and_their_patients_counted_once():
+    one = scored(case_id=["a", "b"], auc=[0.6, 0.8], dice=[0.1, 0.3], highest_dice=[0.5, 0.5])
+    two = scored(case_id=["a"], auc=[0.9], dice=[np.nan], highest_dice=[0.8])
+    got = localisation.summary([one, two])
+    assert (got["slides"], got["patients"]) == (2, 2)
+    assert got["auc"] == pytest.approx(0.8)
+    assert got["dice"] == pytest.approx(0.2)
+    assert got["highest_dice"] == pytest.approx(0.65)
+    again = localisation.summary([one, one])
+    assert again["auc_interval"] == pytest.approx(localisation.summary([one])["auc_interval"])
 
 
 def test_summary_without_slides_or_scores():
-    none = pd.DataFrame(columns=["case_id", "auc", "dice", "highest_dice"], dtype=float)
-    got = localisation.summary(none, seed=0, samples=10)
+    none = scored(case_id=[], auc=[], dice=[], highest_dice=[])
+    got = localisation.summary([none])
     assert got["slides"] == got["patients"] == 0
     assert [got[name] for name in ("auc", "auc_sd", "auc_interval", "dice")] == [None] * 4
-    one = pd.DataFrame({"case_id": ["a"], "auc": [0.5], "dice": [np.nan], "highest_dice": [1.0]})
-    got = localisation.summary(one, seed=0, samples=10)
-    assert got["auc_interval"] == (0.5, 0.5)
+    one = scored(case_id=["a"], auc=[0.5], dice=[np.nan], highest_dice=[1.0])
+    got = localisation.summary([one])
+    assert got["auc"] == 0.5
+    assert got["auc_interval"] is None  # one patient tells nothing of others
     assert got["auc_sd"] is got["dice"] is got["dice_interval"] is None
 
 
-def test_intervals_resample_patients_with_all_their_slides():
+def test_copies_of_slides_are_no_more_patients():
     rng = np.random.default_rng(1)
     cases = np.array([f"p{n}" for n in rng.integers(0, 12, 40)])
-    values = rng.normal(size=40)
-    got = localisation.mean_interval(values, cases, seed=4, samples=300)
-    names = np.unique(cases)
-    draws = np.random.default_rng(4).multinomial(
-        len(names), np.full(len(names), 1 / len(names)), 300
-    )
-    means = []
-    for counts in draws:
-        drawn = [values[cases == name] for name, n in zip(names, counts, strict=True)
-                 for _ in range(n)]  # fmt: skip
-        means.append(np.concatenate(drawn).mean())
-    np.testing.assert_allclose(got, np.quantile(means, [0.025, 0.975]))
-    # Twenty copies of every slide are no more patients.
-    copies = localisation.mean_interval(np.repeat(values, 20), np.repeat(cases, 20), seed=4,
-                                        samples=300)  # fmt: skip
-    np.testing.assert_allclose(copies, got)
+    values = rng.random(40)
+    bounds = [
+        intervals.summarise([localisation.slide_mean(v, c)]).interval
+        for v, c in ((values, cases), (np.repeat(values, 20), np.repeat(cases, 20)))
+    ]
+    assert bounds[0] == pytest.approx(bounds[1])

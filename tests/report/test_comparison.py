@@ -12,7 +12,7 @@ FULL = {
     "seconds_read": 0.002, "seconds_encode": 0.005, "seconds_mil": 0.001,
 }  # fmt: skip
 GAIN = {
-    "gain_mean": 0.25, "gain_low": -0.1, "gain_high": 0.4, "gain_above_zero": 4, "gain_seeds": 5,
+    "gain_mean": 0.25, "gain_low": -0.1, "gain_high": 0.4, "gain_above_zero": 4, "gain_count": 5,
 }  # fmt: skip
 COLOUR = {
     **{key: FULL[key] for key in FULL if key.startswith("auc")}, **GAIN, "model": "colour only",

@@ -13,6 +13,7 @@ ROWS = [
         "auc": auc,
         "auc_interval": bounds,
         "accuracy": 0.9,
+        "youden_accuracy": 0.875,
         "patches": patches,
         "seconds_open_tissue": 0.5,
         "seconds_read": 1.25,
@@ -34,7 +35,7 @@ def test_lines_begin_with_the_names_that_users_look_for():
         *("HR teacher", "LR without distillation", "LRMIL")
     ]
     assert lines[1].split() == [
-        *("HR", "teacher", "0.951", "[0.900,", "0.990]", "0.900", "4096.0"),
+        *("HR", "teacher", "0.951", "[0.900,", "0.990]", "0.900", "0.875", "4096.0"),
         *("0.500", "1.250", "10.000", "0.250", "12.000"),
     ]
     assert "undefined" in lines[2]
@@ -54,6 +55,32 @@ def test_rows_without_times_say_so_and_sum_nothing():
     assert table.cells([row])[1][-5:] == ["-"] * 5
     partly = table.cells([row | {"seconds_mil": 0.25}])[1][-5:]
     assert partly == ["-", "-", "-", "0.250", "-"]
+
+
+FOLDS = {"folds": 5, "auc_folds": 5, "auc_sd": 0.0312, "auc_pooled": 0.9}
+
+
+def test_several_folds_show_their_mean_and_the_pooled_auc_beside_it():
+    lacking = FOLDS | {"auc_folds": 1, "auc_sd": None}
+    nothing = FOLDS | {"auc_folds": 0, "auc_sd": None, "auc_pooled": None}
+    rows = [own | more for own, more in zip(ROWS, (FOLDS, nothing, lacking), strict=True)]
+    head, *lines = table.cells(rows)
+    assert head[1:3] == ["AUC mean ± SD over folds [95 %]", "pooled AUC"]
+    assert lines[0][1:3] == ["0.951 ± 0.031 [0.900, 0.990]", "0.900"]
+    assert lines[1][1:3] == ["undefined (0 of 5 folds)", "undefined"]
+    assert lines[2][1:3] == ["0.950 [0.850, 1.000] (1 of 5 folds)", "0.900"]
+    assert table.cells([ROWS[0] | FOLDS | {"folds": 1}])[0][1] == "AUC [95 % interval]"
+
+
+def test_more_classes_have_no_threshold():
+    row = {name: value for name, value in ROWS[0].items() if name != "youden_accuracy"}
+    assert dict(zip(*table.cells([row]), strict=True))["accuracy at Youden's"] == "-"
+
+
+def test_notes_follow_the_table(tmp_path):
+    table.save(tmp_path, ROWS, ["A note."])
+    assert (tmp_path / "table.txt").read_text().splitlines() == [*table.lines(ROWS), "A note."]
+    assert (tmp_path / "table.md").read_text().endswith(" |\n\nA note.\n")
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,7 @@ def test_slides_of_fields(compose, fields, tmp_path):
     assert status == 0
     table = check_layout(tmp_path / "out", 6)
     assert table.fold_1.value_counts().to_dict() == {"train": 2, "val": 2, "test": 2}
+    assert (table.pool == table.fold_1).all()  # slides of a split share its fields
     assert len(list((tmp_path / "out" / "tiles" / "oscc").iterdir())) == 8 * 16
 
 

@@ -1,11 +1,16 @@
-"""report over several folds: whose attention is pooled and whose is drawn."""
+"""report over several folds: what the headline is of, and whose attention is drawn."""
 
+import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from lrmil_jax import config as configuration
+from lrmil_jax import files
 from lrmil_jax.data import writer
+from lrmil_jax.report import table
 from lrmil_jax.stages import layout, lesions, report
+from lrmil_jax.studies import measured, plan
 
 
 def row(slide_id, arm, auc, dice):
@@ -34,20 +39,104 @@ def run(tmp_path):
 def test_scores_of_all_folds_together(run):
     scored = report.pooled_localisation(*run)
     assert scored.fold.tolist() == [1, 1, 1, 1, 3, 3]
-    # The same patient in two folds counts as two: two models were asked.
-    assert scored.case_id.tolist() == ["a/1", "b/1", "a/1", "b/1", "a/3", "a/3"]
-    found = report.localisation_columns(run[0], scored)
-    assert found["lrmil"]["lesion_slides"] == found["lrmil"]["lesion_patients"] == 3
+    assert scored.case_id.tolist() == ["a", "b", "a", "b", "a", "a"]
+    found = report.localisation_columns(scored)
+    # The same patient in two folds is one.
+    assert found["lrmil"]["lesion_slides"] == found["lrmil"]["lesion_patients"] == 2
     assert found["lrmil"]["attention_auc"] == pytest.approx(0.7)
-    assert found["lrmil"]["attention_dice"] == pytest.approx(0.2)
-    assert found["teacher"]["attention_auc"] == pytest.approx(2.8 / 3)
-    assert found["teacher"]["attention_dice_interval"] == pytest.approx((0.5, 0.7))
+    assert found["lrmil"]["attention_dice"] == pytest.approx((0.15 + 0.3) / 2)
+    assert found["teacher"]["attention_auc"] == pytest.approx(0.9)
+    low, high = found["teacher"]["attention_dice_interval"]
+    assert low < (0.65 + 0.5) / 2 < high
 
 
 def test_without_masks_there_is_nothing_to_pool(tmp_path):
     scored = report.pooled_localisation(configuration.default(), tmp_path)
     assert scored.empty
-    assert report.localisation_columns(configuration.default(), scored) == {}
+    assert report.localisation_columns(scored) == {}
+
+
+def predictions_of(fold, *, arms=("teacher", "lrmil"), labels="babab", shift=0.0):
+    """Five patients, the first of whom is tested in every fold."""
+    names = ["shared", *(f"p{fold}{number}" for number in range(4))]
+    score = np.array([0.9, 0.2, 0.6, 0.7, 0.4]) - shift
+    frame = pd.DataFrame({"slide_id": names, "patient_id": names, "case_id": names})
+    frame = frame.assign(label=list(labels), prob_a=1 - score, prob_b=score, predicted="a")
+    return pd.concat([frame.assign(arm=arm) for arm in arms])
+
+
+@pytest.fixture
+def evaluated(tmp_path):
+    """Three folds, the last of which tests one class alone."""
+    config = configuration.default()
+    config.folds = 3
+    for fold, (labels, shift) in enumerate((("babab", 0.0), ("bbbaa", 0.1), ("aaaaa", 0.0)), 1):
+        folder = layout.stage_folder(tmp_path, "evaluate", fold)
+        writer.write_table(folder / "predictions.csv",
+                           predictions_of(fold, labels=labels, shift=shift))  # fmt: skip
+        point = {"threshold": 0.1 * fold, "accuracy": 0.5, "balanced_accuracy": 0.5,
+                 "sensitivity": None if fold == 3 else 0.5, "specificity": 0.25 * fold,
+                 "validation": {}}  # fmt: skip
+        points = {} if fold == 2 else {"youden": point, "sensitivity": point}
+        measured = {arm: {"patches": 4.0, "thresholds": points} for arm in ("teacher", "lrmil")}
+        files.write_json(folder / "metrics.json", measured)
+    return config, tmp_path
+
+
+def test_the_headline_is_the_mean_over_folds(evaluated):
+    rows = report.result_rows(*evaluated)
+    assert [row["arm"] for row in rows] == ["teacher", "lrmil"]
+    row = rows[0]
+    # Fold 1: of 3 x 2 pairs 0.6 and 0.9, 0.4 against 0.2, 0.7: 4 right. Fold 2: 0.8, 0.1, 0.5
+    # against 0.6, 0.3: 3 right.
+    assert row["auc"] == pytest.approx((4 / 6 + 3 / 6) / 2)
+    assert row["auc_sd"] == pytest.approx(np.std([4 / 6, 3 / 6], ddof=1))
+    assert (row["folds"], row["auc_folds"]) == (3, 2)
+    assert row["patients"] == 13
+    low, high = row["auc_interval"]
+    assert low < row["auc"] < high
+    of_folds = (("babab", 0.0), ("bbbaa", 0.1), ("aaaaa", 0.0))
+    frame = pd.concat([predictions_of(1, labels=own, shift=shift) for own, shift in of_folds])
+    frame = frame[frame.arm == "lrmil"]
+    assert row["auc_pooled"] == pytest.approx(roc_auc_score(frame.label == "b", frame.prob_b))
+    assert row["accuracy"] == pytest.approx((3 / 5 + 2 / 5 + 2 / 5) / 3)
+    assert table.cells(rows)[1][1].endswith("(2 of 3 folds)")
+
+
+def test_thresholds_are_averaged_over_the_folds_that_have_them(evaluated):
+    row = report.result_rows(*evaluated)[0]
+    assert row["youden_threshold"] == pytest.approx(0.2)
+    assert row["youden_sensitivity"] == 0.5
+    assert row["wanted_sensitivity_specificity"] == pytest.approx(0.5)
+    assert "youden_validation" not in row
+
+
+def test_notes_say_what_the_intervals_are_of(evaluated):
+    rows, tested = report.result_rows(*evaluated), report.test_predictions(*evaluated)
+    notes = " ".join(report.result_notes(rows, tested))
+    assert "mean of 3 folds" in notes
+    assert "left out" in notes
+    assert "pool of" not in notes
+    shared = report.result_notes(rows, tested.assign(pool="test"))
+    assert "too narrow" in shared[-1]
+    alone = report.result_notes([rows[0] | {"folds": 1, "auc_folds": 1}], tested)
+    assert alone[0] == "AUC with a 95 % interval over patients."
+
+
+def test_a_study_knows_which_patients_are_the_same(evaluated):
+    config, folder = evaluated
+
+    def patients(seed, labels):
+        made = config.copy_and_resolve_references()
+        made.unlock()
+        made.data.labels = labels
+        files_of = measured.measure(plan.Run(seed, plan.BASE, {}, made, folder))[0].folds
+        return set(np.concatenate([fold.patients for fold in files_of]))
+
+    assert len(patients(1, "cohort.csv")) == 13
+    assert patients(1, "cohort.csv") == patients(2, "cohort.csv")
+    assert not patients(1, None) & patients(2, None)
+    assert not patients(1, "cohort_1.csv") & patients(2, "cohort_2.csv")
 
 
 def test_slides_are_drawn_from_all_folds_in_turn(run):

@@ -31,7 +31,6 @@ def config_of(tiles, **changes):
     config.method = "zero_shot"
     config.text.descriptions = "shipped:procedural"
     config.encoder.update(name="vit-tiny", weights="shipped:procedural", batch=16, threads=2)
-    config.evaluate.bootstrap_samples = 200
     config.report.tiles = 2
     config.data.tiles = str(tiles)
     changes = {key.replace("__", "."): value for key, value in changes.items()}
@@ -208,7 +207,7 @@ def test_figures_by_hand(tmp_path):
         labels=np.array([0, 0, 1, 1, -1]),
     )
     said = np.array([[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.2, 0.8], [0.0, 1.0]])
-    got = zero_shot.measure(config_of(tmp_path), tiles, ("a", "b"), said)
+    got = zero_shot.measure(tiles, ("a", "b"), said)
     assert got["confusion"] == [[2, 0], [1, 1]]
     assert got["predicted"] == [3, 2]
     assert (got["tiles"], got["labelled"], got["largest_class"]) == (5, 4, 0.5)

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from lrmil_jax.evals.intervals import Figure
 from lrmil_jax.report import curve as curve_report
 from lrmil_jax.studies import curve
 from lrmil_jax.studies.measured import Measured
@@ -17,8 +18,9 @@ def one(model, seed, auc, *, budget=None, recall=None, seconds=1.0, patients=("a
     record |= {f"seconds_{phase}": seconds for phase in PHASES}
     if budget is not None:
         record |= {"seconds_select": 0.5, "lesion_recall": recall}
-    resampled = np.full(50, np.nan if auc is None else auc)
-    return Measured(model, record, auc, resampled, patients)
+    names = np.array([f"{seed}: {name}" for name in patients])
+    figure = Figure(auc, np.array([0.01, -0.01]), names, np.zeros(2, int))
+    return Measured(model, record, (figure,))
 
 
 @pytest.fixture
@@ -79,7 +81,7 @@ def test_table_and_picture(rows, tmp_path):
     head, *lines = curve_report.cells(rows)
     assert {len(line) for line in lines} == {len(head)}
     shown = dict(zip(head, lines[1], strict=True))
-    assert shown["minus random [95 %]"].startswith("+0.315 [+0.3")
+    assert shown["minus random [95 %]"].startswith("+0.315 [+0.2")
     assert shown["times less"] == "3.00"
     assert shown["lesion area chosen"] == "0.515 ± 0.007"
     assert (tmp_path / "curve.md").read_text().endswith("\n\nA note.\n")
