@@ -12,7 +12,7 @@ from scipy.special import softmax
 from lrmil_jax import files
 from lrmil_jax.data import writer
 from lrmil_jax.data.features import FeatureStore
-from lrmil_jax.evals import localisation, predictions
+from lrmil_jax.evals import localisation, metrics, predictions, thresholds
 from lrmil_jax.selection import score
 from lrmil_jax.stages import (
     baseline,
@@ -74,8 +74,7 @@ def arms(
     """The fold's classifiers, each with the features of these slides that it reads."""
     found = {}
     if config.method == "wise_fuse":
-        classifier = BagClassifier.load(mil.model_path(workdir, fold))
-        return {"wise_fuse": (classifier, fuse.fused_store(config, workdir, fold, slide_ids))}
+        return {"wise_fuse": delivered(config, workdir, fold, slide_ids)}
     if config.method != "mil_lr":
         found["teacher"] = (models.teacher(workdir, fold), hr_store(config, workdir, slide_ids))
     if config.method == "mil_lr" or (config.method == "lrmil" and config.student.no_distillation):
@@ -84,12 +83,31 @@ def arms(
             open_store(config, workdir, undistilled_folder(workdir), slide_ids),
         )
     if config.method == "lrmil":
-        student = layout.stage_folder(workdir, "student", fold)
-        found["lrmil"] = (
-            BagClassifier.load(student / "lrmil.safetensors"),
-            open_store(config, workdir, distilled_folder(workdir, fold), slide_ids),
-        )
+        found["lrmil"] = delivered(config, workdir, fold, slide_ids)
     return found
+
+
+def delivered(
+    config: ConfigDict, workdir: Path, fold: int, slide_ids: list[str]
+) -> tuple[BagClassifier, FeatureStore]:
+    """The classifier that the method is about, with the features of these slides that it reads;
+    of a fold or of the final model."""
+    if config.method == "wise_fuse":
+        classifier = BagClassifier.load(mil.model_path(workdir, fold))
+        return classifier, fuse.fused_store(config, workdir, fold, slide_ids)
+    student = layout.stage_folder(workdir, "student", fold)
+    store = open_store(config, workdir, distilled_folder(workdir, fold), slide_ids)
+    return BagClassifier.load(student / "lrmil.safetensors"), store
+
+
+def validation_thresholds(config: ConfigDict, workdir: Path, fold: int) -> dict[str, float]:
+    """What `thresholds.choose` says of the validation patients of a model that is delivered."""
+    cohort = layout.prepared_cohort(config, workdir)
+    table = cohort.slides(fold, "val")
+    classifier, store = delivered(config, workdir, fold, table.slide_id.tolist())
+    probabilities, _ = _predict(classifier, store, {})
+    patients = predictions.patients(_frame("", table, probabilities, cohort.classes))
+    return thresholds.choose(*metrics.arrays(patients), sensitivity=config.evaluate.sensitivity)
 
 
 def low_resolution(found: dict[str, tuple[BagClassifier, FeatureStore]]) -> FeatureStore | None:
@@ -131,10 +149,10 @@ def _localise(
     """Writes `localisation.csv` and adds each arm's figures to `measured`, where masks are."""
     if not lesions_of:
         return
-    scored, thresholds = lesions.attention_table(config, table, lesions_of, attentions, val)
+    scored, lowest = lesions.attention_table(config, table, lesions_of, attentions, val)
     tested = scored[scored.split == "test"]
     writer.write_table(folder / "localisation.csv", tested[list(lesions.COLUMNS)])
-    for arm, threshold in thresholds.items():
+    for arm, threshold in lowest.items():
         for split, target in (("test", measured[arm]), ("val", measured[arm]["validation"])):
             rows = scored[(scored.arm == arm) & (scored.split == split)]
             target["localisation"] = localisation.summary([rows]) | {"threshold": threshold}

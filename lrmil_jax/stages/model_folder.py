@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,11 @@ class Model:
     classes: tuple[str, ...]
     facts: dict
     classifier: SlideClassifier | GuidedClassifier
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """On the probability of the second of two classes, as validation patients chose them."""
+        return self.facts.get("thresholds", {})
 
 
 def export(
@@ -84,7 +89,8 @@ def write(
 
     Args:
       folder: to write.
-      facts: what `load` asks for beside the files.
+      facts: what `load` asks for beside the files; perhaps `thresholds` on the probability of the
+        second of two classes.
       members: name of each member -> name of its file -> the file that is copied there.
       shared: the same for files that all members have in common.
     """
@@ -116,9 +122,15 @@ def members(config: ConfigDict) -> tuple[int, ...]:
     return (splits.FINAL,)
 
 
-def deliver(config: ConfigDict, workdir: Path) -> Path:
+def deliver(config: ConfigDict, workdir: Path, thresholds: Sequence[Mapping[str, float]]) -> Path:
     """Makes `workdir/model`: the final model, that of the only fold, or the folds' ensemble, whose
-    probabilities `predict` averages."""
+    probabilities `predict` averages.
+
+    Args:
+      config: of the run.
+      workdir: of the run.
+      thresholds: of each member, by name (`evals.thresholds`); an ensemble's are their means.
+    """
     target = workdir / "model"
     fresh = workdir / ".model.new"
     shutil.rmtree(fresh, ignore_errors=True)
@@ -129,6 +141,11 @@ def deliver(config: ConfigDict, workdir: Path) -> Path:
             shutil.copytree(origin, fresh, dirs_exist_ok=True)
             facts = json.loads((origin / "model.json").read_text(encoding="utf-8"))
             hashes |= facts["sha256"]
+        facts["thresholds"] = {
+            name: sum(one[name] for one in thresholds) / len(thresholds)
+            for name in thresholds[0]
+            if all(name in one for one in thresholds)
+        }
         facts |= {"sha256": hashes, "members": [_member(fold) for fold in members(config)]}
         files.write_json(fresh / "model.json", facts)
         shutil.rmtree(target, ignore_errors=True)

@@ -129,6 +129,10 @@ def _predict_slide(model: Model, identity: str, row, folder: Path) -> dict:
         "source": source,
         "probabilities": probabilities,
         "predicted": model.classes[int(np.argmax(result.probabilities))],
+        "predicted_at": {
+            name: model.classes[int(result.probabilities[1] >= threshold)]
+            for name, threshold in model.thresholds.items()
+        },
         "mpp": result.mpp,
         "lr_patches": len(result.attention),
         "patches_encoded": result.encoded,
@@ -199,6 +203,7 @@ def _csv_row(record: dict) -> dict:
         "reason": "",
         "predicted": record["predicted"],
     }
+    row |= {f"predicted_{name}": value for name, value in record["predicted_at"].items()}
     row |= {f"prob_{name}": value for name, value in record["probabilities"].items()}
     row |= {name: record[name] for name in ("mpp", "lr_patches", "patches_encoded")}
     row |= {

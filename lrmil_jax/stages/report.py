@@ -32,7 +32,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     folder = layout.stage_folder(workdir, "report")
     members = model_folder.members(config)
     if members:
-        log.info("delivered model: %s", model_folder.deliver(config, workdir))
+        chosen = [evaluate.validation_thresholds(config, workdir, fold) for fold in members]
+        log.info("delivered model: %s", model_folder.deliver(config, workdir, chosen))
     if len(members) > 1:
         log.info("it is an ensemble: every LR patch is encoded %d times; deliver=final makes one "
                  "model that encodes it once", len(members))  # fmt: skip
