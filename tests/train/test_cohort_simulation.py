@@ -1,5 +1,6 @@
 """The cohort benchmark's pieces at a miniature size, so that they keep up with the product."""
 
+import dataclasses
 import importlib
 import json
 import sys
@@ -33,11 +34,19 @@ def cohort(scripts):
 
 @pytest.fixture(scope="module")
 def options(scripts):
-    """Twenty patients, most bags cut short by the small cohort."""
-    parts = scripts["cohort_parts"]
-    return parts.Options(
-        width=4, hidden=4, epochs=1, noise_epochs=1, probe_epochs=1, sample=1, tiffs=10,
-        simulations=3, resamples=20, slides=60, patients=50,
+    """Fifty patients and bags of two sizes, so that little is compiled."""
+
+    class Miniature(scripts["cohort_parts"].Options):
+        def cohort(self, **changes):
+            cohort = super().cohort(**changes)
+            count = np.arange(len(cohort.table))
+            return dataclasses.replace(
+                cohort, lr_sizes=np.where(count % 2, 16, 64), coverage=np.ones(len(count))
+            )
+
+    return Miniature(
+        width=4, hidden=4, epochs=1, noise_epochs=1, probe_epochs=1, sample=1, simulations=3,
+        resamples=20, slides=60, patients=50,
     )  # fmt: skip
 
 
