@@ -361,6 +361,10 @@ def _configs(labels: Path, methods: tuple[str, ...]) -> Iterator[ConfigDict]:
         config = configuration.tiny(config)
         config.folds = 5
         config.encoder.update(name="vit-tiny", weights="shipped:procedural", batch=64)
+        for block in (config.teacher, config.student, config.mil):
+            # What counts here is the way of the files: one update, or few, of whole batches.
+            block.update(epochs=1, budget=16_384, **product.RARE_VALIDATION)
+        config.distill.update(steps=2, eval_every=2)
         config.student.no_distillation = False
         config.text.descriptions = "shipped:procedural"
         config.evaluate.timed_slides = 0
