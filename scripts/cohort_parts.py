@@ -19,6 +19,7 @@ from lrmil_jax import config as configuration
 from lrmil_jax.data import features
 from lrmil_jax.train import mil
 
+_DEVICE_GIB = 4.0  # features of the full width that a device of the simulation holds
 _STUDENT_LOSS = ("lambda_ce", "lambda_bag", "lambda_soft", "lambda_hard", "temperature_bag",
                  "temperature_attn", "topk", "hard")  # fmt: skip
 
@@ -32,8 +33,7 @@ class Options:
       epochs, learning_rate: of teacher and student; noise_epochs: of the heads on noise.
       probe_epochs: over which gradient weights are summed.
       sample: slides on which costly work per slide is measured.
-      tiffs: slides of the file part; simulations: of intervals, resamples: of their
-        bootstrap.
+      tiffs: slides of the file part; simulations: of intervals.
       methods: that the file part runs.
       slides, patients: of the cohort; fewer are for tests alone.
     """
@@ -47,7 +47,6 @@ class Options:
     sample: int = 1000
     tiffs: int = 200
     simulations: int = 1000
-    resamples: int = 2000
     methods: tuple[str, ...] = ("lrmil", "wise_fuse")
     slides: int = 1000
     patients: int = 800
@@ -59,7 +58,7 @@ class Options:
 
 QUICK = Options(
     width=16, hidden=32, epochs=1, noise_epochs=2, learning_rate=3e-3, probe_epochs=1, sample=16,
-    tiffs=40, simulations=200, resamples=400, methods=("lrmil",),
+    tiffs=40, simulations=200, methods=("lrmil",),
 )  # fmt: skip
 
 
@@ -119,7 +118,7 @@ def _noise_probability(
     # Noise has nothing to be learned but how common a class seems, which needs no width.
     block = product.training_block(
         configuration.default().teacher, epochs=options.noise_epochs, hidden=8, learning_rate=3e-2,
-        **product.RARE_VALIDATION,
+        patience=0,
     )  # fmt: skip
     data = cohort.bags(level, width=8)
     with product.measured(rows, name, len(data.labels)):
@@ -203,7 +202,7 @@ def _learn(
         config[name], epochs=options.epochs, hidden=options.hidden,
         learning_rate=options.learning_rate,
         # Resident or streamed as the full width would be.
-        resident_gib=config[name].resident_gib * min(1.0, options.width / 768),
+        resident_gib=_DEVICE_GIB * min(1.0, options.width / 768),
         patience=0,
     )  # fmt: skip
     data = cohort.bags(level, width=options.width, **teaching(cohort, rows))
@@ -284,17 +283,12 @@ TRUE_AUC = float(stats.norm.cdf(_STEP / np.sqrt(2 + _STEP_SD**2)))
 
 def intervals(options: Options) -> dict:
     """How often the product's 95 % intervals hold the AUC that the models have in truth."""
-    situations = {
-        "folds, one test set": (product.fold_interval, True),
-        "folds, a test set each": (product.fold_interval, False),
-        "seeds, one test set": (product.seed_interval, True),
-        "seeds, a test set each": (product.seed_interval, False),
-    }
+    situations = {"five models, one test set": True, "five models, a test set each": False}
     result = {}
-    for name, (interval, one_test) in situations.items():
+    for name, one_test in situations.items():
         bounds = np.array(
             [
-                interval(models_scores(number, one_test), samples=options.resamples)
+                product.mean_interval(models_scores(number, one_test))
                 for number in range(options.simulations)
             ]
         )
@@ -363,7 +357,7 @@ def _configs(labels: Path, methods: tuple[str, ...]) -> Iterator[ConfigDict]:
         config.encoder.update(name="vit-tiny", weights="shipped:procedural", batch=64)
         for block in (config.teacher, config.student, config.mil):
             # What counts here is the way of the files: one update, or few, of whole batches.
-            block.update(epochs=1, budget=16_384, **product.RARE_VALIDATION)
+            block.update(epochs=1, budget=16_384)
         config.distill.update(steps=2, eval_every=2)
         config.student.no_distillation = False
         config.text.descriptions = "shipped:procedural"

@@ -24,12 +24,11 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 from ml_collections import ConfigDict
 
-from lrmil_jax import config as configuration
 from lrmil_jax import pipeline
 from lrmil_jax.data.batching import BagBatches
 from lrmil_jax.distill import guidance
-from lrmil_jax.evals import bootstrap, metrics, seeds
-from lrmil_jax.stages import evaluate, fuse, layout, model_folder, predict, report, select
+from lrmil_jax.evals import intervals, predictions
+from lrmil_jax.stages import fuse, layout, predict, select
 from lrmil_jax.train import loop, mil
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
@@ -79,10 +78,6 @@ def training_block(block: ConfigDict, **changes: Any) -> ConfigDict:
     changed = block.copy_and_resolve_references()
     changed.update(changes)
     return changed
-
-
-# Validation about once an epoch of 600 bags and no early stop; `eval_every` counts updates.
-RARE_VALIDATION = {"eval_every": 600, "log_every": 600, "patience": 0}
 
 
 def bag_weights(
@@ -226,33 +221,15 @@ def frame(
 
 def auc_and_interval(rows: pd.DataFrame) -> tuple[float, tuple[float, float]]:
     """What `evaluate` says of a fold."""
-    result = evaluate.measure(rows, configuration.default())
+    result = predictions.measure(rows)
     return result["metrics"]["auc"], result["intervals"]["auc"]
 
 
-def fold_interval(folds: list[pd.DataFrame], *, samples: int) -> tuple[float, float]:
-    """The 95 % interval of AUC that the report of one run gives for the models of its folds."""
-    config = configuration.default()
-    config.evaluate.bootstrap_samples = samples
-    config.folds = len(folds)
-    with tempfile.TemporaryDirectory() as name:
-        for fold, rows in enumerate(folds, 1):
-            folder = layout.stage_folder(Path(name), "evaluate", fold)
-            folder.mkdir(parents=True)
-            rows.to_csv(folder / "predictions.csv", index=False)
-        pooled = report.pooled_predictions(config, Path(name))
-    return evaluate.measure(pooled, config)["intervals"]["auc"]
-
-
-def seed_interval(runs: list[pd.DataFrame], *, samples: int) -> tuple[float, float]:
-    """The 95 % interval of AUC that a study gives for the runs of its seeds."""
-    figures, resampled = [], []
-    for seed, rows in enumerate(runs):
-        arrays = metrics.arrays(evaluate.patients(rows))
-        figures.append(metrics.compute(*arrays)["auc"])
-        resampled.append(bootstrap.resampled(*arrays, seed=seed, samples=samples)["auc"])
-    summary = seeds.summarise(figures, resampled, seed=0)
-    return summary.low, summary.high
+def mean_interval(models: list[pd.DataFrame]) -> tuple[float, float]:
+    """The 95 % interval of the mean AUC of several models, as the report gives it for folds and a
+    study for seeds; equal patient names are one patient."""
+    auc = [predictions.figures(rows)["auc"] for rows in models]
+    return intervals.summarise(auc).interval
 
 
 choose = select.choose
@@ -270,19 +247,19 @@ def run_stages(
 
 
 def run_predict(workdir: Path, slides: Path) -> Mapping[str, float]:
-    """Predicts a folder of slides with the run's model of all folds.
+    """Predicts a folder of slides with the model that the run delivers.
 
     Returns:
       `slides`, `failed`, `folds`, `lr_patches` and `encoded`: patches that went through an encoder.
     """
-    loaded = model_folder.load(workdir / "model")
+    trained = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
     failed = predict.run(workdir / "model", workdir, slide=None, slides=slides)
     table = pd.read_csv(workdir / "predictions" / "predictions.csv")
     done = table[table.status == "ok"]
     return {
         "slides": len(table),
         "failed": failed,
-        "folds": len(list(loaded.folder.glob("fold_*"))),
+        "folds": trained["folds"],
         "lr_patches": int(done.lr_patches.sum()),
         "encoded": int(done.patches_encoded.sum()),
     }

@@ -46,7 +46,7 @@ def options(scripts):
 
     return Miniature(
         width=4, hidden=4, epochs=1, noise_epochs=1, probe_epochs=1, sample=1, simulations=3,
-        resamples=20, slides=60, patients=50,
+        slides=60, patients=50,
     )  # fmt: skip
 
 
@@ -94,13 +94,9 @@ def test_the_oracle_misses_silent_slides_alone(scripts, cohort):
 
 
 def test_weights_of_bags_are_those_of_the_gradient(scripts, options):
-    """Batches of one size and no class weights: every bag weighs the same; with class weights a
-    bag of the rare class weighs more."""
     product, parts = scripts["cohort_product"], scripts["cohort_parts"]
     data = options.cohort().bags("lr", width=2)
-    one_batch = {"budget": 10**7, "accumulate": 1}
-    block = product.training_block(configuration.default().student, **one_batch)
-    weights = product.bag_weights(data, block, epochs=1)
+    weights = product.bag_weights(data, configuration.default().student, epochs=1)
     assert not weights[data.val].any()
     shares = parts.gradient_shares(
         weights[data.train], data.labels[data.train], data.store.sizes[data.train]
