@@ -190,7 +190,7 @@ def _interval(of: Sequence[Figure], values: Float[np.ndarray, " k"], level: floa
     # Of several models, what a lone patient's spread lacks shows in the spread of the figures.
     variance, freedom = _variance(np.nan_to_num(table), strata, values)
     if variance == 0:
-        return float(middle), float(middle)
+        return None if np.isnan(table).any() else (float(middle), float(middle))
     half = stats.t.ppf((1 + level) / 2, freedom) * np.sqrt(variance)
     ends = np.array([-half, half])
     if limits == SHARE:
@@ -219,7 +219,6 @@ def _variance(
         variance += models / count
         if models > 0:
             uncertain += (spread / count) ** 2 / (count - 1)
-    # Tiny variances would make their squares 0.
     return float(variance), float(variance**2 / uncertain) if uncertain > 0 else np.inf
 
 

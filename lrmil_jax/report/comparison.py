@@ -28,15 +28,14 @@ def cells(rows: Sequence[dict]) -> list[list[str]]:
 
 
 def _line(row: dict, timed: bool, lesions: bool) -> list[str]:
-    bounds = f"[{table.number(row['auc_low'])}, {table.number(row['auc_high'])}]"
-    spread = "" if row["auc_sd"] is None else f" ± {row['auc_sd']:.3f}"
-    line = [row["model"], f"{table.number(row['auc_mean'])}{spread} {bounds}"]
+    bounds = row["auc_low"], row["auc_high"]
+    line = [row["model"], table.mean_and_spread(row["auc_mean"], row["auc_sd"], bounds)]
     line += [table.number(row["auc_smallest"])]
     if row.get("gain_mean") is None:
         line += ["-", "-"]
     else:
         line += [
-            f"{row['gain_mean']:+.3f} [{row['gain_low']:+.3f}, {row['gain_high']:+.3f}]",
+            table.difference(row["gain_mean"], (row["gain_low"], row["gain_high"])),
             f"{row['gain_above_zero']} of {row['gain_count']}",
         ]
     line += [table.cell(row.get("patches"), 0)]

@@ -59,18 +59,17 @@ def _spread(row: dict, stem: str) -> str:
     return f"{mean:.3f}" if sd is None or pd.isna(sd) else f"{mean:.3f} ± {sd:.3f}"
 
 
-def _bounds(row: dict, stem: str, sign: str = "") -> str:
+def _bounds(row: dict, stem: str) -> str:
     low, high = row[f"{stem}_low"], row[f"{stem}_high"]
-    return "" if low is None else f"[{low:{sign}.3f}, {high:{sign}.3f}]"
+    return "" if low is None else f"[{low:.3f}, {high:.3f}]"
 
 
 def _difference(row: dict, stem: str) -> str:
     mean = row.get(f"{stem}_mean")
     if mean is None:
         return "-"
-    return f"{mean:+.3f} {_bounds(row, stem, '+')}, {row[f'{stem}_above_zero']} of " + str(
-        row[f"{stem}_count"]
-    )
+    shown = table.difference(mean, (row[f"{stem}_low"], row[f"{stem}_high"]))
+    return f"{shown}, {row[f'{stem}_above_zero']} of {row[f'{stem}_count']}"
 
 
 def save(folder: Path, rows: Sequence[dict], notes: Sequence[str]) -> None:

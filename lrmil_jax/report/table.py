@@ -42,6 +42,13 @@ def mean_and_spread(mean: float | None, deviation: float | None, bounds: Sequenc
     return value + spread + bracket + rest
 
 
+def difference(mean: float, bounds: Sequence[float | None]) -> str:
+    """`+0.012 [-0.020, +0.044]`, without the bounds where nothing is known of them."""
+    if any(bound is None for bound in bounds):
+        return f"{mean:+.3f}"
+    return f"{mean:+.3f} [{bounds[0]:+.3f}, {bounds[1]:+.3f}]"
+
+
 def cells(rows: Sequence[dict]) -> list[list[str]]:
     """The table as shown, the first line being the heading.
 

@@ -152,6 +152,9 @@ def test_the_difference_of_two_faultless_models_is_not_certain():
     zero = intervals.difference(figure(1.0, [0.0, 0.0]), figure(1.0, [0.0, 0.0]))
     assert intervals.summarise([zero]).mean == 0
     assert intervals.summarise([zero]).interval is None
+    assert intervals.summarise([zero, zero]).interval is None
+    same = intervals.difference(figure(0.8, [0.1, -0.1]), figure(0.8, [0.1, -0.1]))
+    assert intervals.summarise([same, same]).interval == (0, 0)
 
 
 def test_ranges_are_kept():

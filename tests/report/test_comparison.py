@@ -36,7 +36,14 @@ def test_every_line_has_every_column():
     assert second["LRMIL minus it [95 %]"] == "+0.250 [-0.100, +0.400]"
     assert second["ahead"] == "4 of 5"
     assert second["encode s"] == second["Dice"] == "-"
-    assert "undefined" in lines[2][1]
+    assert lines[2][1] == "undefined"
+
+
+def test_a_difference_of_unknown_spread_has_no_bounds():
+    row = COLOUR | {"gain_mean": 0.0, "gain_low": None, "gain_high": None}
+    assert comparison.cells([FULL, row])[2][3] == "+0.000"
+    alone = COLOUR | {"auc_low": None, "auc_high": None}
+    assert comparison.cells([FULL, alone])[2][1] == "0.650"
 
 
 def test_columns_that_no_model_has_are_left_out():
