@@ -111,9 +111,7 @@ def folds(config: ConfigDict, stage: Stage) -> tuple[int | None, ...]:
     """
     if not stage.per_fold:
         return (None,)
-    numbers = tuple(range(1, config.folds + 1))
-    delivered = model_folder.members(config) if stage.trains else ()
-    return numbers + tuple(fold for fold in delivered if fold not in numbers)
+    return model_folder.trainings(config) if stage.trains else tuple(range(1, config.folds + 1))
 
 
 def fingerprint(config: ConfigDict, workdir: Path, stage: Stage, fold: int | None) -> str:

@@ -15,7 +15,16 @@ from lrmil_jax.data import labels as label_csv
 from lrmil_jax.data import splits
 from lrmil_jax.data.regions import inspect_slide
 from lrmil_jax.errors import UserError
-from lrmil_jax.stages import align, layout, lesions, models, pretrain_tiles, text, zero_shot
+from lrmil_jax.stages import (
+    align,
+    layout,
+    lesions,
+    model_folder,
+    models,
+    pretrain_tiles,
+    text,
+    zero_shot,
+)
 from lrmil_jax.stages.processes import map_jobs, usable_cores
 from lrmil_jax.train.encode import BatchEncoder, Encoder
 
@@ -171,11 +180,12 @@ def _log_cost(
 
 def _stored_rows(config: ConfigDict, *, hr: int, lr: int, blocks: int) -> int:
     """Rows of features on disk, each as wide as an embedding."""
+    trainings = len(model_folder.trainings(config))
     if config.method != "wise_fuse":
         copies = 2 + blocks if blocks else 1
-        return copies * hr + (config.folds + 1) * lr
+        return copies * hr + (trainings + 1) * lr
     # The chosen ones as they are and, about as wide again, fused.
-    return hr + config.folds * (lr + 3 * round(_share(config) * hr))
+    return hr + trainings * (lr + 3 * round(_share(config) * hr))
 
 
 def _encoding(config: ConfigDict, *, hr: int, lr: int, rate: float) -> str:

@@ -122,6 +122,12 @@ def members(config: ConfigDict) -> tuple[int, ...]:
     return (splits.FINAL,)
 
 
+def trainings(config: ConfigDict) -> tuple[int, ...]:
+    """Every fold that is trained, the final model last."""
+    numbers = tuple(range(1, config.folds + 1))
+    return numbers + tuple(fold for fold in members(config) if fold not in numbers)
+
+
 def deliver(config: ConfigDict, workdir: Path, thresholds: Sequence[Mapping[str, float]]) -> Path:
     """Makes `workdir/model`: the final model, that of the only fold, or the folds' ensemble, whose
     probabilities `predict` averages.
