@@ -174,8 +174,9 @@ def _require_inputs(
         every = graph.folds(config, before)
         for one in (fold,) if before.per_fold and fold is not None else every:
             if not _is_done(config, workdir, before, one):
+                where = "" if one is None else f" of {layout.fold_title(one)}"
                 raise WorkdirError(
-                    f"{stage.name} needs {name}{_of_fold(config, one)}, which is not done with "
+                    f"{stage.name} needs {name}{where}, which is not done with "
                     f"these settings in {workdir}; run --stages {name} first, or leave --stages "
                     "away"
                 )

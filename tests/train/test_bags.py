@@ -102,24 +102,28 @@ class Noise(Sizes):
         return np.zeros(4, np.float32), np.ones(4, np.float32)
 
 
-@pytest.mark.parametrize("case", ["one class is rare", "one class has long bags"])
-def test_noise_is_as_likely_of_either_class(tmp_path, case):
-    """Class weights make up for numbers, and nothing has to be made up for lengths: what is
-    learned of noise is that both classes are as likely."""
+@pytest.mark.parametrize(
+    ("case", "balance", "expected"),
+    [
+        ("one class is rare", "weights", 0.5),
+        ("one class is rare", "none", 0.2),  # what is learned without them, so it is learned
+        ("one class has long bags", "weights", 0.5),
+    ],
+)
+def test_what_is_learned_of_noise(tmp_path, case, balance, expected):
+    """Class weights make up for numbers, and nothing has to be made up for lengths."""
     rng = np.random.default_rng(0)
-    if case == "one class is rare":
-        labels = (rng.random(300) < 0.2).astype(np.int32)
-        sizes = sizes_of(40, 140, 300)
-    else:
-        labels = (rng.random(300) < 0.5).astype(np.int32)
+    labels = (np.arange(300) % 10 < 10 * (0.2 if "rare" in case else 0.5)).astype(np.int32)
+    sizes = rng.integers(17, 25, 300)
+    if "long" in case:
         sizes = np.where(labels == 1, 13, 1) * rng.integers(4, 8, 300)
     store = Noise(sizes)
     data = mil.BagData(
         store=store, labels=labels, cases=[str(i) for i in range(300)],
-        train=np.arange(200), val=np.arange(400, 300),
+        train=np.arange(200), val=np.arange(200, 300),
     )  # fmt: skip
     block = bags.block(
-        balance="weights", bags=16, budget=128, learning_rate=2e-3, epochs=10, eval_every=1,
+        balance=balance, bags=16, budget=128, learning_rate=3e-3 if "long" in case else 1e-2, epochs=6, eval_every=1,
         select="loss",
     )  # fmt: skip
     classifier = mil.train_head(
@@ -127,7 +131,7 @@ def test_noise_is_as_likely_of_either_class(tmp_path, case):
         classes=bags.CLASSES, seed=0,
     )  # fmt: skip
     likely = [softmax(classifier.predict(store.embedding(i))[0])[1] for i in range(200)]
-    assert np.mean(likely) == pytest.approx(0.5, abs=0.03)
+    assert np.mean(likely) == pytest.approx(expected, abs=0.03)
 
 
 def test_a_bag_that_cannot_fit_is_refused_by_name(tmp_path, monkeypatch):
