@@ -123,8 +123,8 @@ def test_what_is_learned_of_noise(tmp_path, case, balance, expected):
         train=np.arange(200), val=np.arange(200, 300),
     )  # fmt: skip
     block = bags.block(
-        balance=balance, bags=16, budget=128, learning_rate=3e-3 if "long" in case else 1e-2, epochs=6, eval_every=1,
-        select="loss",
+        balance=balance, bags=16, budget=128, epochs=6, eval_every=1, select="loss",
+        learning_rate=3e-3 if "long" in case else 1e-2,
     )  # fmt: skip
     classifier = mil.train_head(
         name="noise", directory=tmp_path, block=block, loss=mil.SlideLoss(), data=data,
