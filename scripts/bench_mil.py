@@ -56,8 +56,10 @@ def make_loss(head):
 class JaxRun:
     """Whole epochs of the trainer's step over Grain's batches."""
 
-    def __init__(self, name, sizes, bank, labels, budget):
-        self.source = BagBatches(sizes, budget=budget, num_batches=10**6, per_bag={"label": labels})
+    def __init__(self, name, sizes, bank, labels, *, budget, bags):
+        self.source = BagBatches(
+            sizes, budget=budget, bags_per_update=bags, per_bag={"label": labels}
+        )
         self.mesh = make_mesh(jax.devices()[:1])
         head = heads.create(name, num_classes=CLASSES, hidden=HIDDEN)
         example = (jnp.zeros((1, 8, WIDTH)), jnp.ones((1, 8), bool))
@@ -67,17 +69,22 @@ class JaxRun:
         where = sharding.state_shardings(state, self.mesh, fsdp=False)
         self.state = jax.device_put(state, where)
         self.bank = replicate(bank, self.mesh)
-        self.stepper = Stepper(make_loss(head), tx, self.mesh, where)
-        self.iterator, self.key, self.epochs = iter(self.source.dataset()), jax.random.key(0), 0
+        examples = self.source.bags_of_an_update
+        self.stepper = Stepper(make_loss(head), tx, self.mesh, where, examples)
+        self.iterator, self.key = iter(self.source.dataset()), jax.random.key(0)
 
     def epoch(self):
         """Seconds for every bag once."""
-        steps = len(self.source.plan(self.epochs))
-        self.epochs += 1
-        start = time.perf_counter()
-        for _ in range(steps):
-            batch = place_batch(next(self.iterator), self.mesh)
-            self.state, measured = self.stepper(self.state, self.bank, [batch], self.key)
+        start, done, summed = time.perf_counter(), 0, None
+        while done < self.source.updates:
+            batch = next(self.iterator)
+            ends = batch.pop("ends_update")
+            placed = place_batch(batch, self.mesh)
+            arguments = (self.state, self.bank, placed, self.key, 0, summed)
+            summed, _ = self.stepper.add(*arguments)
+            if ends:
+                self.state, measured = self.stepper.update(self.state, summed)
+                done, summed = done + 1, None
         jax.block_until_ready(measured)
         return time.perf_counter() - start
 
@@ -126,7 +133,7 @@ def compare(arguments):
     """One table: bags per second of both, median over interleaved rounds, and their ratio."""
     sizes, bank, labels = make_bags(arguments.slides, seed=0)
     for name in arguments.heads:
-        ours = JaxRun(name, sizes, bank, labels, arguments.budget)
+        ours = JaxRun(name, sizes, bank, labels, budget=arguments.budget, bags=arguments.bags)
         theirs = TorchRun(name, sizes, bank, labels, arguments.threads)
         first = ours.epoch()
         theirs.epoch()
@@ -135,7 +142,7 @@ def compare(arguments):
             len(sizes) / statistics.median(seconds) for seconds in zip(*rounds, strict=True)
         )
         ratios = sorted(theirs_s / ours_s for ours_s, theirs_s in rounds)
-        plan = ours.source.plan(0)
+        plan = [batch for update in ours.source.plan(0) for batch in update]
         shapes = {(len(batch.bags), batch.length) for batch in plan}
         print(
             f"{name:12s} lrmil_jax {jax_rate:6.1f} bags/s   torch batch 1 {torch_rate:6.1f} bags/s"
@@ -160,8 +167,7 @@ def stream(slides):
         source = BagBatches(
             sizes,
             budget=4096,
-            num_batches=steps,
-            lengths=(400, 600, 800, 1000, 1200),
+            bags_per_update=16,
             per_bag={"label": (sizes % CLASSES).astype(np.int32)},
             read=lambda bag: np.load(Path(folder) / f"{bag}.npy"),
         )
@@ -186,6 +192,7 @@ def main():
     parser.add_argument("--slides", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--budget", type=int, default=4096, help="instances of a batch")
+    parser.add_argument("--bags", type=int, default=16, help="of an update")
     parser.add_argument("--threads", type=int, default=2, help="of PyTorch; JAX uses all cores")
     parser.add_argument("--heads", nargs="+", default=["abmil", "gated_abmil"])
     parser.add_argument("--memory", action="store_true")
