@@ -1,6 +1,7 @@
 """Several folds: what is delivered, what it costs, and what it was trained on."""
 
 import json
+import shutil
 
 import pandas as pd
 import pytest
@@ -8,17 +9,28 @@ import pytest
 from lrmil_jax import checks, graph
 from lrmil_jax.errors import ConfigError, WeightsError
 from lrmil_jax.stages import layout, model_folder, predict
-from tests.integration import runs
+from tests.integration import random_model, runs
 from tests.integration.test_end_to_end import go, tiny
 
-CHANGES = {"folds": 2, "student__no_distillation": False, "evaluate__timed_slides": 0}
+# Nothing is learned here: an encoder of random weights, two updates of each training.
+CHANGES = {
+    "folds": 2, "student__no_distillation": False, "evaluate__timed_slides": 0,
+    "report__heatmaps": 0, "synthetic__slides": 14, "distill__steps": 2, "distill__eval_every": 2,
+    "teacher__epochs": 1, "student__epochs": 1,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def two_folds(finished, tmp_path_factory):
-    """The tiny run's slides in two folds, delivering one model of all patients."""
-    workdir = finished.copy(tmp_path_factory.mktemp("folds") / "run")
-    assert go(tiny(**CHANGES), workdir) == 0
+def changes(tmp_path_factory):
+    weights = random_model.write_weights(tmp_path_factory.mktemp("weights") / "vit.safetensors")
+    return {**CHANGES, "encoder__weights": str(weights)}
+
+
+@pytest.fixture(scope="module")
+def two_folds(cache, changes, tmp_path_factory):
+    """A run of two folds that delivers one model of all patients."""
+    workdir = tmp_path_factory.mktemp("folds") / "run"
+    assert go(tiny(**changes), workdir) == 0
     return workdir
 
 
@@ -27,6 +39,7 @@ def encodings(model, workdir, slide):
     assert predict.run(model, workdir, slide=slide, slides=None) == 0
     path = workdir / "predictions" / slide.stem / "prediction.json"
     record = json.loads(path.read_text())
+    assert set(record["predicted_at"]) == {"youden", "sensitivity"}
     return record["patches_encoded"], record["lr_patches"]
 
 
@@ -34,15 +47,16 @@ def test_one_model_of_all_patients_is_delivered(two_folds, tmp_path):
     """Each LR patch is encoded once, however many folds there were."""
     facts = json.loads((two_folds / "model/model.json").read_text())
     assert facts["members"] == ["final"]
+    assert set(facts["thresholds"]) == {"youden", "sensitivity"}
     assert sorted(path.name for path in (two_folds / "model").iterdir()) == ["final", "model.json"]
     slide = two_folds / "synthetic/slides/slide_0000.tif"
     encoded, patches = encodings(two_folds / "model", tmp_path, slide)
     assert encoded == patches > 0
 
 
-def test_the_final_model_sees_all_but_the_patients_that_choose_it(two_folds):
+def test_the_final_model_sees_all_but_the_patients_that_choose_it(two_folds, changes):
     folds = pd.read_csv(two_folds / "folds.csv").set_index("slide_id")
-    cohort = layout.prepared_cohort(tiny(**CHANGES), two_folds)
+    cohort = layout.prepared_cohort(tiny(**changes), two_folds)
     validation = set(cohort.slides(0, "val").slide_id)
     assert validation == set(folds.index[folds.fold_1 == "val"])
     assert set(cohort.slides(0, "train").slide_id) == set(folds.index) - validation
@@ -52,12 +66,25 @@ def test_the_final_model_sees_all_but_the_patients_that_choose_it(two_folds):
     assert not (two_folds / "folds/final/evaluate").exists()
 
 
-def test_the_folds_own_models_when_asked_for(two_folds, tmp_path):
+def test_the_table_has_the_mean_over_folds_and_the_pooled_figure(two_folds):
+    table = pd.read_csv(two_folds / "report/table.csv").set_index("arm")
+    assert (table.folds == 2).all()
+    assert table[["auc", "auc_sd", "auc_pooled", "auc_low", "auc_high"]].notna().all(axis=None)
+    metrics = [
+        json.loads((two_folds / f"folds/{fold}/evaluate/metrics.json").read_text())
+        for fold in (1, 2)
+    ]
+    for arm in table.index:
+        folds = [fold[arm]["metrics"]["auc"] for fold in metrics]
+        assert table.auc[arm] == pytest.approx(sum(folds) / 2)
+
+
+def test_the_folds_own_models_when_asked_for(two_folds, changes, tmp_path):
     """An ensemble changes what is delivered and nothing that was trained."""
     workdir = tmp_path / "run"
-    runs.Finished(two_folds, None, "").copy(workdir)
+    shutil.copytree(two_folds, workdir, symlinks=True)
     before = runs.files(workdir / "folds")
-    assert go(tiny(**CHANGES, deliver="ensemble"), workdir) == 0
+    assert go(tiny(**changes, deliver="ensemble"), workdir) == 0
     assert runs.changed(before, runs.files(workdir / "folds")) == set()
     facts = json.loads((workdir / "model/model.json").read_text())
     assert facts["members"] == ["fold_1", "fold_2"]

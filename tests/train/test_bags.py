@@ -110,8 +110,10 @@ class Noise(Sizes):
         ("one class has long bags", "weights", 0.5),
     ],
 )
-def test_what_is_learned_of_noise(tmp_path, case, balance, expected):
+def test_what_is_learned_of_noise(tmp_path, monkeypatch, case, balance, expected):
     """Class weights make up for numbers, and nothing has to be made up for lengths."""
+    one_device = make_mesh(jax.devices()[:1])  # compiles faster
+    monkeypatch.setattr(sharding, "make_mesh", lambda: one_device)
     rng = np.random.default_rng(0)
     labels = (np.arange(300) % 10 < 10 * (0.2 if "rare" in case else 0.5)).astype(np.int32)
     sizes = rng.integers(17, 25, 300)

@@ -112,7 +112,14 @@ def test_gradient_shares_by_hand(scripts):
     assert shares == {"class": [pytest.approx(4 / 5.5), 10.0], "length": 10.0}
 
 
-@pytest.mark.parametrize("name", ["gradients", "student", "intervals", "guided"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gradients",
+        "intervals",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("student", "guided")),
+    ],
+)
 def test_parts_run_and_are_reported(scripts, options, name):
     part = json.loads(json.dumps(scripts["cohort_parts"].PARTS[name](options)))
     bench = scripts["bench_cohort"]
