@@ -34,13 +34,13 @@ def answer(process):
 
 
 @pytest.mark.slow
-def test_two_processes_are_one(tmp_path, compilation_cache):
+def test_two_processes_are_one(tmp_path, cache):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    pair = [start(port, index, tmp_path / "pair", compilation_cache) for index in (0, 1)]
+    pair = [start(port, index, tmp_path / "pair", cache) for index in (0, 1)]
     first, second = [answer(process) for process in pair]
-    alone = answer(start(port, "alone", tmp_path / "alone", compilation_cache))
+    alone = answer(start(port, "alone", tmp_path / "alone", cache))
     assert first == second
     assert first["step"] == alone["step"]
     assert first["loss"] == pytest.approx(alone["loss"], rel=1e-4)

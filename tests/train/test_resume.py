@@ -164,17 +164,17 @@ def kill_after(cache, steps, directory, seconds):
     return process.wait() == -signal.SIGKILL
 
 
-def test_killed_process_is_bit_identical(tmp_path, compilation_cache):
+def test_killed_process_is_bit_identical(tmp_path, cache):
     steps, killed = 60, tmp_path / "killed"
-    while not kill_after(compilation_cache, steps, killed, 0.4):
+    while not kill_after(cache, steps, killed, 0.4):
         shutil.rmtree(killed)  # too late, as the machine is busy: once more from nothing
     assert not (killed / "result.json").exists()
-    resumed, undisturbed = finish(compilation_cache, steps, killed, tmp_path / "whole")
+    resumed, undisturbed = finish(cache, steps, killed, tmp_path / "whole")
     assert resumed == undisturbed
 
 
 @pytest.mark.slow
-def test_killed_at_many_random_moments(tmp_path, compilation_cache):
+def test_killed_at_many_random_moments(tmp_path, cache):
     seed = random.randrange(10**6)
     print("seed", seed)  # shown when the test fails
     rng, steps, kills = random.Random(seed), 100, 0
@@ -182,8 +182,6 @@ def test_killed_at_many_random_moments(tmp_path, compilation_cache):
     while kills < 10:
         directory = tmp_path / f"killed{len(directories)}"
         directories.append(directory)
-        kills += sum(
-            kill_after(compilation_cache, steps, directory, rng.uniform(0, 0.8)) for _ in range(7)
-        )
-    *resumed, undisturbed = finish(compilation_cache, steps, *directories, tmp_path / "whole")
+        kills += sum(kill_after(cache, steps, directory, rng.uniform(0, 0.8)) for _ in range(7))
+    *resumed, undisturbed = finish(cache, steps, *directories, tmp_path / "whole")
     assert all(one == undisturbed for one in resumed)
