@@ -107,7 +107,7 @@ class Noise(Sizes):
     [
         ("one class is rare", "weights", 0.5),
         ("one class is rare", "none", 0.2),  # what is learned without them, so it is learned
-        ("one class has long bags", "weights", 0.5),
+        pytest.param("one class has long bags", "weights", 0.5, marks=pytest.mark.slow),
     ],
 )
 def test_what_is_learned_of_noise(tmp_path, monkeypatch, case, balance, expected):
