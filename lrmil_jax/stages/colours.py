@@ -31,7 +31,7 @@ def predictions(
       and the chosen inverse regularisation, `strength`.
     """
     table = cohort.slides(fold, *SPLITS)
-    values, split = statistics(config, workdir, table), table[f"fold_{fold}"].to_numpy()
+    values, split = statistics(config, workdir, table), table.split.to_numpy()
     labels, train, val = table.label.to_numpy(), split == "train", split == "val"
     classifier = colour.fit(
         values[train],

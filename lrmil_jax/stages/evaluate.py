@@ -40,7 +40,7 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     """
     cohort = layout.prepared_cohort(config, workdir)
     table = cohort.slides(fold, "val", "test")
-    test = (table[f"fold_{fold}"] == "test").to_numpy()
+    test = (table.split == "test").to_numpy()
     folder = layout.stage_folder(workdir, "evaluate", fold)
     found = arms(config, workdir, fold, table.slide_id.tolist())
     lesions_of = lesions.find(config, workdir, table, cohort.classes, low_resolution(found))
