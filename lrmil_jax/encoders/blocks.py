@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from lrmil_jax.encoders.attention import attend
+from lrmil_jax.encoders.norm import LayerNorm
 from lrmil_jax.errors import ConfigError
 from lrmil_jax.types import AnyArray
 
@@ -17,11 +18,6 @@ ACTIVATIONS: dict[str, Callable] = {
     "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
 }
 MLPS = (*ACTIVATIONS, "swiglu")
-
-
-def layer_norm(eps: float, dtype: Any, name: str) -> nn.LayerNorm:
-    """Layer norm whose statistics are the two-pass ones of PyTorch."""
-    return nn.LayerNorm(epsilon=eps, dtype=dtype, use_fast_variance=False, name=name)
 
 
 class Attention(nn.Module):
@@ -92,9 +88,11 @@ class Block(nn.Module):
         width = x.shape[-1]
         attention = Attention(self.heads, self.qkv_bias, self.dtype, name="attn")
         mlp = MLP(hidden_width(width, self.mlp_ratio), self.mlp, self.dtype, name="mlp")
-        attended = attention(layer_norm(self.norm_eps, self.dtype, "norm1")(x), mask)
+        attended = attention(LayerNorm(self.norm_eps, self.dtype, name="norm1")(x), mask)
         x = x + self._scaled(attended, "scale1")
-        return x + self._scaled(mlp(layer_norm(self.norm_eps, self.dtype, "norm2")(x)), "scale2")
+        return x + self._scaled(
+            mlp(LayerNorm(self.norm_eps, self.dtype, name="norm2")(x)), "scale2"
+        )
 
     def _scaled(self, branch: Float[Array, "B T W"], name: str) -> Float[Array, "B T W"]:
         if not self.layer_scale:
@@ -129,8 +127,8 @@ class AttentionPool(nn.Module):
     @nn.compact
     def __call__(self, tokens: Float[Array, "B T W"]) -> Float[Array, "B {self.width}"]:
         query = self.param("query", nn.initializers.normal(0.02), (1, self.width))
-        query = layer_norm(self.norm_eps, self.dtype, "norm_query")(query)
-        tokens = layer_norm(self.norm_eps, self.dtype, "norm_tokens")(tokens)
+        query = LayerNorm(self.norm_eps, self.dtype, name="norm_query")(query)
+        tokens = LayerNorm(self.norm_eps, self.dtype, name="norm_tokens")(tokens)
         shape = (self.heads, self.width // self.heads)
 
         def project(x, name):
@@ -142,7 +140,7 @@ class AttentionPool(nn.Module):
         out = nn.Dense(self.width, dtype=self.dtype, name="proj")(
             out.reshape(len(tokens), self.width)
         )
-        return layer_norm(self.norm_eps, jnp.float32, "norm")(out)
+        return LayerNorm(self.norm_eps, jnp.float32, name="norm")(out)
 
 
 def check_heads(what: str, width: int, heads: int) -> None:

@@ -18,7 +18,8 @@ from flax import traverse_util
 from jaxtyping import Array, Bool, Float, Int
 
 from lrmil_jax.encoders import contrastive, pretrained, registry, text_files
-from lrmil_jax.encoders.blocks import Block, check_heads, layer_norm
+from lrmil_jax.encoders.blocks import Block, check_heads
+from lrmil_jax.encoders.norm import LayerNorm
 from lrmil_jax.encoders.text_files import SentenceTokenizer
 from lrmil_jax.errors import ConfigError, DataError, WeightsError
 from lrmil_jax.types import AnyArray
@@ -112,7 +113,7 @@ class LanguageTransformer(nn.Module):
             block = Block(self.heads, mlp=self.mlp, norm_eps=self.norm_eps, name=f"block_{index}")
             x = block(x, seen)
         last = x.shape[1] - 1 if self.class_token else jnp.maximum(mask.sum(1) - 1, 0)
-        return layer_norm(self.norm_eps, jnp.float32, "norm")(x[jnp.arange(len(x)), last])
+        return LayerNorm(self.norm_eps, jnp.float32, name="norm")(x[jnp.arange(len(x)), last])
 
     def _with_class_token(
         self,

@@ -18,8 +18,9 @@ from flax import traverse_util
 from jaxtyping import Array, Bool, Float, Int
 
 from lrmil_jax.encoders import contrastive, pretrained
-from lrmil_jax.encoders.blocks import Block, check_heads, layer_norm
+from lrmil_jax.encoders.blocks import Block, check_heads
 from lrmil_jax.encoders.language import embed_sentences
+from lrmil_jax.encoders.norm import LayerNorm
 from lrmil_jax.encoders.tokenizer import Tokenizer
 from lrmil_jax.errors import ConfigError, WeightsError
 from lrmil_jax.types import AnyArray
@@ -81,7 +82,7 @@ class TextTransformer(nn.Module):
                 name=f"block_{index}",
             )
             x = block(x, mask[:, None])
-        x = layer_norm(self.norm_eps, jnp.float32, "norm")(x)
+        x = LayerNorm(self.norm_eps, jnp.float32, name="norm")(x)
         weight = jnp.asarray(mask, jnp.float32)[..., None]
         return (weight * x).sum(1) / jnp.maximum(weight.sum(1), 1.0)
 

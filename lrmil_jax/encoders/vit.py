@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lrmil_jax.encoders.blocks import MLPS, AttentionPool, Block, check_heads, layer_norm
+from lrmil_jax.encoders.blocks import MLPS, AttentionPool, Block, check_heads
+from lrmil_jax.encoders.norm import LayerNorm
 from lrmil_jax.errors import ConfigError
 from lrmil_jax.types import AnyArray
 
@@ -191,7 +192,9 @@ class VisionTransformer(nn.Module):
         positions = resample_positions(positions, grid).reshape(1, grid**2, self.width)
         first = jnp.broadcast_to(first.astype(x.dtype), (batch, *first.shape))
         x = jnp.concatenate([first, x + positions.astype(x.dtype)], 1)
-        return layer_norm(self.norm_eps, self.dtype, "norm_pre")(x) if self.pre_norm else x, grid
+        return LayerNorm(self.norm_eps, self.dtype, name="norm_pre")(
+            x
+        ) if self.pre_norm else x, grid
 
     def _first_tokens(self) -> Float[Array, "first W"]:
         """The class token with its position, and the registers."""
@@ -208,7 +211,7 @@ class VisionTransformer(nn.Module):
         def norm(part):
             if not self.final_norm:
                 return part.astype(jnp.float32)
-            return layer_norm(self.norm_eps, jnp.float32, "norm")(part)
+            return LayerNorm(self.norm_eps, jnp.float32, name="norm")(part)
 
         if self.pool == "cls":
             pooled = norm(x[:, 0])  # of this token alone: the others are not asked for
