@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 
 from lrmil_jax import config as configuration
 from lrmil_jax.errors import WorkdirError
-from lrmil_jax.stages import layout, model_folder, models
+from lrmil_jax.models import model_folder, trained
+from lrmil_jax.workspace import claims, cohorts, statuses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,17 +141,17 @@ def _inputs(config: ConfigDict, workdir: Path, stage: Stage, fold: int | None) -
     own = _own_inputs(config, stage)
     if not stage.after:
         return own
-    cohort = layout.prepared_cohort(config, workdir)
+    cohort = cohorts.prepared(config, workdir)
     columns = ["slide_id", "patient_id", "label"]
     columns += [f"fold_{fold}"] if fold else [c for c in cohort.table if c.startswith("fold_")]
-    sources = [layout.read_status(workdir, name)["source"] for name in cohort.table.slide_id]
-    claimed = layout.read_claims(workdir).get("encoder")
+    sources = [statuses.read(workdir, name)["source"] for name in cohort.table.slide_id]
+    claimed = claims.read(workdir).get("encoder")
     if claimed is None and "encode_hr" in stage_names(config):
         raise WorkdirError(f"{workdir} has no HR features yet; run --stages encode_hr first")
     return own | {
         "table": cohort.table[columns].to_csv(index=False),
         "sources": sources,
-        "encoder": claimed or models.encoder_facts(config, workdir),
+        "encoder": claimed or trained.encoder_facts(config, workdir),
     }
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 from absl import app, flags
 from ml_collections import config_flags
 
+from lrmil_jax import preflight
 from lrmil_jax.errors import ConfigError, UserError
+from lrmil_jax.workspace import layout
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configs/X.py or configs/X.py:tiny")
 _WORKDIR = flags.DEFINE_string("workdir", None, "where all output goes")
@@ -37,7 +39,7 @@ def main(arguments: list[str]) -> int:
 def dispatch() -> int:
     """Runs what the flags ask for and gives the number of slides or checks that failed."""
     from lrmil_jax import checks, pipeline
-    from lrmil_jax.stages import check, layout, predict
+    from lrmil_jax.stages import predict
     from lrmil_jax.studies import study
 
     stages = _STAGES.value
@@ -55,7 +57,7 @@ def dispatch() -> int:
     checks.validate(_CONFIG.value, stages)
     with layout.locked(workdir):
         if stages == ["check"]:
-            return check.run(study.first(_CONFIG.value, workdir), workdir)
+            return preflight.run(study.first(_CONFIG.value, workdir), workdir)
         runner = study if study.is_study(_CONFIG.value) else pipeline
         return runner.run(_CONFIG.value, workdir, stages)
 

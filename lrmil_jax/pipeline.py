@@ -21,7 +21,9 @@ from lrmil_jax import config as configuration
 from lrmil_jax import files, graph
 from lrmil_jax.data import splits
 from lrmil_jax.errors import ConfigError, WorkdirError
-from lrmil_jax.stages import layout, lesions, models, pretrain_tiles, text
+from lrmil_jax.models import loading, trained
+from lrmil_jax.stages import text
+from lrmil_jax.workspace import claims, cohorts, layout, lesions, pretrain_tiles, statuses
 
 log = logging.getLogger(__name__)
 
@@ -56,15 +58,15 @@ def run(config: ConfigDict, workdir: Path, names: list[str], donors: Sequence[Pa
       How many slides or tiles could not be read: they are listed, and the rest went on.
     """
     stages = choose_stages(config, names)
-    layout.forget_cohorts()
+    cohorts.forget()
     pretrain_tiles.forget()
     encodes = any(stage.name != "prepare" for stage in stages)
-    models.preflight(config, encodes=encodes)
+    trained.preflight(config, encodes=encodes)
     lesions.masks_folder(config, workdir)
     _refuse_other_cohort(config, workdir)
     _require_inputs(config, workdir, stages[0], None)
     if config.data.labels is not None:
-        cohort = layout.read_cohort(config, workdir)  # told before hours of pretraining
+        cohort = cohorts.read(config, workdir)  # told before hours of pretraining
         if encodes and "pretrain" in graph.stage_names(config):
             pretrain_tiles.preflight(config, cohort)
         if graph.STAGES["text"] in stages:
@@ -188,8 +190,8 @@ def _refuse_other_cohort(config: ConfigDict, workdir: Path) -> None:
     Raises:
       WorkdirError: regions or features in `workdir` are of other settings.
     """
-    layout.check_regions(config, workdir)
-    claimed, stage = layout.read_claims(workdir).get("encoder"), graph.STAGES["pretrain"]
+    cohorts.check_regions(config, workdir)
+    claimed, stage = claims.read(workdir).get("encoder"), graph.STAGES["pretrain"]
     known = _read_mark(workdir, stage, None)
     if claimed is None or known is None or _is_done(config, workdir, stage, None):
         return
@@ -197,7 +199,7 @@ def _refuse_other_cohort(config: ConfigDict, workdir: Path) -> None:
     if not known["complete"] and known["fingerprint"] == wanted:
         return
     given = config.encoder.weights
-    if given is not None and models.encoder_hash(given) == claimed["weights"]:
+    if given is not None and loading.encoder_hash(given) == claimed["weights"]:
         return
     record = workdir / "config.json"
     made = json.loads(record.read_text()) if record.is_file() else {}
@@ -239,8 +241,8 @@ def _report_failures(config: ConfigDict, workdir: Path) -> int:
             log.error("left out: %s", reason)
         return len(unreadable)
     statuses = [
-        layout.read_status(workdir, slide_id)
-        for slide_id in layout.read_cohort(config, workdir).table.slide_id
+        statuses.read(workdir, slide_id)
+        for slide_id in cohorts.read(config, workdir).table.slide_id
     ]
     failed = [status for status in statuses if status is not None and status["status"] != "ok"]
     for status in failed:

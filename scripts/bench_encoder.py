@@ -30,12 +30,13 @@ import numpy as np
 from bench_memory import write_slide
 
 from lrmil_jax import config as configuration
-from lrmil_jax import encoders
+from lrmil_jax import encoders, processes
 from lrmil_jax.encoders import convert
 from lrmil_jax.encoders.layouts import LAYOUTS
-from lrmil_jax.stages import children, layout, models, prepare
-from lrmil_jax.stages.processes import usable_cores
+from lrmil_jax.models import children, trained
+from lrmil_jax.stages import prepare
 from lrmil_jax.train.encode import BatchEncoder, Encoder
+from lrmil_jax.workspace import cohorts
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -94,7 +95,7 @@ def against_timm(name: str, *, dtype: str, batch: int, px: int, rounds: int, rep
     import torch
 
     # By default PyTorch takes a thread a physical core, XLA one a usable core: both get the same.
-    torch.set_num_threads(usable_cores())
+    torch.set_num_threads(processes.usable_cores())
     module = encoders.create(name, px=px, dtype=DTYPES[dtype])
     reference = timm_model(module, px=px)
     state = {key: value.numpy for key, value in reference.state_dict().items()}
@@ -189,8 +190,8 @@ def idle(name: str, *, dtype: str, batch: int, slides: int, size_px: int) -> Non
         encoder = Encoder(
             name, options, module, params, encoders.transform(name, **options), "random"
         )
-        jobs = layout.slide_jobs(config, workdir, layout.read_cohort(config, workdir).table)
-        encode = models.batch_encoder(config, encoder)
+        jobs = cohorts.slide_jobs(config, workdir, cohorts.read(config, workdir).table)
+        encode = trained.batch_encoder(config, encoder)
         read = children.slides_images(config, workdir, jobs)
         images = np.concatenate([group for _, groups in read for group in groups])
         whole = images[: len(images) // batch * batch]

@@ -25,8 +25,9 @@ from bench_memory import write_slide
 
 from lrmil_jax import encoders, heads
 from lrmil_jax.encoders import pretrained
-from lrmil_jax.stages import model_folder, predict
-from lrmil_jax.stages.inference import SlideClassifier
+from lrmil_jax.models import model_folder
+from lrmil_jax.models.inference import SlideClassifier
+from lrmil_jax.stages import predict
 from lrmil_jax.train.encode import BatchEncoder, Encoder
 from lrmil_jax.train.mil import BagClassifier
 

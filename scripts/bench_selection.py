@@ -21,15 +21,15 @@ from bench_predict import random_encoder, random_head, slide_of, usual_flags
 
 from lrmil_jax import config as configuration
 from lrmil_jax import encoders
+from lrmil_jax.data import param_files
 from lrmil_jax.data.regions import TilingSettings
 from lrmil_jax.data.schema import Geometry
 from lrmil_jax.encoders import prompts
+from lrmil_jax.models import loading
+from lrmil_jax.models.guided import GuidedClassifier
+from lrmil_jax.models.inference import SlideClassifier
 from lrmil_jax.selection import fuse
-from lrmil_jax.stages import align
-from lrmil_jax.stages.guided import GuidedClassifier
-from lrmil_jax.stages.inference import SlideClassifier
-from lrmil_jax.stages.text import SharedSpace
-from lrmil_jax.train.checkpoint import save_params
+from lrmil_jax.selection.shared_space import SharedSpace
 from lrmil_jax.train.encode import BatchEncoder, Encoder
 
 CLASSES, SENTENCES, SHARED_WIDTH, PROMPTS = ("negative", "positive"), 10, 512, 8
@@ -48,7 +48,7 @@ def random_space(folder: Path, width: int) -> SharedSpace:
     }
     sentences = [[f"{name} {number}" for number in range(SENTENCES)] for name in CLASSES]
     path = folder / "classes.safetensors"
-    save_params(path, tree, {"classes": list(CLASSES), "sentences": sentences})
+    param_files.save_params(path, tree, {"classes": list(CLASSES), "sentences": sentences})
     return SharedSpace(path)
 
 
@@ -57,7 +57,7 @@ def prompted(encoder: Encoder, folder: Path) -> Encoder:
     start = prompts.initial(encoder.module, count=PROMPTS, deep=True, seed=0)
     path = folder / "prompts.safetensors"
     prompts.save(path, start, encoder_hash=encoder.weights_hash, deep=True)
-    return align.prompted(encoder, path)
+    return loading.prompted(encoder, path)
 
 
 def classifiers(

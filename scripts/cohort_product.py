@@ -28,8 +28,10 @@ from lrmil_jax import pipeline
 from lrmil_jax.data.batching import BagBatches
 from lrmil_jax.distill import guidance
 from lrmil_jax.evals import intervals, predictions
-from lrmil_jax.stages import fuse, layout, predict, select
+from lrmil_jax.models import text_guidance
+from lrmil_jax.stages import predict
 from lrmil_jax.train import loop, mil
+from lrmil_jax.workspace import layout
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 _compilations: list[float] = []
@@ -232,8 +234,8 @@ def mean_interval(models: list[pd.DataFrame]) -> tuple[float, float]:
     return intervals.summarise(auc).interval
 
 
-choose = select.choose
-fused_features = fuse.fused_features
+choose = text_guidance.choose
+fused_features = text_guidance.fused_features
 
 
 def run_stages(

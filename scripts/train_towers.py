@@ -28,8 +28,9 @@ from lrmil_jax.data.captions import CaptionedTiles
 from lrmil_jax.data.tiles import TileSource
 from lrmil_jax.encoders import contrastive, pretrained
 from lrmil_jax.errors import UserError
+from lrmil_jax.models import loading
 from lrmil_jax.slides import synthetic
-from lrmil_jax.stages import models, pretrain
+from lrmil_jax.stages import pretrain
 from lrmil_jax.train.encode import BatchEncoder
 from lrmil_jax.train.logging import setup_logging
 
@@ -100,7 +101,7 @@ def train(config: ConfigDict, folder: Path) -> None:
 
 def measure(folder: Path, config: ConfigDict, *, per_class: int, seed: int) -> dict:
     """Zero-shot accuracy of the stored towers on fresh tiles, by scale and class."""
-    encoder = models.load_encoder(
+    encoder = loading.load_encoder(
         config.encoder.name, folder / "encoder.safetensors", dtype="float32"
     )
     tower = encoders.TextTower.load(folder / "text.safetensors", encoder_hash=encoder.weights_hash)

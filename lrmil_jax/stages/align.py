@@ -12,13 +12,14 @@ from lrmil_jax.data import features, schema
 from lrmil_jax.data.pairs import PatchPairs
 from lrmil_jax.distill import cross_scale
 from lrmil_jax.encoders import pretrained, prompts
-from lrmil_jax.errors import WeightsError
-from lrmil_jax.stages import children, layout, models, text
+from lrmil_jax.models import children, loading, trained
+from lrmil_jax.selection import shared_space
 from lrmil_jax.train import mil
 from lrmil_jax.train.encode import Encoder
 from lrmil_jax.train.logging import progress
 from lrmil_jax.train.loop import fit
 from lrmil_jax.train.step import Evaluator
+from lrmil_jax.workspace import claims, cohorts, feature_sets, layout, stage_files, statuses
 
 log = logging.getLogger(__name__)
 
@@ -29,13 +30,13 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     if settings.how not in ("prompts", "full"):
         log.info("align.how=%s: nothing is trained", settings.how)
         return
-    cohort = layout.prepared_cohort(config, workdir)
-    layout.claim(workdir, "encoder", models.encoder_facts(config, workdir))
+    cohort = cohorts.prepared(config, workdir)
+    claims.claim(workdir, "encoder", trained.encoder_facts(config, workdir))
     sides = {side: cohort.slides(fold, side).slide_id.tolist() for side in ("train", "val")}
     _encode_children(config, workdir, [*sides["train"], *sides["val"]])
     pairs = {side: _pairs(config, workdir, slide_ids) for side, slide_ids in sides.items()}
-    tower = models.low_resolution(models.hr_encoder(config, workdir), layout.geometry(config))
-    space = text.SharedSpace(text.path(workdir))
+    tower = loading.low_resolution(trained.hr_encoder(config, workdir), cohorts.geometry(config))
+    space = shared_space.SharedSpace(stage_files.texts_path(workdir))
     params, constants, module = _parts(config, tower)
     loss_fn = make_loss(tower, module, space, beta=settings.beta, tuned=settings.how)
     evaluator = Evaluator(loss_fn, constants=constants)
@@ -83,7 +84,7 @@ def _parts(config: ConfigDict, tower: Encoder) -> tuple[dict, dict, Any]:
     return {"prompts": start}, {"tower": tower.params}, module
 
 
-def make_loss(tower: Encoder, module, space: text.SharedSpace, *, beta: float, tuned: str):
+def make_loss(tower: Encoder, module, space: shared_space.SharedSpace, *, beta: float, tuned: str):
     """The cross-scale loss of a batch of `PatchPairs`, with its two terms."""
 
     def loss_fn(params, constants, batch, key, train):
@@ -100,76 +101,15 @@ def make_loss(tower: Encoder, module, space: text.SharedSpace, *, beta: float, t
     return loss_fn
 
 
-def lr_encoder(config: ConfigDict, workdir: Path, fold: int) -> Encoder:
-    """The encoder that reads LR tiles in the fold, as `align.how` says.
-
-    Raises:
-      WeightsError: a file is missing, broken, or another tower's.
-    """
-    found, geometry = files_of(config, workdir, fold), layout.geometry(config)
-    if "encoder.safetensors" in found:
-        path = found["encoder.safetensors"]
-        encoder = models.load_encoder(config.encoder.name, path, dtype=config.encoder.dtype)
-        return models.low_resolution(encoder, geometry)
-    tower = models.low_resolution(models.hr_encoder(config, workdir), geometry)
-    return prompted(tower, found["prompts.safetensors"]) if found else tower
-
-
-def files_of(config: ConfigDict, workdir: Path, fold: int) -> dict[str, Path]:
-    """The file that makes the fold's LR encoder of the tower, by its name; {} if none is needed.
-
-    Raises:
-      WeightsError: `align.how` is "lrmil", but `align.encoder` is not set.
-    """
-    how, folder = config.align.how, layout.stage_folder(workdir, "align", fold)
-    if how == "none":
-        return {}
-    if how == "lrmil":
-        if config.align.encoder is None:
-            raise WeightsError(
-                "align.how=lrmil needs --config.align.encoder=FILE, the encoder.safetensors of "
-                "LRMIL's stage 1 (folds/{fold}/distill); '{fold}' in the path is the fold"
-            )
-        return {
-            "encoder.safetensors": Path(
-                config.align.encoder.replace("{fold}", layout.fold_name(fold))
-            )
-        }
-    name = "prompts.safetensors" if how == "prompts" else "encoder.safetensors"
-    return {name: folder / name}
-
-
-def prompted(tower: Encoder, path: Path) -> Encoder:
-    """A tower with the prompts of a file.
-
-    Raises:
-      WeightsError: it is missing, broken, or another tower's.
-    """
-    values, deep = prompts.load(path, encoder_hash=tower.weights_hash)
-    return Encoder(
-        name=tower.name,
-        options=tower.options,
-        module=prompts.Prompted(tower.module, values.shape[1], deep),
-        params={"tower": tower.params, "prompts": values},
-        transform=tower.transform,
-        weights_hash=pretrained.weights_hash(path),
-    )
-
-
-def children_folder(workdir: Path) -> Path:
-    """HR features of training and validation slides, one record an LR patch; for all folds."""
-    return layout.features_folder(workdir, "align_children")
-
-
 def _encode_children(config: ConfigDict, workdir: Path, slide_ids: list[str]) -> None:
-    folder = children_folder(workdir)
+    folder = stage_files.children_folder(workdir)
     folder.mkdir(parents=True, exist_ok=True)
-    table = layout.prepared_cohort(config, workdir).table
-    jobs = layout.slide_jobs(config, workdir, table[table.slide_id.isin(slide_ids)])
+    table = cohorts.prepared(config, workdir).table
+    jobs = cohorts.slide_jobs(config, workdir, table[table.slide_id.isin(slide_ids)])
     pending = [job for job in jobs if not layout.shard(folder, job.slide_id).is_file()]
     if not pending:
         return
-    encode = models.batch_encoder(config, models.hr_encoder(config, workdir))
+    encode = trained.batch_encoder(config, trained.hr_encoder(config, workdir))
     with progress("align: HR children", len(jobs), done=len(jobs) - len(pending)) as bar:
         for slide, rows in children.encode(encode, config, workdir, pending):
             if rows is not None:
@@ -180,14 +120,14 @@ def _encode_children(config: ConfigDict, workdir: Path, slide_ids: list[str]) ->
 
 
 def _pairs(config: ConfigDict, workdir: Path, slide_ids: list[str]) -> PatchPairs:
-    geometry = layout.geometry(config)
-    folder = children_folder(workdir)
+    geometry = cohorts.geometry(config)
+    folder = stage_files.children_folder(workdir)
     there = [name for name in slide_ids if layout.shard(folder, name).is_file()]
     return PatchPairs(
         [layout.shard(layout.regions_folder(workdir), slide_id) for slide_id in there],
         [layout.shard(folder, slide_id) for slide_id in there],
-        counts=[layout.read_status(workdir, slide_id)["lr_patches"] for slide_id in there],
+        counts=[statuses.read(workdir, slide_id)["lr_patches"] for slide_id in there],
         region_parser=schema.RecordParser(schema.region_features(geometry, with_hr=False), ("lr",)),
-        target_parser=models.feature_parser(config, workdir, ("embedding", "child")),
+        target_parser=feature_sets.parser(config, workdir, ("embedding", "child")),
         ratio=geometry.ratio,
     )

@@ -5,22 +5,23 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from lrmil_jax.stages import layout, models
-from lrmil_jax.stages.encode_lr import encode_cohort, undistilled_folder
-from lrmil_jax.stages.teacher import fold_data, open_store
+from lrmil_jax.models import loading, lr_encoding, trained
 from lrmil_jax.train import mil
+from lrmil_jax.workspace import claims, cohorts, feature_sets, stage_files
 
 
 def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     """Writes `folds/<k>/baseline/model.safetensors` and, once, `features/lr_undistilled`."""
-    cohort = layout.prepared_cohort(config, workdir)
-    layout.claim(workdir, "encoder", models.encoder_facts(config, workdir))
+    cohort = cohorts.prepared(config, workdir)
+    claims.claim(workdir, "encoder", trained.encoder_facts(config, workdir))
 
     def load_encoder():
-        return models.low_resolution(models.hr_encoder(config, workdir), layout.geometry(config))
+        return loading.low_resolution(trained.hr_encoder(config, workdir), cohorts.geometry(config))
 
-    encode_cohort(config, workdir, load_encoder, undistilled_folder(workdir))
-    path = model_path(workdir, fold)
+    lr_encoding.encode_cohort(
+        config, workdir, load_encoder, stage_files.undistilled_folder(workdir)
+    )
+    path = stage_files.baseline_head(workdir, fold)
     if path.is_file():
         return
     slide_ids = cohort.slides(fold, "train", "val").slide_id.tolist()
@@ -29,14 +30,13 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
         directory=path.parent / "training",
         block=config.student,
         loss=mil.SlideLoss(),
-        data=fold_data(
-            cohort, fold, open_store(config, workdir, undistilled_folder(workdir), slide_ids)
+        data=feature_sets.fold_data(
+            cohort,
+            fold,
+            feature_sets.open_store(
+                config, workdir, stage_files.undistilled_folder(workdir), slide_ids
+            ),
         ),
         classes=cohort.classes,
         seed=config.seed,
     ).save(path)
-
-
-def model_path(workdir: Path, fold: int) -> Path:
-    """The fold's head on undistilled LR features."""
-    return layout.stage_folder(workdir, "baseline", fold) / "model.safetensors"

@@ -11,27 +11,26 @@ from lrmil_jax.data import features, schema
 from lrmil_jax.data.pairs import PatchPairs
 from lrmil_jax.distill import patch
 from lrmil_jax.encoders import pretrained
-from lrmil_jax.stages import layout, models
-from lrmil_jax.stages.encode_hr import folders
-from lrmil_jax.stages.teacher import read_outputs
+from lrmil_jax.models import loading, trained
 from lrmil_jax.train import mil
 from lrmil_jax.train.encode import Encoder
 from lrmil_jax.train.loop import fit
 from lrmil_jax.train.step import Evaluator
+from lrmil_jax.workspace import cohorts, feature_sets, layout, stage_files, statuses
 
 
 def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     """Writes `folds/<k>/distill/encoder.safetensors`."""
     settings = config.distill
-    encoder = models.hr_encoder(config, workdir)
-    blocks = models.layers(config, encoder.module)
+    encoder = trained.hr_encoder(config, workdir)
+    blocks = trained.layers(config, encoder.module)
     pairs = {split: _pairs(config, workdir, fold, split, blocks) for split in ("train", "val")}
     scale = np.ones(len(blocks))
     if settings.normalise:
         scale = _target_variance(_targets(config, workdir, fold, "train", blocks))
     constants = {"scale": scale.astype(np.float32)}
     loss_fn = make_loss(
-        models.low_resolution(encoder, layout.geometry(config)),
+        loading.low_resolution(encoder, cohorts.geometry(config)),
         blocks,
         lambda_layer=settings.lambda_layer,
         lambda_attn=settings.lambda_attn,
@@ -97,17 +96,18 @@ def make_loss(
 def _pairs(
     config: ConfigDict, workdir: Path, fold: int, split: str, blocks: tuple[int, ...]
 ) -> PatchPairs:
-    slide_ids = layout.prepared_cohort(config, workdir).slides(fold, split).slide_id
-    geometry = layout.geometry(config)
+    slide_ids = cohorts.prepared(config, workdir).slides(fold, split).slide_id
+    geometry = cohorts.geometry(config)
     names = ("embedding", "cls", "child")
     return PatchPairs(
         [layout.shard(layout.regions_folder(workdir), slide_id) for slide_id in slide_ids],
         _targets(config, workdir, fold, split, blocks),
-        counts=[layout.read_status(workdir, slide_id)["lr_patches"] for slide_id in slide_ids],
+        counts=[statuses.read(workdir, slide_id)["lr_patches"] for slide_id in slide_ids],
         region_parser=schema.RecordParser(schema.region_features(geometry, with_hr=False), ("lr",)),
-        target_parser=models.feature_parser(config, workdir, names, num_layers=len(blocks)),
+        target_parser=feature_sets.parser(config, workdir, names, num_layers=len(blocks)),
         attention=[
-            read_outputs(workdir, fold, slide_id)["attention_logits"] for slide_id in slide_ids
+            stage_files.read_teacher(workdir, fold, slide_id)["attention_logits"]
+            for slide_id in slide_ids
         ],
         ratio=geometry.ratio,
     )
@@ -116,8 +116,8 @@ def _pairs(
 def _targets(
     config: ConfigDict, workdir: Path, fold: int, split: str, blocks: tuple[int, ...]
 ) -> list[Path]:
-    folder = folders(workdir, blocks)["targets"]
-    slides = layout.prepared_cohort(config, workdir).slides(fold, split)
+    folder = stage_files.hr_folders(workdir, blocks)["targets"]
+    slides = cohorts.prepared(config, workdir).slides(fold, split)
     return [layout.shard(folder, slide_id) for slide_id in slides.slide_id]
 
 

@@ -11,55 +11,47 @@ from ml_collections import ConfigDict
 
 from lrmil_jax import files
 from lrmil_jax.data import features, regions, schema, source, writer
-from lrmil_jax.stages import children, layout, models
-from lrmil_jax.stages.prepare import write_slides_csv, write_view
+from lrmil_jax.models import children, trained
 from lrmil_jax.train.logging import progress
+from lrmil_jax.workspace import claims, cohorts, feature_sets, layout, stage_files, statuses
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
     """Writes `features/hr` and `features/hr_targets_<blocks>` for every prepared slide."""
-    cohort = layout.prepared_cohort(config, workdir)
-    encoder = models.hr_encoder(config, workdir)
-    layout.claim(workdir, "encoder", models.encoder_facts(config, workdir))
-    blocks = models.layers(config, encoder.module) if config.method == "lrmil" else ()
-    jobs = layout.slide_jobs(config, workdir, cohort.table)
+    cohort = cohorts.prepared(config, workdir)
+    encoder = trained.hr_encoder(config, workdir)
+    claims.claim(workdir, "encoder", trained.encoder_facts(config, workdir))
+    blocks = trained.layers(config, encoder.module) if config.method == "lrmil" else ()
+    jobs = cohorts.slide_jobs(config, workdir, cohort.table)
     pending = [job for job in jobs if not _is_done(workdir, job, blocks)]
-    for folder in folders(workdir, blocks).values():
+    for folder in stage_files.hr_folders(workdir, blocks).values():
         folder.mkdir(parents=True, exist_ok=True)
     if pending:
-        encode = models.batch_encoder(config, encoder, blocks)
+        encode = trained.batch_encoder(config, encoder, blocks)
         with progress("encode_hr", len(jobs), done=len(jobs) - len(pending)) as bar:
             for slide, rows in children.encode(encode, config, workdir, pending):
                 if rows is not None:
                     _write_slide(config, workdir, slide.job, rows, blocks)
                 bar.advance()
-        write_slides_csv(config, workdir)
-    slide_ids = layout.prepared_cohort(config, workdir).table.slide_id.tolist()
+        cohorts.write_slides_csv(config, workdir)
+    slide_ids = cohorts.prepared(config, workdir).table.slide_id.tolist()
     # Always: a killed run may have encoded the last slide and not come to this.
-    for name, folder in folders(workdir, blocks).items():
+    for name, folder in stage_files.hr_folders(workdir, blocks).items():
         num_layers = len(blocks) if name == "targets" else 0
-        record = models.feature_schema(config, workdir, num_layers=num_layers)
+        record = feature_sets.record(config, workdir, num_layers=num_layers)
         features.write_view(folder, slide_ids, record)
     if config.prepare.hr == "store" and not config.prepare.keep_hr:
         for job in jobs:
             if job.slide_id in slide_ids:
                 _drop_mosaics(config, workdir, job)
-        write_view(config, workdir, jobs)
-
-
-def folders(workdir: Path, blocks: tuple[int, ...]) -> dict[str, Path]:
-    """Where embeddings lie, and the targets of this set of blocks."""
-    found = {"embedding": layout.features_folder(workdir, "hr")}
-    if blocks:
-        name = "hr_targets_" + "_".join(str(block) for block in blocks)
-        found["targets"] = layout.features_folder(workdir, name)
-    return found
+        cohorts.write_view(config, workdir, jobs)
 
 
 def _is_done(workdir: Path, job: regions.SlideJob, blocks: tuple[int, ...]) -> bool:
     # `prepare` removes the features of a slide that it makes anew.
     return all(
-        layout.shard(folder, job.slide_id).is_file() for folder in folders(workdir, blocks).values()
+        layout.shard(folder, job.slide_id).is_file()
+        for folder in stage_files.hr_folders(workdir, blocks).values()
     )
 
 
@@ -70,7 +62,7 @@ def _write_slide(
     rows: features.SlideFeatures,
     blocks: tuple[int, ...],
 ) -> None:
-    found, dtype = folders(workdir, blocks), config.features.dtype
+    found, dtype = stage_files.hr_folders(workdir, blocks), config.features.dtype
     if blocks:
         path = layout.shard(found["targets"], job.slide_id)
         features.write(path, job.slide_id, rows, dtype=dtype, block=None)
@@ -83,10 +75,10 @@ def _write_slide(
 
 def _drop_mosaics(config: ConfigDict, workdir: Path, job: regions.SlideJob) -> None:
     """Writes the regions again without HR: most of the bytes, needed no more."""
-    status = layout.read_status(workdir, job.slide_id)
+    status = statuses.read(workdir, job.slide_id)
     if not status["hr"]:
         return
-    geometry = layout.geometry(config)
+    geometry = cohorts.geometry(config)
     without = schema.region_features(geometry, with_hr=False)
     parser = schema.RecordParser(schema.region_features(geometry, with_hr=True), tuple(without))
     records = source.RecordSource([job.shard], parser)

@@ -18,10 +18,10 @@ from lrmil_jax.data import splits, writer
 from lrmil_jax.data.regions import file_identity
 from lrmil_jax.errors import DataError, SlideError, WorkdirError
 from lrmil_jax.evals import intervals, metrics
+from lrmil_jax.models import model_folder
+from lrmil_jax.models.inference import SlideResult
+from lrmil_jax.models.model_folder import Model
 from lrmil_jax.report import geojson, heatmap
-from lrmil_jax.stages import model_folder
-from lrmil_jax.stages.inference import SlideResult
-from lrmil_jax.stages.model_folder import Model
 from lrmil_jax.train.logging import progress
 
 log = logging.getLogger(__name__)

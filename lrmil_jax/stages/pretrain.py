@@ -23,12 +23,12 @@ from lrmil_jax.data import source, tiles
 from lrmil_jax.data.captions import CaptionedTiles
 from lrmil_jax.encoders import contrastive, pretrained, text
 from lrmil_jax.evals import metrics
-from lrmil_jax.stages import layout, pretrain_tiles
 from lrmil_jax.train import mil
 from lrmil_jax.train.checkpoint import FitResult
 from lrmil_jax.train.loop import fit
 from lrmil_jax.train.step import Evaluator
 from lrmil_jax.types import AnyArray
+from lrmil_jax.workspace import layout, pretrain_tiles
 
 log = logging.getLogger(__name__)
 

@@ -5,17 +5,15 @@ import json
 import logging
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from lrmil_jax import files
-from lrmil_jax.evals import intervals, localisation, metrics, predictions, thresholds
-from lrmil_jax.report import attention, html, table
-from lrmil_jax.stages import evaluate, layout, lesions, model_folder, timing
-from lrmil_jax.stages import pictures as drawings
+from lrmil_jax.models import compared, drawings, model_folder, timing
+from lrmil_jax.report import attention, html, results, table
+from lrmil_jax.workspace import cohorts, layout, lesions
 
 log = logging.getLogger(__name__)
 
@@ -32,14 +30,14 @@ def run(config: ConfigDict, workdir: Path) -> None:
     folder = layout.stage_folder(workdir, "report")
     members = model_folder.members(config)
     if members:
-        chosen = [evaluate.validation_thresholds(config, workdir, fold) for fold in members]
+        chosen = [compared.validation_thresholds(config, workdir, fold) for fold in members]
         log.info("delivered model: %s", model_folder.deliver(config, workdir, chosen))
     if len(members) > 1:
         log.info("it is an ensemble: every LR patch is encoded %d times; deliver=final makes one "
                  "model that encodes it once", len(members))  # fmt: skip
     timing.run(config, workdir)
-    rows = result_rows(config, workdir)
-    notes = result_notes(rows, test_predictions(config, workdir))
+    rows = results.result_rows(config, workdir)
+    notes = results.result_notes(rows, results.test_predictions(config, workdir))
     table.save(folder, rows, notes)
     _save_curves(config, workdir, folder / "training.png")
     pictures = [("training.png", "Validation loss of every training")]
@@ -65,155 +63,6 @@ def run(config: ConfigDict, workdir: Path) -> None:
     log.info("report: %s", folder / "index.html")
 
 
-def result_rows(config: ConfigDict, workdir: Path) -> list[dict]:
-    """One row a model: test figures of all folds, patches and seconds per slide.
-
-    Of each of `metrics.NAMES` a row has the mean over folds, `_sd` over folds and the `_interval`
-    of the mean (`intervals.summarise`); of the AUC also `auc_folds`, how many folds define it, and
-    `auc_pooled`, that of all folds' probabilities taken as one model's.
-    """
-    folders = _evaluate_folders(config, workdir)
-    tested = test_predictions(config, workdir)
-    seconds = _read_json(layout.stage_folder(workdir, "report") / "timing.json")
-    measured = [_read_json(f / "metrics.json") for f in folders]
-    scored = localisation_columns(pooled_localisation(config, workdir))
-    rows = []
-    for arm, own in tested.groupby("arm", sort=False):
-        row = {
-            "arm": arm,
-            "folds": config.folds,
-            "patients": own.case_id.nunique(),
-            **_figures(own),
-            **_operating_points([fold[arm]["thresholds"] for fold in measured]),
-            "patches": float(np.median([fold[arm]["patches"] for fold in measured])),
-        }
-        if arm in scored:
-            row |= scored[arm]
-        row |= _selection([fold[arm]["selection"] for fold in measured if "selection" in fold[arm]])
-        row["patches"] += row.get("patches_lr", 0.0)  # those that it looked at to choose
-        # The undistilled encoder has the distilled one's shape: it is timed once.
-        shape = "lrmil" if arm == "no_distillation" and config.method == "lrmil" else arm
-        timed = seconds.get(shape, {})
-        for phase in (*table.PHASES, "select"):
-            if phase in timed:
-                # WISE-FUSE reads and encodes twice: LR, then what it chose at HR.
-                row[f"seconds_{phase}"] = timed[phase] + timed.get(f"{phase}_hr", 0.0)
-        rows.append(row)
-    return rows
-
-
-def _figures(tested: pd.DataFrame) -> dict:
-    """One arm's metrics over folds."""
-    folds = [predictions.figures(rows) for _, rows in tested.groupby("fold")]
-    row = {}
-    for name in metrics.NAMES:
-        over_folds = intervals.summarise([fold[name] for fold in folds])
-        row |= {
-            name: over_folds.mean,
-            f"{name}_sd": over_folds.sd,
-            f"{name}_interval": over_folds.interval,
-        }
-        if name == "auc":
-            row["auc_folds"] = over_folds.count
-    each_fold = [predictions.patients(rows) for _, rows in tested.groupby("fold")]
-    pooled = metrics.compute(*metrics.arrays(pd.concat(each_fold)))
-    return row | {"auc_pooled": pooled["auc"]}
-
-
-def _operating_points(folds: list[dict[str, dict]]) -> dict[str, float | None]:
-    """Means over the folds that define them, `<threshold>_<figure>`; {} of other than two classes.
-
-    Thresholds are those of each fold's validation patients, figures those of its test patients.
-    """
-    row = {}
-    for name in thresholds.NAMES:
-        points = [fold[name] for fold in folds if name in fold]
-        for figure in points[0] if points else ():
-            if figure != "validation":
-                values = [point[figure] for point in points if point[figure] is not None]
-                stem = "wanted_sensitivity" if name == "sensitivity" else name
-                row[f"{stem}_{figure}"] = float(np.mean(values)) if values else None
-    return row
-
-
-def result_notes(rows: list[dict], tested: pd.DataFrame) -> list[str]:
-    """What a reader of the table has to know of its intervals."""
-    folds = rows[0]["folds"]
-    if folds == 1:
-        notes = ["AUC with a 95 % interval over patients."]
-    else:
-        notes = [
-            f"AUC: mean of {folds} folds, each model on its own test patients, with the 95 % "
-            "interval of the mean over patients and models; a patient tested in several folds is "
-            "one. Pooled: the probabilities of all folds ranked together."
-        ]
-        if any(row["auc_folds"] < folds for row in rows):
-            notes.append("Folds whose test patients lack a class have no AUC and are left out.")
-    if any("youden_accuracy" in row for row in rows):
-        notes.append(
-            "Accuracy is that of the most probable class, and at the threshold that has the "
-            "highest Youden's index on each fold's validation patients."
-        )
-    pools = predictions.pool_note(tested)
-    return notes + ([pools] if pools else [])
-
-
-def _selection(folds: list[dict]) -> dict[str, float]:
-    """What WISE-FUSE's choice was among, and the share of lesion area it held; {} of others."""
-    if not folds:
-        return {}
-    found = {"patches_lr": float(np.median([one["lr_patches"] for one in folds]))}
-    recalls = [one["lesion_recall"] for one in folds if one["lesion_recall"] is not None]
-    return found | ({"lesion_recall": float(np.mean(recalls))} if recalls else {})
-
-
-def test_predictions(config: ConfigDict, workdir: Path) -> pd.DataFrame:
-    """Rows of every fold's `predictions.csv` with their `fold`; a patient may be in several."""
-    frames = []
-    for fold, folder in enumerate(_evaluate_folders(config, workdir), 1):
-        names = dict.fromkeys(("case_id", "label", "pool"), str)
-        frames.append(pd.read_csv(folder / "predictions.csv", dtype=names).assign(fold=fold))
-    return pd.concat(frames, ignore_index=True)
-
-
-def pooled_localisation(config: ConfigDict, workdir: Path) -> pd.DataFrame:
-    """Rows of every fold's `localisation.csv` with their `fold`; empty without masks."""
-    frames = []
-    for fold, folder in enumerate(_evaluate_folders(config, workdir), 1):
-        if (folder / "localisation.csv").is_file():
-            names = {"slide_id": str, "case_id": str}
-            frame = pd.read_csv(folder / "localisation.csv", dtype=names).assign(fold=fold)
-            frames += [frame] if len(frame) else []  # a fold's test may have no lesion
-    columns = [*lesions.COLUMNS, "fold"]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
-
-
-def localisation_columns(scored: pd.DataFrame) -> dict[str, dict]:
-    """What the tables say of each arm's attention on the test slides, the mean over folds."""
-    columns = {}
-    for arm, rows in scored.groupby("arm"):
-        found = localisation.summary([fold for _, fold in rows.groupby("fold")])
-        columns[arm] = {
-            "lesion_slides": found["slides"],
-            "lesion_patients": found["patients"],
-            "attention_auc": found["auc"],
-            "attention_auc_sd": found["auc_sd"],
-            "attention_auc_interval": found["auc_interval"],
-            "attention_dice": found["dice"],
-            "attention_dice_interval": found["dice_interval"],
-            "attention_highest_dice": found["highest_dice"],
-        }
-    return columns
-
-
-def _evaluate_folders(config: ConfigDict, workdir: Path) -> list[Path]:
-    return [layout.stage_folder(workdir, "evaluate", fold) for fold in range(1, config.folds + 1)]
-
-
-def _read_json(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
 def _save_curves(config: ConfigDict, workdir: Path, path: Path) -> None:
     logs = sorted((workdir / "folds").glob("*/*/training/**/metrics.jsonl"))
     logs += sorted(workdir.glob("pretrain/training/metrics.jsonl"))
@@ -235,7 +84,7 @@ def _save_curves(config: ConfigDict, workdir: Path, path: Path) -> None:
 
 def _save_attention(config: ConfigDict, workdir: Path, folder: Path) -> list[tuple[str, str]]:
     """Every model's attention on the first test slides with lesion, those of all folds in turn."""
-    scored = pooled_localisation(config, workdir)
+    scored = results.pooled_localisation(config, workdir)
     if scored.empty:
         return []
     drawn = []
@@ -261,10 +110,10 @@ def in_turn(scored: pd.DataFrame, count: int) -> list[tuple[int, str]]:
 def _lesion_slide(
     config: ConfigDict, workdir: Path, fold: int, slide_id: str, auc: dict[str, float | None]
 ) -> attention.LesionSlide:
-    cohort = layout.prepared_cohort(config, workdir)
+    cohort = cohorts.prepared(config, workdir)
     rows = cohort.table[cohort.table.slide_id == slide_id].reset_index(drop=True)
-    arms = evaluate.arms(config, workdir, fold, [slide_id])
-    low = evaluate.low_resolution(arms)
+    arms = compared.arms(config, workdir, fold, [slide_id])
+    low = compared.low_resolution_store(arms)
     lesion = lesions.find(config, workdir, rows, cohort.classes, low)[0]
     maps = {}
     for arm in auc:

@@ -8,10 +8,9 @@ from ml_collections import ConfigDict
 
 from lrmil_jax.data.features import FeatureStore
 from lrmil_jax.distill import guidance
-from lrmil_jax.stages import layout, model_folder
-from lrmil_jax.stages.encode_lr import distilled_folder
-from lrmil_jax.stages.teacher import fold_data, hr_store, open_store, read_outputs
+from lrmil_jax.models import model_folder
 from lrmil_jax.train import mil
+from lrmil_jax.workspace import cohorts, feature_sets, layout, stage_files
 
 _LOSS_KEYS = (
     *("lambda_ce", "lambda_bag", "lambda_soft", "lambda_hard"),
@@ -21,16 +20,18 @@ _LOSS_KEYS = (
 
 def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     """Writes `folds/<k>/student/lrmil.safetensors` and the model folder."""
-    cohort = layout.prepared_cohort(config, workdir)
+    cohort = cohorts.prepared(config, workdir)
     folder = layout.stage_folder(workdir, "student", fold)
     slide_ids = cohort.slides(fold, "train", "val").slide_id.tolist()
-    store = open_store(config, workdir, distilled_folder(workdir, fold), slide_ids)
+    store = feature_sets.open_store(
+        config, workdir, stage_files.distilled_folder(workdir, fold), slide_ids
+    )
     mil.train_head(
         name=f"student, {layout.fold_title(fold)}",
         directory=folder / "training",
         block=config.student,
         loss=mil.SlideLoss(**{key: config.student[key] for key in _LOSS_KEYS}),
-        data=fold_data(cohort, fold, store, **_teaching(config, workdir, fold, store)),
+        data=feature_sets.fold_data(cohort, fold, store, **_teaching(config, workdir, fold, store)),
         classes=cohort.classes,
         seed=config.seed,
     ).save(folder / "lrmil.safetensors")
@@ -41,10 +42,10 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
 
 def _teaching(config: ConfigDict, workdir: Path, fold: int, store: FeatureStore) -> dict:
     """Teacher logits per slide, and per LR patch its guide and whether it has HR patches at all."""
-    hr = hr_store(config, workdir, store.slide_ids)
+    hr = feature_sets.hr_store(config, workdir, store.slide_ids)
     logits, guides, covered = [], [], []
     for slide, slide_id in enumerate(store.slide_ids):
-        outputs = read_outputs(workdir, fold, slide_id)
+        outputs = stage_files.read_teacher(workdir, fold, slide_id)
         parent = hr.places(slide)["parent"]
         patches = int(store.sizes[slide])
         present = np.ones(len(parent), bool)

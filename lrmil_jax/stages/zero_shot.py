@@ -19,12 +19,13 @@ from lrmil_jax.data.tiles import read_tile
 from lrmil_jax.encoders import Transform
 from lrmil_jax.errors import ConfigError, DataError
 from lrmil_jax.evals import intervals, metrics
+from lrmil_jax.models import loading, text_towers, trained
 from lrmil_jax.report import zero_shot as report
 from lrmil_jax.selection import TextBank
 from lrmil_jax.slides import synthetic
-from lrmil_jax.stages import layout, models, text_towers
 from lrmil_jax.train.encode import Encoder
 from lrmil_jax.train.logging import progress
+from lrmil_jax.workspace import layout
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     """
     folder = layout.stage_folder(workdir, "zero_shot")
     bank, found = prepare(config, workdir)
-    encoder, tower = models.hr_encoder(config, workdir), text_towers.load(config)
+    encoder, tower = trained.hr_encoder(config, workdir), text_towers.load(config)
     tower_hash, cache = text_towers.digest(config), layout.stage_folder(workdir, "text")
     texts = bank.embed(tower, config.text.power, cache=cache, tower_hash=tower_hash)
     embedding, unreadable = embed_tiles(config, encoder, found)
@@ -96,7 +97,7 @@ def check(config: ConfigDict, workdir: Path) -> None:
       UserError: whatever `run` would refuse.
     """
     bank, tiles = prepare(config, workdir)
-    models.hr_encoder(config, workdir)
+    trained.hr_encoder(config, workdir)
     text_towers.load(config)
     counts = np.bincount(tiles.labels + 1, minlength=len(bank.classes) + 1).tolist()
     for name, count in zip(("unknown class", *bank.classes), counts, strict=True):
@@ -116,7 +117,7 @@ def inputs(config: ConfigDict) -> dict[str, Any]:
     if config.text.descriptions is not None:
         found["descriptions"] = TextBank.load(config.text.descriptions).digest
     if config.encoder.weights is not None:
-        found["towers"] = [models.encoder_hash(config.encoder.weights), text_towers.digest(config)]
+        found["towers"] = [loading.encoder_hash(config.encoder.weights), text_towers.digest(config)]
     return found
 
 
@@ -163,7 +164,7 @@ def embed_tiles(
                 bar.advance()
                 yield image
 
-    encoded = models.batch_encoder(config, encoder)(images())
+    encoded = trained.batch_encoder(config, encoder)(images())
     if not encoded:
         raise DataError(f"none of the {len(tiles.paths)} tiles in {tiles.folder} can be read")
     return encoded["embedding"], unreadable

@@ -9,9 +9,9 @@ import pandas as pd
 
 from lrmil_jax.evals import intervals, predictions
 from lrmil_jax.evals.intervals import Figure, Summary
-from lrmil_jax.report import table
-from lrmil_jax.stages import layout, report
+from lrmil_jax.report import results, table
 from lrmil_jax.studies.plan import BASE, Run
+from lrmil_jax.workspace import layout
 
 # The arm that stands for a run in the table: what its method is about.
 ARM = {"lrmil": "lrmil", "mil": "teacher", "mil_lr": "no_distillation", "wise_fuse": "wise_fuse"}
@@ -41,10 +41,10 @@ class Measured:
 
 def measure(run: Run) -> list[Measured]:
     """The models of one run: all arms of the config itself, and of a variant its own one."""
-    tested = report.test_predictions(run.config, run.folder)
+    tested = results.test_predictions(run.config, run.folder)
     note = predictions.pool_note(tested)
     measured = []
-    for row in report.result_rows(run.config, run.folder):
+    for row in results.result_rows(run.config, run.folder):
         if run.variant == BASE:
             model = table.ARM_NAMES.get(row["arm"], row["arm"])
         elif row["arm"] == ARM[run.config.method]:

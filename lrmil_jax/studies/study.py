@@ -9,12 +9,11 @@ import jax
 from ml_collections import ConfigDict
 
 from lrmil_jax import config as configuration
-from lrmil_jax import files, pipeline
+from lrmil_jax import files, pipeline, processes
 from lrmil_jax.errors import ConfigError, UserError
-from lrmil_jax.stages import layout
-from lrmil_jax.stages.processes import map_jobs
 from lrmil_jax.studies import results
 from lrmil_jax.studies.plan import Run, is_study, plan, same_features, same_slides
+from lrmil_jax.workspace import claims, layout
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +44,7 @@ def run(config: ConfigDict, workdir: Path, names: Sequence[str] = ()) -> int:
         jobs = [SeedJob(workdir, part, done) for part in own]
         alone = min(workers, len(jobs)) == 1
         function = _run_seed if alone else _run_in_worker
-        outcomes += map_jobs(
+        outcomes += processes.map_jobs(
             function, jobs, workers=workers, label="seeds of the study", key="study.workers"
         )
         done = done + [one for part in own for one in part]
@@ -146,7 +145,7 @@ def _share(run: Run, before: Sequence[Run]) -> None:
     for name in names:
         if (donor.folder / name).exists():
             files.link(run.folder / name, donor.folder / name)
-    claims = layout.read_claims(donor.folder)
+    made_by = claims.read(donor.folder)
     if "features" not in names:
-        claims.pop("encoder", None)
-    files.write_json(run.folder / "cohort.json", claims)  # last: a kill before it does this again
+        made_by.pop("encoder", None)
+    files.write_json(run.folder / "cohort.json", made_by)  # last: a kill before it does this again

@@ -1,7 +1,6 @@
 """One trainer for every stage: jitted sharded steps, exact resume, metrics and progress."""
 
 from lrmil_jax.files import atomic_path, disk_errors, write_json
-from lrmil_jax.train.checkpoint import load_params, save_params
 from lrmil_jax.train.logging import MetricWriter, progress, setup_logging
 from lrmil_jax.train.loop import FitResult, fit
 from lrmil_jax.train.sharding import make_mesh, place_batch, replicate, to_host

@@ -12,64 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import flax.traverse_util
 import grain
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
-import safetensors
-import safetensors.numpy
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from lrmil_jax.errors import WeightsError, WorkdirError
-from lrmil_jax.files import atomic_path, disk_errors, write_json
-
-# All metadata is one JSON string under one key: safetensors keeps its metadata in a hash map, so
-# several keys would come out in another order each time and the files would differ.
-_METADATA_KEY = "lrmil_jax"
-
-
-def save_params(path: Path | str, tree: Any, metadata: dict[str, Any] | None = None) -> None:
-    """Writes a nested dict of arrays as safetensors with '/'-joined names, whole or not at all.
-
-    Args:
-      path: the file; its folder is made.
-      tree: nested dicts with string keys without '/', leaves numpy or fully addressable JAX arrays.
-      metadata: anything that JSON can hold.
-
-    Raises:
-      WorkdirError: the disk is full, read-only or forbidden.
-    """
-    flat = flax.traverse_util.flatten_dict(tree)
-    for keys in flat:
-        if any("/" in key for key in keys):
-            raise ValueError(f"the key {keys} contains '/', which joins the names in the file")
-    # order="C": safetensors would store the bytes of a transposed view in the wrong order.
-    arrays = {"/".join(keys): np.asarray(leaf, order="C") for keys, leaf in flat.items()}
-    header = {_METADATA_KEY: json.dumps(metadata or {}, sort_keys=True)}
-    with atomic_path(path) as temporary:
-        safetensors.numpy.save_file(arrays, temporary, metadata=header)
-
-
-def load_params(path: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Reads what `save_params` wrote: (nested dict of numpy arrays, metadata).
-
-    Raises:
-      WeightsError: the file is missing, empty, truncated or no safetensors file.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise WeightsError(f"the weights file {path} does not exist.")
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            header = file.metadata() or {}
-            flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(
-            f"{path} is not a whole safetensors file ({error}): delete it and run again."
-        ) from error
-    tree = flax.traverse_util.unflatten_dict(flat, sep="/")
-    return tree, json.loads(header.get(_METADATA_KEY, "{}"))
+from lrmil_jax.data import param_files
+from lrmil_jax.errors import WorkdirError
+from lrmil_jax.files import disk_errors, write_json
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,14 +38,14 @@ def load_result(directory: Path) -> FitResult | None:
     if not path.is_file():
         return None
     saved = json.loads(path.read_text(encoding="utf-8"))
-    params, _ = load_params(directory / "best.safetensors")
+    params, _ = param_files.load_params(directory / "best.safetensors")
     return FitResult(params=params, step=saved["step"], metrics=saved["metrics"])
 
 
 def save_result(directory: Path, result: FitResult) -> None:
     """Writes `best.safetensors`, then `result.json`, which says that the training is finished."""
     summary = {"step": result.step, "metrics": result.metrics}
-    save_params(directory / "best.safetensors", result.params, summary)
+    param_files.save_params(directory / "best.safetensors", result.params, summary)
     write_json(directory / "result.json", summary)
 
 

@@ -17,12 +17,12 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from lrmil_jax import heads
+from lrmil_jax.data import param_files
 from lrmil_jax.data.batching import BagBatches
 from lrmil_jax.distill import slide as slide_losses
 from lrmil_jax.evals import metrics
 from lrmil_jax.train import bags, sharding
 from lrmil_jax.train.bags import BagData, standardise
-from lrmil_jax.train.checkpoint import load_params, save_params
 from lrmil_jax.train.loop import fit
 from lrmil_jax.train.state import TrainSettings
 
@@ -117,7 +117,7 @@ class BagClassifier:
         """Writes the classifier as one safetensors file; `facts` join its metadata."""
         metadata = {"head": self.name, "options": self.options, "classes": list(self.classes)}
         tree = {"head": self.params, "standardise": {"mean": self.mean, "sd": self.sd}}
-        save_params(path, tree, metadata | facts)
+        param_files.save_params(path, tree, metadata | facts)
 
     @classmethod
     def load(cls, path: Path) -> "BagClassifier":
@@ -126,7 +126,7 @@ class BagClassifier:
         Raises:
           WeightsError: the file is missing or broken.
         """
-        tree, metadata = load_params(path)
+        tree, metadata = param_files.load_params(path)
         return cls(
             name=metadata["head"],
             options=metadata["options"],

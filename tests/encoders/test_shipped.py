@@ -9,8 +9,8 @@ from lrmil_jax.data.captions import CaptionedTiles
 from lrmil_jax.data.tiles import TileSource
 from lrmil_jax.encoders import TextTower, contrastive, pretrained
 from lrmil_jax.errors import WeightsError
+from lrmil_jax.models import loading
 from lrmil_jax.slides import synthetic
-from lrmil_jax.stages import models
 from lrmil_jax.train.encode import BatchEncoder
 
 NAMES = ("procedural", "procedural-both")
@@ -55,7 +55,7 @@ def tiles(tmp_path_factory):
 def accuracy(name, found):
     """Zero-shot accuracy of a shipped pair."""
     path = pretrained.locate(f"shipped:{name}")
-    encoder = models.load_encoder("vit-tiny", path, dtype="float32")
+    encoder = loading.load_encoder("vit-tiny", path, dtype="float32")
     tower = TextTower.load(path.with_name("text.safetensors"), encoder_hash=encoder.weights_hash)
     source = TileSource(found, np.arange(len(found.paths)), px=64)
     images = np.stack([source[index]["image"] for index in range(len(source))])

@@ -8,7 +8,7 @@ import numpy as np
 
 from lrmil_jax import encoders, heads
 from lrmil_jax.encoders import pretrained
-from lrmil_jax.stages import model_folder
+from lrmil_jax.models import model_folder
 from lrmil_jax.train.mil import BagClassifier
 
 

@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lrmil_jax import files, pipeline
+from lrmil_jax import files, pipeline, preflight
 from lrmil_jax.errors import DataError, UserError, WeightsError, WorkdirError
 from lrmil_jax.slides import synthetic
-from lrmil_jax.stages import check, encode_hr, layout, predict, prepare
+from lrmil_jax.stages import encode_hr, predict, prepare
+from lrmil_jax.workspace import cohorts, layout
 from tests.integration import random_model, runs
 from tests.slides.files import damage_tile
 
@@ -146,7 +147,7 @@ def test_cli_two_runs_on_one_workdir(cache, cohort):
 
 def test_cli_workdir_of_another_geometry(cache, cohort):
     config = cohort.config(geometry__patch_px=128)
-    layout.claim_regions(config, cohort.workdir)
+    cohorts.claim_regions(config, cohort.workdir)
     files.write_json(cohort.workdir / "config.json", {"old": True})
     before = runs.files(cohort.workdir)
     said = refused(cache, *cohort.flags)
@@ -317,7 +318,7 @@ def test_check_tells_every_problem_at_once_and_each_once(cohort, caplog, weights
     cohort.slide(5).write_bytes(data[:1000])
     config = cohort.config(geometry__patch_px=24)  # 3 tokens, which 4 children cannot share
     with caplog.at_level(logging.INFO):
-        found = check.run(config, cohort.workdir)
+        found = preflight.run(config, cohort.workdir)
     records = [r for r in caplog.records if r.name.startswith("lrmil_jax")]
     problems = [r.getMessage() for r in records if r.levelno >= logging.ERROR]
     assert found == len(problems) == 3, problems
@@ -344,7 +345,7 @@ def test_mistakes_in_descriptions_are_told_before_slides_are_read(
     cohort, caplog, changes, sentence
 ):
     config = guided(cohort.write(), **changes)
-    assert check.run(config, cohort.workdir) == 1
+    assert preflight.run(config, cohort.workdir) == 1
     assert sentence in caplog.text
     with pytest.raises(UserError, match=sentence):
         pipeline.run(config, cohort.workdir, [])
@@ -362,13 +363,13 @@ def test_a_sentence_too_long_is_told_before_slides_are_read(cohort, tmp_path):
 
 def test_check_tells_what_the_choice_costs(cohort, caplog):
     with caplog.at_level(logging.INFO):
-        assert check.run(guided(cohort.write()), cohort.workdir) == 0
+        assert preflight.run(guided(cohort.write()), cohort.workdir) == 0
     assert "encode_selected" in caplog.text
 
 
 def test_check_of_a_sound_cohort_finds_nothing(cohort, caplog):
     with caplog.at_level(logging.INFO):
-        assert check.run(cohort.config(), cohort.workdir) == 0
+        assert preflight.run(cohort.config(), cohort.workdir) == 0
     text = caplog.text
     for part in ("um/px", "LR and", "fold 1 train: 4 slides", "GiB free", "images/s"):
         assert part in text
@@ -456,7 +457,7 @@ def test_check_tells_mistakes_of_the_csv_and_of_slides_together(cohort, caplog):
     cohort.slide(5).write_bytes(b"")
     cohort.slide(6).unlink()
     cohort.rows.append(dict(cohort.rows[0]))
-    assert check.run(cohort.config(), cohort.workdir) >= 3
+    assert preflight.run(cohort.config(), cohort.workdir) >= 3
     said = [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR]
     for part in ("slide_0000 more than once", "slide_0006", "slide slide_0005: "):
         assert any(part in problem for problem in said), (part, said)

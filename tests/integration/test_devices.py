@@ -6,11 +6,13 @@ import jax
 import numpy as np
 import pytest
 
+from lrmil_jax.data import param_files
 from lrmil_jax.data.schema import FEATURE_DTYPES
-from lrmil_jax.stages import baseline, distill, encode_lr, layout, models, student, teacher
+from lrmil_jax.models import trained
+from lrmil_jax.stages import distill, encode_lr, student
 from lrmil_jax.train import make_mesh
-from lrmil_jax.train.checkpoint import load_params
 from lrmil_jax.train.encode import BatchEncoder
+from lrmil_jax.workspace import feature_sets, layout, stage_files
 from tests.integration import runs
 from tests.integration.test_end_to_end import tiny
 
@@ -43,7 +45,7 @@ def test_trainings(finished, tmp_path, stage, name, training, file):
     assert f"{training}/metrics.jsonl" in runs.changed(before, runs.files(eight))
     for row, other in zip(expected, found, strict=True):
         assert other == pytest.approx(row, rel=1e-3, abs=1e-5)
-    trees = [load_params(folder / file)[0] for folder in (one, eight)]
+    trees = [param_files.load_params(folder / file)[0] for folder in (one, eight)]
     leaves = [jax.tree_util.tree_leaves_with_path(tree) for tree in trees]
     for (path, leaf), (_, other) in zip(*leaves, strict=True):
         # Adam divides by the gradient's own size, so rounding shows where that is near 0.
@@ -53,13 +55,13 @@ def test_trainings(finished, tmp_path, stage, name, training, file):
 def test_encoding(finished, tmp_path):
     """Stored features agree to the rounding of their type."""
     workdir = finished.copy(tmp_path / "run")
-    shards = list(encode_lr.distilled_folder(workdir, 1).glob("*.array_record"))
+    shards = list(stage_files.distilled_folder(workdir, 1).glob("*.array_record"))
     for shard in shards:
         shard.unlink()
     encode_lr.run(tiny(), workdir, 1)
     ids = sorted(shard.stem for shard in shards)
     stores = [
-        teacher.open_store(tiny(), root, encode_lr.distilled_folder(root, 1), ids)
+        feature_sets.open_store(tiny(), root, stage_files.distilled_folder(root, 1), ids)
         for root in (finished.workdir, workdir)
     ]
     step = float(np.finfo(FEATURE_DTYPES["float16"]).eps)
@@ -70,7 +72,7 @@ def test_encoding(finished, tmp_path):
 
 @pytest.mark.parametrize("batch", [5, 16])
 def test_batches_that_do_not_divide(finished, batch):
-    encoder = models.hr_encoder(tiny(), finished.workdir)
+    encoder = trained.hr_encoder(tiny(), finished.workdir)
     images = np.random.default_rng(0).integers(0, 256, (23, 64, 64, 3), np.uint8)
     groups = [images[:7], images[7:8], images[8:8], images[8:]]
     one, eight = (

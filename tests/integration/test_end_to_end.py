@@ -18,9 +18,9 @@ from sklearn.metrics import roc_auc_score
 from lrmil_jax import pipeline
 from lrmil_jax.errors import DataError, WorkdirError
 from lrmil_jax.slides import readers, tiff
-from lrmil_jax.stages import layout, predict
-from lrmil_jax.stages.teacher import hr_store, open_store
+from lrmil_jax.stages import predict
 from lrmil_jax.train.mil import BagClassifier
+from lrmil_jax.workspace import feature_sets, layout, statuses
 from tests.integration import runs
 
 SLIDES = 20
@@ -54,7 +54,7 @@ def test_files(finished):
     root, fold = finished.workdir, finished.workdir / "folds/1"
     ids = [f"slide_{number:04d}" for number in range(SLIDES)]
     for slide_id in ids:
-        assert layout.read_status(root, slide_id)["status"] == "ok"
+        assert statuses.read(root, slide_id)["status"] == "ok"
         for picture in ("mask", "overlay"):
             assert (root / f"regions/tissue/{slide_id}-{picture}.png").is_file()
         for folder in ("regions", "features/hr", "features/hr_targets_0_1",
@@ -206,7 +206,9 @@ def test_hr_read_from_the_slides(finished, tmp_path):
     config = tiny(prepare__hr="skip")
     assert go(config, workdir, "pretrain", "prepare", "encode_hr") == 0
     ids = [f"slide_{number:04d}" for number in range(0, SLIDES, 5)]
-    stored, read = (hr_store(config, root, ids) for root in (finished.workdir, workdir))
+    stored, read = (
+        feature_sets.hr_store(config, root, ids) for root in (finished.workdir, workdir)
+    )
     assert (stored.sizes == read.sizes).all()
     for slide in range(len(ids)):
         for name, places in stored.places(slide).items():
@@ -232,10 +234,10 @@ def test_mosaics_dropped_once_encoded(finished, tmp_path):
     assert go(config, workdir) == 0
     assert runs.changed(dropped, runs.files(workdir)) == set()
     # As if killed between the shard and its note:
-    status = layout.read_status(workdir, "slide_0003")
+    status = statuses.read(workdir, "slide_0003")
     (workdir / "regions/slide_0003.json").write_text(json.dumps(status | {"hr": True}))
     assert go(config, workdir, "prepare", "encode_hr") == 0
-    assert layout.read_status(workdir, "slide_0003")["hr"] is False
+    assert statuses.read(workdir, "slide_0003")["hr"] is False
     # Other blocks come from the slides then, and the teacher's features stay what they were.
     assert go(tiny(prepare__keep_hr=False, distill__layers=(0, 2)), workdir, "encode_hr") == 0
     assert (workdir / "features/hr_targets_0_2/slide_0003.array_record").is_file()
@@ -366,8 +368,11 @@ def test_attention_against_the_lesions_of_test_slides(finished):
     for slide_id in positive:
         share, mine = counted_shares(root, slide_id), rows[rows.slide_id == slide_id]
         kept = (share == 0) | (share >= 0.1)
-        stores = (open_store(tiny(), root, root / "folds/1/encode_lr/features", [slide_id]),
-                  hr_store(tiny(), root, [slide_id]))  # fmt: skip
+        folder = root / "folds/1/encode_lr/features"
+        stores = (
+            feature_sets.open_store(tiny(), root, folder, [slide_id]),
+            feature_sets.hr_store(tiny(), root, [slide_id]),
+        )
         for arm, model, store in (("lrmil", low, stores[0]), ("teacher", high, stores[1])):
             weight = softmax(model.predict(store.embedding(0))[1].astype(float))
             attention = np.zeros(4)

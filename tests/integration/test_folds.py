@@ -9,8 +9,10 @@ import pytest
 
 from lrmil_jax import checks, graph
 from lrmil_jax.errors import ConfigError, WeightsError
-from lrmil_jax.stages import layout, model_folder, predict
+from lrmil_jax.models import model_folder
+from lrmil_jax.stages import predict
 from lrmil_jax.train import sharding
+from lrmil_jax.workspace import cohorts
 from tests.integration import random_model, runs
 from tests.integration.test_end_to_end import go, tiny
 
@@ -61,7 +63,7 @@ def test_one_model_of_all_patients_is_delivered(two_folds, tmp_path):
 
 def test_the_final_model_sees_all_but_the_patients_that_choose_it(two_folds, changes):
     folds = pd.read_csv(two_folds / "folds.csv").set_index("slide_id")
-    cohort = layout.prepared_cohort(tiny(**changes), two_folds)
+    cohort = cohorts.prepared(tiny(**changes), two_folds)
     validation = set(cohort.slides(0, "val").slide_id)
     assert validation == set(folds.index[folds.fold_1 == "val"])
     assert set(cohort.slides(0, "train").slide_id) == set(folds.index) - validation

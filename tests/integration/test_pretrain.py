@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 
 from lrmil_jax import config as configuration
-from lrmil_jax import pipeline
+from lrmil_jax import pipeline, preflight
 from lrmil_jax.errors import DataError
-from lrmil_jax.stages import check, layout, pretrain
+from lrmil_jax.stages import pretrain
+from lrmil_jax.workspace import layout
 from tests.integration import runs
 
 # What a config file of slides needs to be quick; the tiles are of 64 px.
@@ -131,7 +132,7 @@ def test_towers_of_tiles_that_are_refused_later_are_not_kept(tiles, labels, tmp_
 
 def test_check_tells_of_them_too(tiles, labels, tmp_path, caplog):
     (tiles / "LUSC/LUSC_2").rename(tiles / "LUSC/p5")
-    check.run(settings(tiles, labels), tmp_path / "work")
+    preflight.run(settings(tiles, labels), tmp_path / "work")
     problems = [message for message in caplog.messages if message.startswith("problem: the tiles")]
     assert len(problems) == 1
     assert "the patient p5, who is tested in fold 1" in problems[0]

@@ -5,8 +5,8 @@ import json
 import pandas as pd
 import pytest
 
-from lrmil_jax.stages import layout
 from lrmil_jax.studies import study
+from lrmil_jax.workspace import layout
 from tests.integration import runs
 from tests.integration.test_end_to_end import tiny
 

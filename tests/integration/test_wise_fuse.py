@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 
 from lrmil_jax.errors import ConfigError, DataError
-from lrmil_jax.selection import score
-from lrmil_jax.stages import encode_selected, layout, model_folder, predict, select, text
-from lrmil_jax.stages.fuse import fused_store
+from lrmil_jax.models import model_folder
+from lrmil_jax.selection import score, shared_space
+from lrmil_jax.stages import predict
+from lrmil_jax.workspace import feature_sets, layout, stage_files
 from tests.integration import runs
 from tests.integration.test_end_to_end import go, tiny
 
@@ -45,15 +46,15 @@ def slide_ids(workdir):
 
 
 def test_only_the_children_of_chosen_patches_are_read(fused):
-    features = encode_selected.folder_of(fused, 1)
+    features = stage_files.selected_folder(fused, 1)
     for slide_id in slide_ids(fused):
-        scores, chosen = select.read_chosen(fused, 1, slide_id)
+        scores, chosen = stage_files.read_chosen(fused, 1, slide_id)
         assert len(chosen) == score.budget(len(scores), rho=0.25)
         assert (np.sort(scores.max(1))[-len(chosen) :] == np.sort(scores[chosen].max(1))).all()
         read = json.loads((features / f"{slide_id}.read.json").read_text())
         # A parent is 256 px of level 0 wide here, and nothing else of the slide is read.
         assert read == {"0": len(chosen) * 256**2}
-        store = fused_store(config(), fused, 1, [slide_id])
+        store = feature_sets.fused_store(config(), fused, 1, [slide_id])
         assert set(store.places(0)["parent"]) == set(chosen)
         assert store.embedding(0).shape == (16 * len(chosen), 64 + 64)
 
@@ -93,7 +94,7 @@ def test_predict_says_what_evaluate_said(fused, tmp_path):
     assert said["lr_patches"] == 16
     assert said["patches_encoded"] == 16 + 4 * 16
     regions = pd.read_csv(folder / "regions.csv")
-    _, chosen = select.read_chosen(fused, 1, row.slide_id)
+    _, chosen = stage_files.read_chosen(fused, 1, row.slide_id)
     assert regions.chosen.sum() == len(chosen)
     assert np.flatnonzero(regions.chosen).tolist() == chosen.tolist()
     assert regions.sentence[regions.chosen].str.len().min() > 10
@@ -128,7 +129,7 @@ def test_a_smaller_budget_redoes_the_choice_and_what_follows(fused, tmp_path):
     changed = {name.split("/")[2] for name in runs.changed(before, runs.files(workdir))
                if name.startswith("folds/")}  # fmt: skip
     assert changed == {"select", "encode_selected", "fuse", "mil", "evaluate"}
-    assert len(select.read_chosen(workdir, 1, "slide_0000")[1]) == 2
+    assert len(stage_files.read_chosen(workdir, 1, "slide_0000")[1]) == 2
 
 
 def test_an_edited_description_redoes_the_texts(fused, tmp_path):
@@ -137,10 +138,12 @@ def test_an_edited_description_redoes_the_texts(fused, tmp_path):
     own.write_text('[benign]\nlow = ["Even nuclei."]\n[tumour]\nlow = ["Large nucleoli."]\n')
     changed = config(text__descriptions=str(own), text__power="low")
     assert go(changed, workdir, "text") == 0
-    first = text.SharedSpace(text.path(workdir)).texts.embedding
+    first = shared_space.SharedSpace(stage_files.texts_path(workdir)).texts.embedding
     own.write_text(own.read_text().replace("Even", "Uneven"))
     assert go(changed, workdir, "text") == 0
-    assert (text.SharedSpace(text.path(workdir)).texts.embedding != first).any()
+    assert (
+        shared_space.SharedSpace(stage_files.texts_path(workdir)).texts.embedding != first
+    ).any()
 
 
 @pytest.mark.parametrize("how", ["none", "full"])
@@ -150,7 +153,7 @@ def test_other_ways_to_read_low_resolution(fused, tmp_path, how):
     changes = {"align__how": how, "fuse__how": "cross_attention", "select__classes": ("tumour",)}
     assert go(config(**changes, report__heatmaps=0, evaluate__timed_slides=0), workdir) == 0
     assert (workdir / "folds/1/align/encoder.safetensors").is_file() == (how == "full")
-    scores, chosen = select.read_chosen(workdir, 1, "slide_0000")
+    scores, chosen = stage_files.read_chosen(workdir, 1, "slide_0000")
     tumour = np.sort(scores[:, 1])  # benign, tumour
     assert (np.sort(scores[chosen, 1]) == tumour[-len(chosen) :]).all()
 
@@ -160,7 +163,7 @@ def test_a_random_choice_is_the_same_for_a_slide_whatever_else_there_is(fused, t
     shutil.copytree(fused, workdir, symlinks=True)
     assert go(config(select__rule="random", align__how="none"), workdir, "align", "select") == 0
     for slide_id in slide_ids(fused):
-        scores, chosen = select.read_chosen(workdir, 1, slide_id)
+        scores, chosen = stage_files.read_chosen(workdir, 1, slide_id)
         again = score.select_random(len(scores), len(chosen), seed=0, slide_id=slide_id)
         assert chosen.tolist() == again.tolist()
 

@@ -10,7 +10,7 @@ from lrmil_jax import files
 from lrmil_jax.data import schema, writer
 from lrmil_jax.data.labels import Cohort
 from lrmil_jax.evals import colour
-from lrmil_jax.stages import colours, layout
+from lrmil_jax.workspace import colours, layout
 
 PX = 16
 

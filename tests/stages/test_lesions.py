@@ -9,7 +9,7 @@ from lrmil_jax import config as configuration
 from lrmil_jax import files
 from lrmil_jax.data.features import FeatureStore
 from lrmil_jax.errors import DataError
-from lrmil_jax.stages import layout, lesions
+from lrmil_jax.workspace import layout, lesions
 
 CLASSES = ("benign", "tumour")
 LESION = np.zeros((8, 16), bool)

@@ -14,9 +14,11 @@ from lrmil_jax.data import source, tiles
 from lrmil_jax.data.captions import CaptionedTiles
 from lrmil_jax.encoders import TextTower, pretrained, registry
 from lrmil_jax.errors import ConfigError, DataError, WeightsError
-from lrmil_jax.stages import models, pretrain, pretrain_tiles
+from lrmil_jax.models import loading
+from lrmil_jax.stages import pretrain
 from lrmil_jax.train import make_mesh
 from lrmil_jax.train.encode import BatchEncoder
+from lrmil_jax.workspace import pretrain_tiles
 
 ROOT = Path(__file__).parents[2]
 COLOURS = {"blue": (60, 60, 200), "green": (60, 180, 60), "red": (200, 60, 60)}
@@ -79,7 +81,7 @@ def measured(folder):
 def towers(workdir):
     """Image tower and text tower of a run."""
     folder = workdir / "pretrain"
-    encoder = models.load_encoder("vit-small", folder / "encoder.safetensors", dtype="float32")
+    encoder = loading.load_encoder("vit-small", folder / "encoder.safetensors", dtype="float32")
     return encoder, TextTower.load(folder / "text.safetensors", encoder_hash=encoder.weights_hash)
 
 

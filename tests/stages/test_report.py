@@ -8,9 +8,10 @@ from sklearn.metrics import roc_auc_score
 from lrmil_jax import config as configuration
 from lrmil_jax import files
 from lrmil_jax.data import writer
-from lrmil_jax.report import table
-from lrmil_jax.stages import layout, lesions, report
+from lrmil_jax.report import results, table
+from lrmil_jax.stages import report
 from lrmil_jax.studies import measured, plan
+from lrmil_jax.workspace import layout, lesions
 
 
 def row(slide_id, arm, auc, dice):
@@ -37,10 +38,10 @@ def run(tmp_path):
 
 
 def test_scores_of_all_folds_together(run):
-    scored = report.pooled_localisation(*run)
+    scored = results.pooled_localisation(*run)
     assert scored.fold.tolist() == [1, 1, 1, 1, 3, 3]
     assert scored.case_id.tolist() == ["a", "b", "a", "b", "a", "a"]
-    found = report.localisation_columns(scored)
+    found = results.localisation_columns(scored)
     # The same patient in two folds is one.
     assert found["lrmil"]["lesion_slides"] == found["lrmil"]["lesion_patients"] == 2
     assert found["lrmil"]["attention_auc"] == pytest.approx(0.7)
@@ -51,9 +52,9 @@ def test_scores_of_all_folds_together(run):
 
 
 def test_without_masks_there_is_nothing_to_pool(tmp_path):
-    scored = report.pooled_localisation(configuration.default(), tmp_path)
+    scored = results.pooled_localisation(configuration.default(), tmp_path)
     assert scored.empty
-    assert report.localisation_columns(scored) == {}
+    assert results.localisation_columns(scored) == {}
 
 
 def predictions_of(fold, *, arms=("teacher", "lrmil"), labels="babab", shift=0.0):
@@ -84,7 +85,7 @@ def evaluated(tmp_path):
 
 
 def test_the_headline_is_the_mean_over_folds(evaluated):
-    rows = report.result_rows(*evaluated)
+    rows = results.result_rows(*evaluated)
     assert [row["arm"] for row in rows] == ["teacher", "lrmil"]
     row = rows[0]
     # Fold 1: of 3 x 2 pairs 0.6 and 0.9, 0.4 against 0.2, 0.7: 4 right. Fold 2: 0.8, 0.1, 0.5
@@ -104,7 +105,7 @@ def test_the_headline_is_the_mean_over_folds(evaluated):
 
 
 def test_thresholds_are_averaged_over_the_folds_that_have_them(evaluated):
-    row = report.result_rows(*evaluated)[0]
+    row = results.result_rows(*evaluated)[0]
     assert row["youden_threshold"] == pytest.approx(0.2)
     assert row["youden_sensitivity"] == 0.5
     assert row["wanted_sensitivity_specificity"] == pytest.approx(0.5)
@@ -112,14 +113,14 @@ def test_thresholds_are_averaged_over_the_folds_that_have_them(evaluated):
 
 
 def test_notes_say_what_the_intervals_are_of(evaluated):
-    rows, tested = report.result_rows(*evaluated), report.test_predictions(*evaluated)
-    notes = " ".join(report.result_notes(rows, tested))
+    rows, tested = results.result_rows(*evaluated), results.test_predictions(*evaluated)
+    notes = " ".join(results.result_notes(rows, tested))
     assert "mean of 3 folds" in notes
     assert "left out" in notes
     assert "pool of" not in notes
-    shared = report.result_notes(rows, tested.assign(pool="test"))
+    shared = results.result_notes(rows, tested.assign(pool="test"))
     assert "too narrow" in shared[-1]
-    alone = report.result_notes([rows[0] | {"folds": 1, "auc_folds": 1}], tested)
+    alone = results.result_notes([rows[0] | {"folds": 1, "auc_folds": 1}], tested)
     assert alone[0] == "AUC with a 95 % interval over patients."
 
 
@@ -140,6 +141,6 @@ def test_a_study_knows_which_patients_are_the_same(evaluated):
 
 
 def test_slides_are_drawn_from_all_folds_in_turn(run):
-    scored = report.pooled_localisation(*run)
+    scored = results.pooled_localisation(*run)
     assert report.in_turn(scored, 2) == [(1, "a_1"), (3, "a_1")]
     assert report.in_turn(scored, 9) == [(1, "a_1"), (3, "a_1"), (1, "b_1")]

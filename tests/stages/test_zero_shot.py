@@ -16,9 +16,10 @@ from lrmil_jax.data.tile_folder import TileFolder
 from lrmil_jax.data.tiles import TileSource
 from lrmil_jax.encoders import TextTower, Transform, contrastive, language, pretrained
 from lrmil_jax.errors import ConfigError, DataError, WeightsError
+from lrmil_jax.models import loading, text_towers
 from lrmil_jax.report import zero_shot as report
 from lrmil_jax.slides import synthetic
-from lrmil_jax.stages import models, text_towers, zero_shot
+from lrmil_jax.stages import zero_shot
 from lrmil_jax.train.encode import BatchEncoder
 
 CLASSES = ("stroma", "lymphoid", "fat", "benign", "tumour")
@@ -89,7 +90,7 @@ def test_the_shipped_pair_knows_its_tissue(scored):
 def test_probabilities_are_those_of_the_library(made, scored):
     """The same by other ways: the captioned folder, and captions in place of the description."""
     path = pretrained.locate("shipped:procedural")
-    encoder = models.load_encoder("vit-tiny", path, dtype="float32")
+    encoder = loading.load_encoder("vit-tiny", path, dtype="float32")
     tower = TextTower.load(path.with_name("text.safetensors"))
     found = CaptionedTiles.from_folder(made)  # classes in the alphabet's order
     source = TileSource(found, np.arange(len(found.paths)), px=64)

@@ -1,5 +1,4 @@
-"""HR patches of slides, all or some of them: from their shards or, if these have none, from the
-slides themselves, as rows of features once they are encoded."""
+"""HR patches of slides, all or some of them."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -8,12 +7,11 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from lrmil_jax import files
 from lrmil_jax.data import features, regions, schema, source
 from lrmil_jax.errors import SlideError, UserError
 from lrmil_jax.slides import open_slide
-from lrmil_jax.stages import layout
 from lrmil_jax.train.encode import BatchEncoder
+from lrmil_jax.workspace import cohorts, statuses
 
 
 @dataclasses.dataclass
@@ -38,7 +36,7 @@ class Slide:
 
     def images(self) -> Iterator[np.ndarray]:
         """The present children of region after region."""
-        status = layout.read_status(self.workdir, self.job.slide_id)
+        status = statuses.read(self.workdir, self.job.slide_id)
         found = self._stored() if status["hr"] else self._from_slide(status)
         for region in found:
             self.places.append(_child_rows(region))
@@ -66,14 +64,14 @@ class Slide:
 
     def _records(self, *, with_hr: bool) -> source.RecordSource:
         names = ("lr_xy", "lr_side", "child_mask", *(("hr",) if with_hr else ()))
-        fields = schema.region_features(layout.geometry(self.config), with_hr=with_hr)
+        fields = schema.region_features(cohorts.geometry(self.config), with_hr=with_hr)
         return source.RecordSource([self.job.shard], schema.RecordParser(fields, names))
 
     def _wanted(self, records: source.RecordSource) -> Sequence[int]:
         return range(len(records)) if self.chosen is None else self.chosen
 
     def _stored(self) -> Iterator[dict]:
-        ratio, records = layout.geometry(self.config).ratio, self._records(with_hr=True)
+        ratio, records = cohorts.geometry(self.config).ratio, self._records(with_hr=True)
 
         def decode(place: int) -> dict:
             record = records[int(place)]
@@ -83,7 +81,7 @@ class Slide:
         yield from source.stream(self._wanted(records), decode, threads=self.config.encoder.threads)
 
     def _from_slide(self, status: dict) -> Iterator[dict]:
-        geometry, records = layout.geometry(self.config), self._records(with_hr=False)
+        geometry, records = cohorts.geometry(self.config), self._records(with_hr=False)
         lost: list[dict] = []
         with open_slide(self.job.path, self.job.mpp, reader=self.config.prepare.reader) as slide:
             for place in self._wanted(records):
@@ -102,7 +100,7 @@ class Slide:
             self.read_log |= {int(level): int(n) for level, n in slide.read_log.items()}
         if lost:
             known = [item for item in status["unreadable"] if item["what"] != "hr"]
-            mark(self.workdir, self.job, unreadable=known + lost)
+            statuses.mark(self.workdir, self.job, unreadable=known + lost)
 
 
 def slides_images(
@@ -141,14 +139,8 @@ def encode(
         try:
             rows = slide.rows(encoded)
         except SlideError as error:
-            mark(workdir, slide.job, status="failed", reason=str(error))
+            statuses.mark(workdir, slide.job, status="failed", reason=str(error))
         yield slide, rows
-
-
-def mark(workdir: Path, job: regions.SlideJob, **changes) -> None:
-    """Notes in a slide's status what only encoding found out."""
-    status = layout.read_status(workdir, job.slide_id)
-    files.write_json(job.status_path, status | changes)
 
 
 def _child_rows(region: dict) -> dict[str, np.ndarray]:

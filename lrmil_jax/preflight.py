@@ -10,23 +10,15 @@ import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
 
-from lrmil_jax import encoders
+from lrmil_jax import encoders, processes
 from lrmil_jax.data import labels as label_csv
 from lrmil_jax.data import splits
 from lrmil_jax.data.regions import inspect_slide
 from lrmil_jax.errors import UserError
-from lrmil_jax.stages import (
-    align,
-    layout,
-    lesions,
-    model_folder,
-    models,
-    pretrain_tiles,
-    text,
-    zero_shot,
-)
-from lrmil_jax.stages.processes import map_jobs, usable_cores
+from lrmil_jax.models import model_folder, trained
+from lrmil_jax.stages import text, zero_shot
 from lrmil_jax.train.encode import BatchEncoder, Encoder
+from lrmil_jax.workspace import cohorts, lesions, pretrain_tiles
 
 log = logging.getLogger(__name__)
 
@@ -41,15 +33,15 @@ def run(config: ConfigDict, workdir: Path) -> int:
     if config.method == "zero_shot":
         _attempt(problems, lambda: zero_shot.check(config, workdir))
         return _tell(problems)
-    cohort = _attempt(problems, lambda: layout.read_cohort(config, workdir))
-    _attempt(problems, lambda: models.preflight(config))
+    cohort = _attempt(problems, lambda: cohorts.read(config, workdir))
+    _attempt(problems, lambda: trained.preflight(config))
     _attempt(problems, lambda: lesions.masks_folder(config, workdir))
     if cohort is not None and config.data.labels is not None:
         _attempt(problems, lambda: pretrain_tiles.preflight(config, cohort))
     if config.method == "wise_fuse" and cohort is not None:
         _attempt(problems, lambda: text.preflight(config, workdir, cohort.classes))
         if config.align.how == "lrmil":  # trained elsewhere
-            _attempt(problems, lambda: align.lr_encoder(config, workdir, 1))
+            _attempt(problems, lambda: trained.lr_encoder(config, workdir, 1))
     encoder = _attempt(problems, lambda: _encoder(config, workdir))
     blocks = None
     if encoder is not None:
@@ -89,10 +81,10 @@ def _inspect(
     config: ConfigDict, workdir: Path, table: pd.DataFrame, problems: list[str]
 ) -> list[dict]:
     """What is known of every slide that can be used; the others join the problems."""
-    jobs = layout.slide_jobs(config, workdir, table)
+    jobs = cohorts.slide_jobs(config, workdir, table)
     if not jobs:
         return []
-    slides = map_jobs(inspect_slide, jobs, workers=config.prepare.workers, label="check")
+    slides = processes.map_jobs(inspect_slide, jobs, workers=config.prepare.workers, label="check")
     problems += [f"slide {slide['slide_id']}: {slide['reason']}" for slide in slides
                  if slide["reason"]]  # fmt: skip
     good = [slide for slide in slides if slide["status"] == "ok"]
@@ -117,7 +109,7 @@ def _attempt(problems: list[str], function):
 def _encoder(config: ConfigDict, workdir: Path) -> Encoder:
     """The encoder with its weights, or a random one of its shape where they are trained here."""
     if config.encoder.weights is not None:
-        return models.hr_encoder(config, workdir)
+        return trained.hr_encoder(config, workdir)
     options = {"px": config.geometry.patch_px}
     module = encoders.create(config.encoder.name, **options)
     images = np.zeros((1, config.geometry.patch_px, config.geometry.patch_px, 3), np.float32)
@@ -128,7 +120,7 @@ def _encoder(config: ConfigDict, workdir: Path) -> Encoder:
 
 def _regions_claim(config: ConfigDict, workdir: Path) -> None:
     if (workdir / "cohort.json").is_file():
-        layout.claim_regions(config, workdir)
+        cohorts.claim_regions(config, workdir)
 
 
 def _log_folds(cohort: label_csv.Cohort) -> None:
@@ -146,7 +138,7 @@ def _log_folds(cohort: label_csv.Cohort) -> None:
 
 
 def _blocks(config: ConfigDict, encoder: Encoder) -> tuple[int, ...]:
-    return models.layers(config, encoder.module) if config.method == "lrmil" else ()
+    return trained.layers(config, encoder.module) if config.method == "lrmil" else ()
 
 
 def _log_cost(
@@ -164,7 +156,7 @@ def _log_cost(
     features = 2 * width * _stored_rows(config, hr=hr, lr=lr, blocks=len(blocks))
     need, free = (regions + features) / 2**30, _free_gib(workdir)
     rate = _images_per_second(config, encoder)
-    workers = config.prepare.workers or usable_cores()
+    workers = config.prepare.workers or processes.usable_cores()
     prepare = sum(slide["seconds"] for slide in slides) / workers
     log.info("%d slides, %d LR and %d HR patches", len(slides), lr, hr)
     log.info("disk: %.2f GiB needed, %.1f GiB free in %s", need, free, workdir)

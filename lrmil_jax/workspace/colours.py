@@ -15,8 +15,8 @@ from lrmil_jax.data.labels import Cohort
 from lrmil_jax.data.regions import SlideJob
 from lrmil_jax.data.splits import SPLITS
 from lrmil_jax.evals import colour
-from lrmil_jax.stages import layout
 from lrmil_jax.train.logging import progress
+from lrmil_jax.workspace import cohorts, statuses
 
 
 def predictions(
@@ -41,7 +41,7 @@ def predictions(
         num_classes=len(cohort.classes),
     )
     tested = table.slide_id[split == "test"]
-    patches = [layout.read_status(workdir, slide_id)["lr_patches"] for slide_id in tested]
+    patches = [statuses.read(workdir, slide_id)["lr_patches"] for slide_id in tested]
     facts = {"patches": float(np.median(patches)), "strength": classifier.strength}
     return classifier.predict(values[~train]), facts
 
@@ -52,7 +52,7 @@ def statistics(config: ConfigDict, workdir: Path, table: pd.DataFrame) -> Float[
     They are read from `regions/colour/<slide_id>.json` where that was made of these regions; a
     slide that was prepared anew is looked at again.
     """
-    jobs = layout.slide_jobs(config, workdir, table)
+    jobs = cohorts.slide_jobs(config, workdir, table)
     known = [_known(workdir, job) for job in jobs]
     pending = [place for place, values in enumerate(known) if values is None]
     if pending:
@@ -82,11 +82,11 @@ def _known(workdir: Path, job: SlideJob) -> list[float] | None:
 
 def _made_of(workdir: Path, job: SlideJob) -> dict:
     """What the statistics depend on: the slide, and which of its patches could be read."""
-    status = layout.read_status(workdir, job.slide_id)
+    status = statuses.read(workdir, job.slide_id)
     return {name: status[name] for name in ("slide_id", "source", "lr_patches")}
 
 
 def _tiles(config: ConfigDict, job: SlideJob) -> Iterator[np.ndarray]:
-    features = schema.region_features(layout.geometry(config), with_hr=False)
+    features = schema.region_features(cohorts.geometry(config), with_hr=False)
     records = source.RecordSource([job.shard], schema.RecordParser(features, ("lr",)))
     yield from source.stream(records, source.decode_lr, threads=config.encoder.threads)

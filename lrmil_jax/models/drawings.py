@@ -7,28 +7,28 @@ from ml_collections import ConfigDict
 from scipy.special import softmax
 
 from lrmil_jax.data import labels as label_csv
+from lrmil_jax.models import compared, inference, text_guidance
 from lrmil_jax.report import heatmap
+from lrmil_jax.selection import shared_space
 from lrmil_jax.slides import open_slide
-from lrmil_jax.stages import evaluate, layout, lesions, select, text
-from lrmil_jax.stages.inference import picture
-from lrmil_jax.stages.teacher import open_store
+from lrmil_jax.workspace import cohorts, feature_sets, lesions, stage_files
 
 
 def thumbnail(config: ConfigDict, row) -> tuple[np.ndarray, float, int]:
     """What is drawn on, level-0 px per px of it, and the side of an LR patch in level-0 px."""
     mpp = label_csv.given_mpp(row)
     with open_slide(row.path, mpp, reader=config.prepare.reader) as slide:
-        drawn_on, downsample = picture(slide, layout.geometry(config))
+        drawn_on, downsample = inference.picture(slide, cohorts.geometry(config))
         return drawn_on, downsample, lesions.lr_side(config, slide.mpp)
 
 
 def save_attention(config: ConfigDict, workdir: Path, folder: Path) -> list[tuple[str, str]]:
     """Attention on the first test slides of each fold, over their thumbnails; names and titles."""
-    cohort = layout.prepared_cohort(config, workdir)
+    cohort = cohorts.prepared(config, workdir)
     pictures = []
     for fold in range(1, config.folds + 1):
         rows = cohort.slides(fold, "test").head(config.report.heatmaps)
-        arms = evaluate.arms(config, workdir, fold, rows.slide_id.tolist())
+        arms = compared.arms(config, workdir, fold, rows.slide_id.tolist())
         classifier, store = arms[config.method]
         for place, row in enumerate(rows.itertuples()):
             logits, scores = classifier.predict(store.embedding(place))
@@ -40,7 +40,7 @@ def save_attention(config: ConfigDict, workdir: Path, folder: Path) -> list[tupl
             )
             drawn_on, downsample, side = thumbnail(config, row)
             if config.method == "wise_fuse":  # what was read: the chosen regions' HR patches
-                side //= layout.geometry(config).ratio
+                side //= cohorts.geometry(config).ratio
             patches = store.places(place)["xy"], side, softmax(scores)
             heatmap.save(folder / name, drawn_on, downsample, *patches, title=title)
             pictures.append((name, title))
@@ -49,16 +49,18 @@ def save_attention(config: ConfigDict, workdir: Path, folder: Path) -> list[tupl
 
 def save_regions(config: ConfigDict, workdir: Path, folder: Path) -> list[tuple[str, str]]:
     """The same slides' likeness to the descriptions, and the regions that it chose."""
-    cohort = layout.prepared_cohort(config, workdir)
-    space = text.SharedSpace(text.path(workdir))
-    guides = select.guides(config, space)
+    cohort = cohorts.prepared(config, workdir)
+    space = shared_space.SharedSpace(stage_files.texts_path(workdir))
+    guides = text_guidance.guides(config, space)
     pictures = []
     for fold in range(1, config.folds + 1):
         rows = cohort.slides(fold, "test").head(config.report.heatmaps)
         names = rows.slide_id.tolist()
-        store = open_store(config, workdir, select.lr_folder(config, workdir, fold), names)
+        store = feature_sets.open_store(
+            config, workdir, stage_files.selecting_folder(config, workdir, fold), names
+        )
         for place, row in enumerate(rows.itertuples()):
-            scores, chosen = select.read_chosen(workdir, fold, row.slide_id)
+            scores, chosen = stage_files.read_chosen(workdir, fold, row.slide_id)
             name = f"regions/fold_{fold}-{row.slide_id}.png"
             title = f"{row.slide_id}: {len(chosen)} of {len(scores)} regions read at high power"
             drawn_on, downsample, side = thumbnail(config, row)

@@ -14,12 +14,13 @@ from lrmil_jax import files
 from lrmil_jax.data import regions, schema, splits
 from lrmil_jax.encoders import pretrained
 from lrmil_jax.errors import WeightsError
-from lrmil_jax.stages import align, layout, models
-from lrmil_jax.stages.guided import GuidedClassifier
-from lrmil_jax.stages.inference import SlideClassifier
-from lrmil_jax.stages.text import SharedSpace
+from lrmil_jax.models import loading
+from lrmil_jax.models.guided import GuidedClassifier
+from lrmil_jax.models.inference import SlideClassifier
+from lrmil_jax.selection.shared_space import SharedSpace
 from lrmil_jax.train.encode import BatchEncoder
 from lrmil_jax.train.mil import BagClassifier
+from lrmil_jax.workspace import claims, cohorts, layout
 
 # The stage that ends the training of the model that a method delivers.
 DELIVERED_BY = {"lrmil": "student", "wise_fuse": "mil"}
@@ -65,12 +66,12 @@ def export(
     prepare = ("prepare.reader", "prepare.tissue_mpp", "prepare.min_tissue")
     facts = {
         "method": config.method,
-        "classes": list(layout.prepared_cohort(config, workdir).classes),
+        "classes": list(cohorts.prepared(config, workdir).classes),
         "geometry": dict(config.geometry),
         "prepare": {key.removeprefix("prepare."): flat[key] for key in prepare},
         "encoder": {key: config.encoder[key] for key in ("name", "batch", "dtype")},
         "features_dtype": config.features.dtype,
-        "made_by": layout.read_claims(workdir),
+        "made_by": claims.read(workdir),
     }
     if config.method == "wise_fuse":
         facts["guided"] = {key: flat[key] for key in flat if key.startswith(_GUIDED)}
@@ -212,10 +213,10 @@ def _low_resolution(
     del folder
     encoder, members = facts["encoder"], []
     for part in parts:
-        loaded = models.load_encoder(
+        loaded = loading.load_encoder(
             encoder["name"], part / "encoder.safetensors", dtype=encoder["dtype"]
         )
-        loaded = models.low_resolution(loaded, settings.geometry)
+        loaded = loading.low_resolution(loaded, settings.geometry)
         head = BagClassifier.load(part / "head.safetensors")
         members.append((BatchEncoder(loaded, batch=encoder["batch"]), head))
     return SlideClassifier(members, settings, facts["features_dtype"], encoder["batch"])
@@ -226,17 +227,17 @@ def _guided(
 ) -> GuidedClassifier:
     encoder = facts["encoder"]
     (path,) = folder.glob("encoder.*")
-    tower = models.load_encoder(encoder["name"], path, dtype=encoder["dtype"])
+    tower = loading.load_encoder(encoder["name"], path, dtype=encoder["dtype"])
     members = []
     for part in parts:
-        reader = models.low_resolution(tower, settings.geometry)
+        reader = loading.low_resolution(tower, settings.geometry)
         if (part / "prompts.safetensors").is_file():
-            reader = align.prompted(reader, part / "prompts.safetensors")
+            reader = loading.prompted(reader, part / "prompts.safetensors")
         elif (part / "encoder.safetensors").is_file():
-            tuned = models.load_encoder(
+            tuned = loading.load_encoder(
                 encoder["name"], part / "encoder.safetensors", dtype=encoder["dtype"]
             )
-            reader = models.low_resolution(tuned, settings.geometry)
+            reader = loading.low_resolution(tuned, settings.geometry)
         head = BagClassifier.load(part / "head.safetensors")
         members.append((BatchEncoder(reader, batch=encoder["batch"]), head))
     config = configuration.default()

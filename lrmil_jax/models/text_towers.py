@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 from lrmil_jax.encoders import TextTower, language, pretrained
 from lrmil_jax.encoders.text_files import OPENAI_VOCABULARY
 from lrmil_jax.errors import ConfigError, WeightsError
-from lrmil_jax.stages import layout
+from lrmil_jax.selection import TextBank
+from lrmil_jax.workspace import layout
 
 _TOKENIZERS = ("tokenizer.json", "vocab.json", "merges.txt", OPENAI_VOCABULARY)
 
@@ -78,3 +79,20 @@ def _paths(config: ConfigDict) -> tuple[Path, Path | None]:
             f"published with one ({', '.join(language.TEXT_SIZES)})"
         )
     return path, None
+
+
+def read_bank(config: ConfigDict, classes: tuple[str, ...]) -> TextBank:
+    """The descriptions of the cohort's classes, in their order.
+
+    Raises:
+      ConfigError: `text.descriptions` is not set.
+      DataError: the file is not usable, or does not describe a class.
+    """
+    if config.text.descriptions is None:
+        raise ConfigError(
+            "text.descriptions is not set; WISE-FUSE needs --config.text.descriptions=FILE.toml "
+            "with a table a class, or shipped:NAME"
+        )
+    bank = TextBank.load(config.text.descriptions).only(classes)
+    bank.sentences(config.text.power)
+    return bank

@@ -16,7 +16,7 @@ from lrmil_jax.distill import guidance
 from lrmil_jax.errors import DataError
 from lrmil_jax.evals import localisation
 from lrmil_jax.slides import lattice
-from lrmil_jax.stages import layout
+from lrmil_jax.workspace import cohorts, layout, statuses
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ def slide_mask(
             f"slide {row.slide_id} is of class {classes[row.label]}, but has no lesion mask "
             f"{path}; add it (lesion white on black), or leave data.masks unset"
         )
-    width, height = layout.read_status(workdir, row.slide_id)["dimensions"]
+    width, height = statuses.read(workdir, row.slide_id)["dimensions"]
     mask = read_mask(path, (width, height))
     return mask if mask.any() else None
 
@@ -137,7 +137,7 @@ def find(
         mask = slide_mask(config, workdir, row, classes)
         if mask is None:
             continue
-        status = layout.read_status(workdir, row.slide_id)
+        status = statuses.read(workdir, row.slide_id)
         xy = _stored_xy(config, workdir, row.slide_id) if low is None else low.places(place)["xy"]
         side = lr_side(config, status["mpp"])
         width, height = status["dimensions"]
@@ -151,13 +151,13 @@ def find(
 
 def lr_side(config: ConfigDict, mpp: float) -> int:
     """Side of an LR patch in level-0 px of a slide."""
-    geometry = layout.geometry(config)
+    geometry = cohorts.geometry(config)
     child = lattice.side_of_child(mpp, hr_mpp=geometry.hr_mpp, patch_px=geometry.patch_px)
     return child * geometry.ratio
 
 
 def _stored_xy(config: ConfigDict, workdir: Path, slide_id: str) -> np.ndarray:
-    features = schema.region_features(layout.geometry(config), with_hr=False)
+    features = schema.region_features(cohorts.geometry(config), with_hr=False)
     shard = layout.shard(layout.regions_folder(workdir), slide_id)
     records = source.RecordSource([shard], schema.RecordParser(features, ("lr_xy",)))
     return np.stack([records[index]["lr_xy"] for index in range(len(records))])

@@ -7,11 +7,12 @@ from ml_collections import ConfigDict
 
 from lrmil_jax import files
 from lrmil_jax.data import labels as label_csv
-from lrmil_jax.stages import baseline, layout, model_folder, models
-from lrmil_jax.stages.guided import GuidedClassifier
-from lrmil_jax.stages.inference import SlideClassifier
+from lrmil_jax.models import loading, model_folder, trained
+from lrmil_jax.models.guided import GuidedClassifier
+from lrmil_jax.models.inference import SlideClassifier
 from lrmil_jax.train.logging import progress
 from lrmil_jax.train.mil import BagClassifier
+from lrmil_jax.workspace import cohorts, layout, stage_files
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
@@ -23,7 +24,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     if not config.evaluate.timed_slides:
         return
     classifiers = _classifiers(config, workdir)
-    table = layout.prepared_cohort(config, workdir).slides(1, "test")
+    table = cohorts.prepared(config, workdir).slides(1, "test")
     rows = list(table.head(config.evaluate.timed_slides).itertuples())
     timing = {}
     with progress("time per slide", len(classifiers) * (len(rows) + 1)) as bar:
@@ -45,18 +46,18 @@ def _classifiers(
     config: ConfigDict, workdir: Path
 ) -> dict[str, SlideClassifier | GuidedClassifier]:
     """By arm: what `model/` holds, and what it is compared with, of fold 1."""
-    settings = layout.tiling_settings(config)
+    settings = cohorts.tiling_settings(config)
     batch, dtype = config.encoder.batch, config.features.dtype
     classifiers = {}
     if config.method in ("lrmil", "mil"):
-        member = models.batch_encoder(config, models.hr_encoder(config, workdir))
+        member = trained.batch_encoder(config, trained.hr_encoder(config, workdir))
         classifiers["teacher"] = SlideClassifier(
-            [(member, models.teacher(workdir, 1))], settings, dtype, batch, high_resolution=True
+            [(member, trained.teacher(workdir, 1))], settings, dtype, batch, high_resolution=True
         )
     if config.method == "mil_lr":
-        encoder = models.low_resolution(models.hr_encoder(config, workdir), settings.geometry)
-        head = BagClassifier.load(baseline.model_path(workdir, 1))
-        member = models.batch_encoder(config, encoder)
+        encoder = loading.low_resolution(trained.hr_encoder(config, workdir), settings.geometry)
+        head = BagClassifier.load(stage_files.baseline_head(workdir, 1))
+        member = trained.batch_encoder(config, encoder)
         classifiers["no_distillation"] = SlideClassifier([(member, head)], settings, dtype, batch)
     if model_folder.members(config):
         classifiers[config.method] = model_folder.load(workdir / "model").classifier

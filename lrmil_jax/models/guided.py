@@ -13,16 +13,9 @@ from scipy.special import softmax
 from lrmil_jax.data import regions
 from lrmil_jax.distill import guidance as attention_mass
 from lrmil_jax.errors import SlideError
-from lrmil_jax.stages import fuse
-from lrmil_jax.stages.inference import (
-    Guidance,
-    PatchReader,
-    SlideResult,
-    encode_patches,
-    picture,
-)
-from lrmil_jax.stages.select import choose, guides
-from lrmil_jax.stages.text import SharedSpace
+from lrmil_jax.models import inference, text_guidance
+from lrmil_jax.models.inference import Guidance, PatchReader, SlideResult
+from lrmil_jax.selection.shared_space import SharedSpace
 from lrmil_jax.train.encode import BatchEncoder
 from lrmil_jax.train.mil import BagClassifier
 
@@ -70,7 +63,7 @@ class GuidedClassifier:
             found = self._encode([self.hr_encoder], high, seconds, "_hr")
             if not found:
                 raise SlideError(f"{path}: none of the chosen regions can be decoded")
-            drawn_on = picture(slide, geometry, plan.tissue)
+            drawn_on = inference.picture(slide, geometry, plan.tissue)
             log = {int(level): int(pixels) for level, pixels in slide.read_log.items()}
             allowed = slide.source_level(geometry.patch_px, cells.child_side)
             mpp = slide.mpp
@@ -98,7 +91,7 @@ class GuidedClassifier:
                 xy=cells.lr_xy[low.read],
                 side=cells.lr_side,
                 scores=first.scores,
-                likeness=first.scores[:, guides(self.config, self.space)].max(1),
+                likeness=first.scores[:, text_guidance.guides(self.config, self.space)].max(1),
                 chosen=wanted,
                 sentences=self._fitting(embeddings[0][wanted]),
             ),
@@ -112,7 +105,7 @@ class GuidedClassifier:
         suffix: str,
     ) -> list[Float[np.ndarray, "n D"]]:
         """`encode_patches`, its time and the reader's added to `seconds`."""
-        features, spent = encode_patches(
+        features, spent = inference.encode_patches(
             encoders, reader, dtype=self.config.features.dtype, batch=self.batch
         )
         seconds["encode" + suffix] += spent
@@ -124,7 +117,7 @@ class GuidedClassifier:
     ) -> "_Choice":
         start = time.perf_counter()
         # By its file's name, as a cohort's slide is by its id: the same slide, the same control.
-        choice = _Choice(*choose(self.config, self.space, rows, path.stem))
+        choice = _Choice(*text_guidance.choose(self.config, self.space, rows, path.stem))
         seconds["select"] += time.perf_counter() - start
         return choice
 
@@ -143,7 +136,9 @@ class GuidedClassifier:
         if not own.any():
             raise SlideError(f"{path}: none of the chosen regions can be decoded")
         start = time.perf_counter()
-        logits, weights = head.predict(fuse.fused_features(self.config, self.space, features[own]))
+        logits, weights = head.predict(
+            text_guidance.fused_features(self.config, self.space, features[own])
+        )
         seconds["mil"] += time.perf_counter() - start
         present = np.ones(int(own.sum()), bool)
         mass = attention_mass.mass(weights, parent[own], patches, present)

@@ -1,50 +1,17 @@
-"""Encoders and classifiers as the stages pass them on: found, checked, loaded."""
+"""The encoders and heads of a run: given, or trained by its stages."""
 
-import dataclasses
 import json
-import logging
 from pathlib import Path
 
-import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
 from lrmil_jax import encoders, heads
-from lrmil_jax.data import schema
 from lrmil_jax.encoders import pretrained
 from lrmil_jax.errors import ConfigError, WeightsError
-from lrmil_jax.stages import layout
-from lrmil_jax.train import sharding
+from lrmil_jax.models import loading
 from lrmil_jax.train.encode import BatchEncoder, Encoder
 from lrmil_jax.train.mil import BagClassifier
-
-log = logging.getLogger(__name__)
-
-_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-
-
-def load_encoder(name: str, path: Path, *, dtype: str, fsdp: bool = False) -> Encoder:
-    """An encoder from a local weights file, computing in `dtype`; with `fsdp` its large parameters
-    go to their devices, split, as they are read.
-
-    Raises:
-      WeightsError: the file is missing, broken, or of another architecture.
-    """
-    mesh = sharding.make_mesh() if fsdp else None
-
-    def place(key: str, value: np.ndarray):
-        return value if mesh is None else sharding.place_params(value, mesh, fsdp=True)
-
-    module, params = pretrained.load(name, path, place=place, dtype=_DTYPES[dtype])
-    options = pretrained.stored_options(path)
-    return Encoder(
-        name=name,
-        options=options,
-        module=module,
-        params=params,
-        transform=encoders.transform(name, **options),
-        weights_hash=pretrained.weights_hash(path),
-    )
+from lrmil_jax.workspace import cohorts, layout
 
 
 def hr_encoder(config: ConfigDict, workdir: Path) -> Encoder:
@@ -54,7 +21,7 @@ def hr_encoder(config: ConfigDict, workdir: Path) -> Encoder:
       WeightsError: neither is there.
     """
     path = hr_weights(config, workdir)
-    return load_encoder(
+    return loading.load_encoder(
         config.encoder.name, path, dtype=config.encoder.dtype, fsdp=config.encoder.fsdp
     )
 
@@ -76,43 +43,6 @@ def hr_weights(config: ConfigDict, workdir: Path) -> Path:
     return path
 
 
-def low_resolution(encoder: Encoder, geometry: schema.Geometry) -> Encoder:
-    """The same encoder as it reads LR tiles: resized whole, not cropped, to a side of which every
-    child has a whole window of tokens (`method.md` part 1).
-
-    Raises:
-      ConfigError: tiles are too small for that.
-    """
-    px = lr_side(geometry, encoder.module)
-    plain = dataclasses.replace(encoder.transform, px=px, resize=None, interpolation="bicubic")
-    return dataclasses.replace(encoder, transform=plain)
-
-
-def lr_side(geometry: schema.Geometry, module) -> int:
-    """Side of LR input: the largest number of px within a tile that gives children whole tokens.
-
-    Raises:
-      ConfigError: a tile has fewer tokens than children.
-    """
-    step = module.patch * geometry.ratio
-    if geometry.patch_px < step:
-        raise ConfigError(
-            f"geometry.patch_px={geometry.patch_px} gives {geometry.patch_px / module.patch:g} "
-            f"tokens a side with patches of {module.patch} px, which {geometry.ratio} children "
-            f"cannot share; use {step} px or more"
-        )
-    return geometry.patch_px // step * step
-
-
-def encoder_hash(weights: str) -> str:
-    """SHA-256 of the file that `encoder.weights` names.
-
-    Raises:
-      WeightsError: it cannot be read.
-    """
-    return pretrained.weights_hash(pretrained.locate(weights))
-
-
 def encoder_facts(config: ConfigDict, workdir: Path) -> dict:
     """What makes the features of the HR encoder its own; kept in `cohort.json`.
 
@@ -132,10 +62,10 @@ def encoder_facts(config: ConfigDict, workdir: Path) -> dict:
 def distilled_encoder(config: ConfigDict, workdir: Path, fold: int) -> Encoder:
     """The fold's LR encoder after stage 1."""
     path = layout.stage_folder(workdir, "distill", fold) / "encoder.safetensors"
-    encoder = load_encoder(
+    encoder = loading.load_encoder(
         config.encoder.name, path, dtype=config.encoder.dtype, fsdp=config.encoder.fsdp
     )
-    return low_resolution(encoder, layout.geometry(config))
+    return loading.low_resolution(encoder, cohorts.geometry(config))
 
 
 def batch_encoder(config: ConfigDict, encoder: Encoder, blocks: tuple[int, ...] = ()):
@@ -151,7 +81,7 @@ def layers(config: ConfigDict, module) -> tuple[int, ...]:
       ConfigError: a block that is not there, or a patch size that does not give every child a
         whole window of tokens.
     """
-    lr_side(layout.geometry(config), module)
+    loading.lr_side(cohorts.geometry(config), module)
     chosen = tuple(config.distill.layers) or encoders.default_layers(module.depth)
     for block in chosen:
         if not -module.depth <= block < module.depth:
@@ -190,7 +120,7 @@ def preflight(config: ConfigDict, *, encodes: bool = True) -> None:
     for block in (config.teacher, config.student, config.mil):
         heads.create(block.head, num_classes=2)
     if config.method == "wise_fuse":
-        lr_side(layout.geometry(config), module)
+        loading.lr_side(cohorts.geometry(config), module)
     guided = config.method == "lrmil" and (config.student.lambda_soft or config.student.lambda_hard)
     if config.student.head == "mean" and guided:
         raise ConfigError(
@@ -201,34 +131,45 @@ def preflight(config: ConfigDict, *, encodes: bool = True) -> None:
         log.warning("teacher.head=mean looks at all patches alike, so it guides nobody's attention")
 
 
-def feature_schema(
-    config: ConfigDict, workdir: Path, *, num_layers: int = 0, width: int | None = None
-):
-    """What a feature record of this cohort holds, with CLS after `num_layers` blocks; `width` if
-    it is not the encoder's."""
-    facts = layout.read_claims(workdir)["encoder"]
-    return schema.patch_features(
-        width=facts["width"] if width is None else width,
-        ratio=layout.geometry(config).ratio,
-        dtype=facts["dtype"],
-        layers=num_layers,
-        layer_width=facts["layer_width"],
-    )
-
-
-def feature_parser(
-    config: ConfigDict,
-    workdir: Path,
-    names: tuple[str, ...],
-    *,
-    num_layers: int = 0,
-    width: int | None = None,
-) -> schema.RecordParser:
-    """Reads the named parts of this cohort's feature records."""
-    record = feature_schema(config, workdir, num_layers=num_layers, width=width)
-    return schema.RecordParser(record, names)
-
-
 def teacher(workdir: Path, fold: int) -> BagClassifier:
     """The fold's frozen HR teacher."""
     return BagClassifier.load(layout.stage_folder(workdir, "teacher", fold) / "model.safetensors")
+
+
+def lr_encoder(config: ConfigDict, workdir: Path, fold: int) -> Encoder:
+    """The encoder that reads LR tiles in the fold, as `align.how` says.
+
+    Raises:
+      WeightsError: a file is missing, broken, or another tower's.
+    """
+    found, geometry = lr_encoder_files(config, workdir, fold), cohorts.geometry(config)
+    if "encoder.safetensors" in found:
+        path = found["encoder.safetensors"]
+        encoder = loading.load_encoder(config.encoder.name, path, dtype=config.encoder.dtype)
+        return loading.low_resolution(encoder, geometry)
+    tower = loading.low_resolution(hr_encoder(config, workdir), geometry)
+    return loading.prompted(tower, found["prompts.safetensors"]) if found else tower
+
+
+def lr_encoder_files(config: ConfigDict, workdir: Path, fold: int) -> dict[str, Path]:
+    """The file that makes the fold's LR encoder of the tower, by its name; {} if none is needed.
+
+    Raises:
+      WeightsError: `align.how` is "lrmil", but `align.encoder` is not set.
+    """
+    how, folder = config.align.how, layout.stage_folder(workdir, "align", fold)
+    if how == "none":
+        return {}
+    if how == "lrmil":
+        if config.align.encoder is None:
+            raise WeightsError(
+                "align.how=lrmil needs --config.align.encoder=FILE, the encoder.safetensors of "
+                "LRMIL's stage 1 (folds/{fold}/distill); '{fold}' in the path is the fold"
+            )
+        return {
+            "encoder.safetensors": Path(
+                config.align.encoder.replace("{fold}", layout.fold_name(fold))
+            )
+        }
+    name = "prompts.safetensors" if how == "prompts" else "encoder.safetensors"
+    return {name: folder / name}

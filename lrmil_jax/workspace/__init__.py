@@ -1,0 +1,1 @@
+"""A working directory: paths, lock, whose it is, its cohort and features."""

@@ -1,0 +1,71 @@
+"""Who made which part of a working directory: two configs never mix in one."""
+
+import importlib.metadata
+import json
+from pathlib import Path
+from typing import Any
+
+from lrmil_jax import config as configuration
+from lrmil_jax import files
+from lrmil_jax.data.schema import SCHEMA_VERSION
+from lrmil_jax.errors import WorkdirError
+
+SOFTWARE = ("lrmil_jax", "jax", "flax", "optax", "grain", "tiffslide", "numpy")
+
+
+def read(workdir: Path) -> dict[str, Any]:
+    """Who made which part of the cohort, from `cohort.json`.
+
+    Raises:
+      WorkdirError: it is of another schema.
+    """
+    path = workdir / "cohort.json"
+    record = json.loads(path.read_text()) if path.is_file() else {"schema": SCHEMA_VERSION}
+    if record.get("schema") != SCHEMA_VERSION:
+        raise WorkdirError(
+            f"{workdir} was made with schema {record.get('schema')}, this version writes schema "
+            f"{SCHEMA_VERSION}; use another --workdir, or the version that made it"
+        )
+    return record
+
+
+def check(workdir: Path, section: str, identity: dict[str, Any]) -> dict[str, Any]:
+    """Checks that nobody else made a part of the cohort, and returns all that is known of it.
+
+    Raises:
+      WorkdirError: it was made by another config, encoder or schema; both sides are named.
+    """
+    record = read(workdir)
+    identity = json.loads(json.dumps(identity))  # tuples become lists, as they are on disk
+    known = record.get(section)
+    if known is not None and known != identity:
+        flat_known, flat_new = configuration.flatten(known), configuration.flatten(identity)
+        differing = [
+            key for key in sorted(flat_known | flat_new) if flat_known.get(key) != flat_new.get(key)
+        ]
+        key = differing[0]
+        raise WorkdirError(
+            f"{workdir} was made by another config: {section} has {key}={flat_known.get(key)!r}, "
+            f"this run has {flat_new.get(key)!r}; use another --workdir, or delete this one"
+        )
+    return record
+
+
+def claim(workdir: Path, section: str, identity: dict[str, Any]) -> None:
+    """Writes who made a part of the cohort into `cohort.json`, if it is new.
+
+    Raises:
+      WorkdirError: it was made by another config, encoder or schema; both sides are named.
+    """
+    record = check(workdir, section, identity)
+    if section not in record:
+        record[section] = json.loads(json.dumps(identity))
+        record["software"] = {name: _version(name) for name in SOFTWARE}
+        files.write_json(workdir / "cohort.json", record)
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,181 @@
+"""The cohort of a run: its slides, labels and folds, and how its slides are tiled."""
+
+import contextlib
+import dataclasses
+import os
+from pathlib import Path
+
+import pandas as pd
+from ml_collections import ConfigDict
+
+from lrmil_jax.data import labels as label_csv
+from lrmil_jax.data import schema, writer
+from lrmil_jax.data.regions import SlideJob, TilingSettings
+from lrmil_jax.data.schema import Geometry
+from lrmil_jax.errors import DataError, WorkdirError
+from lrmil_jax.slides import synthetic
+from lrmil_jax.train.logging import progress
+from lrmil_jax.workspace import claims, layout, statuses
+
+
+def geometry(config: ConfigDict) -> Geometry:
+    """Resolutions and patch side of the run."""
+    return Geometry(**config.geometry)
+
+
+def tiling_settings(config: ConfigDict) -> TilingSettings:
+    """What decides which pixels a region holds."""
+    prepare = config.prepare
+    return TilingSettings(
+        geometry=geometry(config),
+        reader=prepare.reader,
+        tissue_mpp=prepare.tissue_mpp,
+        min_tissue=prepare.min_tissue,
+        with_hr=prepare.hr == "store",
+        jpeg_quality=prepare.jpeg_quality,
+    )
+
+
+def claim_regions(config: ConfigDict, workdir: Path) -> None:
+    """The regions' identity: whatever changes their pixels."""
+    claims.claim(workdir, "regions", dataclasses.asdict(tiling_settings(config)))
+
+
+def check_regions(config: ConfigDict, workdir: Path) -> None:
+    """Refuses a config other than the one that made the regions, before anything is changed."""
+    claims.check(workdir, "regions", dataclasses.asdict(tiling_settings(config)))
+
+
+def read(config: ConfigDict, workdir: Path) -> label_csv.Cohort:
+    """The whole cohort of the label CSV (made now if it is synthetic), with its folds saved.
+
+    Read once per run: every stage of every fold asks for it, and slide folders can be slow.
+    """
+    data = config.data
+    made = Path(data.labels).stat().st_mtime_ns if data.labels and Path(data.labels).exists() else 0
+    parts = (data, config.synthetic, config.folds, config.seed, made, Path(workdir).absolute())
+    key = "\n".join(str(part) for part in parts)
+    if key not in _cohorts:
+        _cohorts[key] = _read(config, workdir)
+    return _cohorts[key]
+
+
+_cohorts: dict[str, label_csv.Cohort] = {}
+
+
+def forget() -> None:
+    """The next `read_cohort` reads the files again; a run begins with this."""
+    _cohorts.clear()
+
+
+def _read(config: ConfigDict, workdir: Path) -> label_csv.Cohort:
+    data = config.data
+    labels, slides = data.labels, data.slides
+    if labels is None:
+        labels = _synthetic_cohort(config, workdir / "synthetic")
+        slides = labels.parent / "slides"
+    elif not Path(labels).is_file():
+        raise DataError(f"data.labels names {labels}, which does not exist")
+    saved = workdir / "folds.csv"
+    cohort = label_csv.read_cohort(
+        Path(labels),
+        Path(slides) if slides else None,
+        classes=tuple(data.classes),
+        label_column=data.label_column,
+        folds=config.folds,
+        seed=config.seed,
+        saved_folds=saved,
+    )
+    folds = [name for name in cohort.table if name.startswith("fold_")]
+    kept = cohort.table[["slide_id", "patient_id", "label", *folds]]
+    writer.write_table(saved, kept.assign(seed=config.seed))
+    return cohort
+
+
+def _synthetic_cohort(config: ConfigDict, folder: Path) -> Path:
+    options = config.synthetic
+    with contextlib.ExitStack() as stack:
+        report = None
+        if not (folder / "labels.csv").is_file():
+            bar = stack.enter_context(progress("synthetic slides", options.slides))
+            report = lambda done, total: bar.advance()  # noqa: E731
+        return synthetic.write_cohort(
+            folder,
+            seed=config.seed,
+            slides=options.slides,
+            size_px=options.size_px,
+            progress=report,
+        )
+
+
+def prepared(config: ConfigDict, workdir: Path) -> label_csv.Cohort:
+    """The cohort less the slides that could not be prepared.
+
+    Raises:
+      WorkdirError: a slide has not been prepared yet.
+    """
+    cohort = read(config, workdir)
+    failed = set()
+    for slide_id in cohort.table.slide_id:
+        status = statuses.read(workdir, slide_id)
+        if status is None:
+            raise WorkdirError(
+                f"slide {slide_id} is not prepared in {workdir}; run --stages prepare first"
+            )
+        if status["status"] != "ok":
+            failed.add(slide_id)
+    return cohort.without(failed)
+
+
+def slide_jobs(config: ConfigDict, workdir: Path, table: pd.DataFrame) -> list[SlideJob]:
+    """One job a slide of the cohort's table."""
+    settings = tiling_settings(config)
+    return [
+        SlideJob(
+            slide_id=row.slide_id,
+            path=Path(os.path.abspath(row.path)),
+            mpp=label_csv.given_mpp(row),
+            folder=layout.regions_folder(workdir),
+            settings=settings,
+        )
+        for row in table.itertuples()
+    ]
+
+
+def write_slides_csv(config: ConfigDict, workdir: Path) -> None:
+    """One row a slide: patient, um/px and where it came from, counts, seconds, status, reason."""
+    rows = []
+    for row in read(config, workdir).table.itertuples():
+        status = statuses.read(workdir, row.slide_id)
+        seconds = status.get("seconds", {})
+        rows.append(
+            {
+                "slide_id": row.slide_id,
+                "patient_id": row.patient_id,
+                "status": status["status"],
+                "reason": status["reason"],
+                "mpp": status.get("mpp"),
+                "mpp_source": status.get("mpp_source"),
+                "objective": status.get("objective"),
+                "reader": status.get("reader"),
+                "lr_patches": status.get("lr_patches", 0),
+                "hr_patches": status.get("hr_patches", 0),
+                "unreadable": len(status.get("unreadable", [])),
+                "seconds_open_tissue": seconds.get("open_tissue"),
+                "seconds_read_write": seconds.get("read_write"),
+                "path": row.path,
+            }
+        )
+    writer.write_table(workdir / "slides.csv", pd.DataFrame(rows))
+
+
+def write_view(config: ConfigDict, workdir: Path, jobs: list[SlideJob]) -> None:
+    """Makes the TFDS view of the prepared slides' regions as they are now."""
+    statuses = [(job, statuses.read(workdir, job.slide_id)) for job in jobs]
+    done = [(job, status) for job, status in statuses if status["status"] == "ok"]
+    if not done:
+        return
+    with_hr = all(status["hr"] for _, status in done)
+    features = schema.region_features(geometry(config), with_hr=with_hr)
+    counts = {job.shard: status["lr_patches"] for job, status in done}
+    writer.write_tfds_view(layout.regions_folder(workdir), features, counts)

@@ -1,0 +1,86 @@
+"""Where the stages leave what other stages read."""
+
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from lrmil_jax.data import param_files
+from lrmil_jax.workspace import layout
+
+
+def distilled_folder(workdir: Path, fold: int) -> Path:
+    """LR features of the fold's distilled encoder."""
+    return layout.stage_folder(workdir, "encode_lr", fold) / "features"
+
+
+def undistilled_folder(workdir: Path) -> Path:
+    """LR features of the HR encoder itself, the same for all folds."""
+    return layout.features_folder(workdir, "lr_undistilled")
+
+
+def hr_folders(workdir: Path, blocks: tuple[int, ...]) -> dict[str, Path]:
+    """Where embeddings lie, and the targets of this set of blocks."""
+    found = {"embedding": layout.features_folder(workdir, "hr")}
+    if blocks:
+        name = "hr_targets_" + "_".join(str(block) for block in blocks)
+        found["targets"] = layout.features_folder(workdir, name)
+    return found
+
+
+def teacher_path(workdir: Path, fold: int, slide_id: str) -> Path:
+    """The file with the teacher's word on one slide."""
+    return layout.stage_folder(workdir, "teacher", fold) / "outputs" / f"{slide_id}.safetensors"
+
+
+def read_teacher(workdir: Path, fold: int, slide_id: str) -> dict[str, np.ndarray]:
+    """The teacher's `logits` [C] and `attention_logits` [K] over the slide's HR patches."""
+    return param_files.load_params(teacher_path(workdir, fold, slide_id))[0]
+
+
+def selecting_folder(config: ConfigDict, workdir: Path, fold: int) -> Path:
+    """LR features by which patches are chosen; the plain tower's are the same for all folds."""
+    if config.align.how == "none":
+        return undistilled_folder(workdir)
+    return layout.stage_folder(workdir, "select", fold) / "features"
+
+
+def chosen_path(workdir: Path, fold: int, slide_id: str) -> Path:
+    """The file with one slide's scores and choice."""
+    return layout.stage_folder(workdir, "select", fold) / "slides" / f"{slide_id}.safetensors"
+
+
+def read_chosen(workdir: Path, fold: int, slide_id: str) -> tuple[np.ndarray, np.ndarray]:
+    """Scores [N, C] and the chosen places [n], ascending."""
+    tree, _ = param_files.load_params(chosen_path(workdir, fold, slide_id))
+    return tree["scores"], tree["chosen"]
+
+
+def selected_folder(workdir: Path, fold: int) -> Path:
+    """HR features of the fold's chosen regions."""
+    return layout.stage_folder(workdir, "encode_selected", fold) / "features"
+
+
+def fused_folder(workdir: Path, fold: int) -> Path:
+    """The fold's fused features."""
+    return layout.stage_folder(workdir, "fuse", fold) / "features"
+
+
+def baseline_head(workdir: Path, fold: int) -> Path:
+    """The fold's head on undistilled LR features."""
+    return layout.stage_folder(workdir, "baseline", fold) / "model.safetensors"
+
+
+def fused_head(workdir: Path, fold: int) -> Path:
+    """The fold's head on fused features."""
+    return layout.stage_folder(workdir, "mil", fold) / "model.safetensors"
+
+
+def texts_path(workdir: Path) -> Path:
+    """The file that this stage writes."""
+    return layout.stage_folder(workdir, "text") / "classes.safetensors"
+
+
+def children_folder(workdir: Path) -> Path:
+    """HR features of training and validation slides, one record an LR patch; for all folds."""
+    return layout.features_folder(workdir, "align_children")
