@@ -240,11 +240,9 @@ def _report_failures(config: ConfigDict, workdir: Path) -> int:
         for reason in unreadable.values():
             log.error("left out: %s", reason)
         return len(unreadable)
-    statuses = [
-        statuses.read(workdir, slide_id)
-        for slide_id in cohorts.read(config, workdir).table.slide_id
-    ]
-    failed = [status for status in statuses if status is not None and status["status"] != "ok"]
+    slide_ids = cohorts.read(config, workdir).table.slide_id
+    known = [statuses.read(workdir, slide_id) for slide_id in slide_ids]
+    failed = [status for status in known if status is not None and status["status"] != "ok"]
     for status in failed:
         log.error("slide %s was left out: %s", status["slide_id"], status["reason"])
     return len(failed)

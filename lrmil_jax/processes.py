@@ -1,13 +1,14 @@
 """One job a process: results as they come, workers that end with their parent."""
 
 import concurrent.futures
+import contextlib
 import logging
 import logging.handlers
 import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from lrmil_jax.errors import WorkdirError
@@ -42,27 +43,95 @@ def map_jobs(
                 results.append(function(job))
                 bar.advance()
             return results
-        context = multiprocessing.get_context("spawn")  # forking a process that holds JAX hangs
-        told = context.Queue()
-        listener = logging.handlers.QueueListener(told, _Retold())
-        listener.start()
-        pool = concurrent.futures.ProcessPoolExecutor(
-            workers, mp_context=context, initializer=_start_worker, initargs=(os.getpid(), told)
-        )
+        with _pool(workers) as pool:
+            try:
+                futures = [pool.submit(function, job) for job in jobs]
+                for future in concurrent.futures.as_completed(futures):
+                    future.result()
+                    bar.advance()
+                return [future.result() for future in futures]
+            except concurrent.futures.process.BrokenProcessPool as error:
+                raise WorkdirError(
+                    f"a process of {label} was ended from outside (out of memory?); what was "
+                    f"finished is kept: run the same command again, with fewer {key}"
+                ) from error
+
+
+class Background:
+    """Jobs handed to processes beside this one, as they come; for few jobs, or on one core, they
+    are done here.
+
+    Args:
+      function: of one job; imported anew by every worker, so better without JAX.
+      jobs: how many there will be, at most.
+      label: what is done, for the sentence that tells of a lost worker.
+    """
+
+    _FEW = 3  # starting a process takes longer than drawing so few slides
+    _WAITING = 4  # jobs held in memory for each worker
+
+    def __init__(self, function: Callable[[Any], Any], jobs: int, *, label: str):
+        self._function, self._label = function, label
+        self._workers = min(jobs, usable_cores()) if jobs > self._FEW else 1
+        self._futures: list[concurrent.futures.Future] = []
+        self._results: list[Any] = []
+
+    def __enter__(self) -> "Background":
+        self._stack = contextlib.ExitStack()
+        if self._workers > 1:
+            self._pool = self._stack.enter_context(_pool(self._workers))
+        return self
+
+    def submit(self, job: Any) -> None:
+        """Does the job, or hands it over once there is room.
+
+        Raises:
+          WorkdirError: a worker was ended from outside.
+        """
+        if self._workers <= 1:
+            self._results.append(self._function(job))
+            return
+        self._futures.append(self._pool.submit(self._function, job))
+        behind = len(self._futures) - self._WAITING * self._workers
+        if behind >= 0:
+            self._result(self._futures[behind])
+
+    def results(self) -> list[Any]:
+        """Of all jobs so far, in their order; waits for them.
+
+        Raises:
+          WorkdirError: a worker was ended from outside.
+        """
+        return self._results + [self._result(future) for future in self._futures]
+
+    def _result(self, future: concurrent.futures.Future) -> Any:
         try:
-            futures = [pool.submit(function, job) for job in jobs]
-            for future in concurrent.futures.as_completed(futures):
-                future.result()
-                bar.advance()
-            return [future.result() for future in futures]
+            return future.result()
         except concurrent.futures.process.BrokenProcessPool as error:
             raise WorkdirError(
-                f"a process of {label} was ended from outside (out of memory?); what was "
-                f"finished is kept: run the same command again, with fewer {key}"
+                f"a process of {self._label} was ended from outside (out of memory?); what was "
+                "finished is kept: run the same command again"
             ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
-            listener.stop()
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+
+@contextlib.contextmanager
+def _pool(workers: int) -> Iterator[concurrent.futures.ProcessPoolExecutor]:
+    """Workers that end with their parent, whose log is this process's."""
+    context = multiprocessing.get_context("spawn")  # forking a process that holds JAX hangs
+    told = context.Queue()
+    listener = logging.handlers.QueueListener(told, _Retold())
+    listener.start()
+    pool = concurrent.futures.ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_start_worker, initargs=(os.getpid(), told)
+    )
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        listener.stop()
 
 
 def usable_cores() -> int:

@@ -33,7 +33,7 @@ from lrmil_jax import config as configuration
 from lrmil_jax import encoders, processes
 from lrmil_jax.encoders import convert
 from lrmil_jax.encoders.layouts import LAYOUTS
-from lrmil_jax.models import children, trained
+from lrmil_jax.models import encoding, trained
 from lrmil_jax.stages import prepare
 from lrmil_jax.train.encode import BatchEncoder, Encoder
 from lrmil_jax.workspace import cohorts
@@ -192,10 +192,15 @@ def idle(name: str, *, dtype: str, batch: int, slides: int, size_px: int) -> Non
         )
         jobs = cohorts.slide_jobs(config, workdir, cohorts.read(config, workdir).table)
         encode = trained.batch_encoder(config, encoder)
-        read = children.slides_images(config, workdir, jobs)
-        images = np.concatenate([group for _, groups in read for group in groups])
+        images = np.stack([one for _, patches in _patches(config, workdir, jobs)
+                           for group in patches for one in group])  # fmt: skip
         whole = images[: len(images) // batch * batch]
         _idle(encode, whole, config, workdir, jobs)
+
+
+def _patches(config, workdir: Path, jobs: list) -> list:
+    """Every slide with its HR patches, to be read."""
+    return [(job, cohorts.patch_source(config, workdir, job, high=True)) for job in jobs]
 
 
 def _idle(encode: BatchEncoder, images: np.ndarray, config, workdir, jobs) -> None:
@@ -207,12 +212,22 @@ def _idle(encode: BatchEncoder, images: np.ndarray, config, workdir, jobs) -> No
         out = encode.apply(group)
     jax.block_until_ready(out)
     alone = (time.perf_counter() - start) / len(images)
-    start, count = time.perf_counter(), 0
-    for _, encoded in encode.stream(children.slides_images(config, workdir, jobs)):
-        count += len(encoded["embedding"])
+    folder = workdir / "features" / "hr"
+    folder.mkdir(parents=True)
+    start = time.perf_counter()
+    encoding.encode_slides(
+        workdir,
+        encode,
+        _patches(config, workdir, jobs),
+        lambda job, source, rows: encoding.write(config, folder, job, rows),
+        label="encode_hr",
+        total=len(jobs),
+        done=0,
+    )
+    count = len(images)
     whole = (time.perf_counter() - start) / count
     print(
-        f"shards -> features: {count} HR patches of {len(jobs)} slides at {1 / whole:.2f} "
+        f"shards -> features on disk: {count} HR patches of {len(jobs)} slides at {1 / whole:.2f} "
         f"images/s; the device alone does {1 / alone:.2f}: idle {100 * (1 - alone / whole):.1f} %",
         flush=True,
     )

@@ -26,7 +26,7 @@ from bench_memory import write_slide
 from lrmil_jax import encoders, heads
 from lrmil_jax.encoders import pretrained
 from lrmil_jax.models import model_folder
-from lrmil_jax.models.inference import SlideClassifier
+from lrmil_jax.models.slide_model import SlideModel
 from lrmil_jax.stages import predict
 from lrmil_jax.train.encode import BatchEncoder, Encoder
 from lrmil_jax.train.mil import BagClassifier
@@ -87,18 +87,17 @@ def measure(slide: Path, model: Path, encoder: Encoder, *, batch: int, runs: int
     """Seconds per phase of both paths, one after the other, `runs` times after a warm-up."""
     loaded = model_folder.load(model)
     high = BatchEncoder(encoder, batch=batch)
-    settings = loaded.classifier.settings
     member = high, random_head(encoder.module.width)
     paths = {
-        "LR": loaded.classifier,
-        "HR": SlideClassifier([member], settings, "float16", batch, high_resolution=True),
+        "LR": loaded,
+        "HR": SlideModel(members=[member], settings=loaded.settings, dtype="float16", high=True),
     }
-    paths["LR"](slide)  # compiles, and warms the file cache up
+    paths["LR"].predict(slide)  # compiles, and warms the file cache up
     high([np.zeros((batch, *[encoder.options["px"]] * 2, 3), np.uint8)])
     measured: dict[str, list[dict]] = {arm: [] for arm in paths}
     for _ in range(runs):
-        for arm, classify in paths.items():
-            result = classify(slide)
+        for arm, model in paths.items():
+            result = model.predict(slide)
             row = result.seconds | {"patches": len(result.xy), "encodings": result.encoded}
             measured[arm].append(row)
             print(f"{arm}: {row}", flush=True)

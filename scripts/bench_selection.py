@@ -26,8 +26,8 @@ from lrmil_jax.data.regions import TilingSettings
 from lrmil_jax.data.schema import Geometry
 from lrmil_jax.encoders import prompts
 from lrmil_jax.models import loading
-from lrmil_jax.models.guided import GuidedClassifier
-from lrmil_jax.models.inference import SlideClassifier
+from lrmil_jax.models.guided import Guide
+from lrmil_jax.models.slide_model import SlideModel
 from lrmil_jax.selection import fuse
 from lrmil_jax.selection.shared_space import SharedSpace
 from lrmil_jax.train.encode import BatchEncoder, Encoder
@@ -62,7 +62,7 @@ def prompted(encoder: Encoder, folder: Path) -> Encoder:
 
 def classifiers(
     name: str, *, batch: int, budgets: list[float], folder: Path
-) -> dict[str, SlideClassifier | GuidedClassifier]:
+) -> dict[str, SlideModel]:
     """Exhaustive HR, and WISE-FUSE at every budget, all with the same tower."""
     px = encoders.transform(name).px
     settings = TilingSettings(Geometry(hr_mpp=0.5, lr_mpp=2.0, patch_px=px), with_hr=False)
@@ -73,12 +73,13 @@ def classifiers(
     for encode in (high, low):
         encode([np.zeros((batch, px, px, 3), np.uint8)])  # compiles
     space = random_space(folder, width)
-    runs = {"HR": SlideClassifier([(high, random_head(width))], settings, "float16", batch, True)}
+    shared = {"settings": settings, "dtype": "float16"}
+    runs = {"HR": SlideModel(members=[(high, random_head(width))], high=True, **shared)}
     for rho in budgets:
         config = configuration.default()
         config.select.rho = rho
         member = (low, random_head(fuse.width(config.fuse.how, width, SHARED_WIDTH)))
-        runs[f"{rho:g}"] = GuidedClassifier([member], high, space, config, settings, batch)
+        runs[f"{rho:g}"] = SlideModel(members=[member], guide=Guide(high, space, config), **shared)
     return runs
 
 
@@ -92,7 +93,7 @@ def main() -> None:
         slide = slide_of(args, folder)
         runs = classifiers(args.encoder, batch=args.batch, budgets=args.rho, folder=folder)
         for arm in list(runs)[1:]:
-            runs[arm](slide)  # warms heads and the file cache up
+            runs[arm].predict(slide)  # warms heads and the file cache up
         rounds = [measure(slide, runs) for _ in range(args.rounds)]
     device = f"{jax.device_count()} {jax.default_backend()} device"
     print(f"\n{args.encoder}, batch {args.batch}, {device}; medians of {args.rounds} rounds")
@@ -102,8 +103,8 @@ def main() -> None:
 def measure(slide: Path, runs: dict) -> dict[str, dict[str, float]]:
     """Seconds of every arm, one after the other: reading and encoding LR and HR together."""
     measured = {}
-    for arm, classify in runs.items():
-        result = classify(slide)
+    for arm, model in runs.items():
+        result = model.predict(slide)
         seconds = result.seconds
         row = {
             "open + tissue": seconds["open_tissue"],

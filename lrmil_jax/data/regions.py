@@ -1,9 +1,10 @@
-"""One slide into its regions: tissue, lattice, and one record per LR patch with its HR children.
+"""One slide into its regions: tissue, lattice, and one record per LR patch, its HR children beside.
 
 This module runs in worker processes, one slide each, so it imports no JAX, and its memory is
 bounded by one region whatever the slide's size.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import time
@@ -15,7 +16,7 @@ import numpy as np
 
 from lrmil_jax import files
 from lrmil_jax.data import writer
-from lrmil_jax.data.schema import Geometry, region_features
+from lrmil_jax.data.schema import Geometry, mosaic_features, region_features
 from lrmil_jax.errors import SlideError, TileError, WorkdirError
 from lrmil_jax.slides import lattice, open_slide, tissue
 
@@ -46,8 +47,13 @@ class SlideJob:
 
     @property
     def shard(self) -> Path:
-        """The slide's regions."""
+        """The slide's LR tiles."""
         return self.folder / f"{self.slide_id}.array_record"
+
+    @property
+    def mosaics(self) -> Path:
+        """The HR children of the same LR patches, if they are stored."""
+        return mosaics_path(self.shard)
 
     @property
     def status_path(self) -> Path:
@@ -57,6 +63,11 @@ class SlideJob:
     def source(self) -> dict:
         """What must be the same for the regions on disk to be this slide's."""
         return {**file_identity(self.path), "mpp": self.mpp}
+
+
+def mosaics_path(shard: Path) -> Path:
+    """Where the HR mosaics of the LR patches in `shard` lie, record by record."""
+    return shard.parent / "hr" / shard.name
 
 
 def file_identity(path: Path) -> dict:
@@ -182,6 +193,8 @@ def tile_slide(job: SlideJob) -> dict:
     status["source"] = job.source() if job.path.is_file() else None
     if status["status"] == "failed":
         job.shard.unlink(missing_ok=True)
+    if status["status"] == "failed" or not job.settings.with_hr:
+        job.mosaics.unlink(missing_ok=True)
     files.write_json(job.status_path, status)
     return status
 
@@ -194,20 +207,13 @@ def _tile(job: SlideJob) -> dict:
         {"what": "thumbnail", "xy": [int(x), int(y)], "side": int(side)}
         for x, y, side in plan.tissue.unreadable
     ]
-    children = 0
     with plan.slide as slide:
         _write_pictures(job, plan)
-
-        def examples() -> Iterator[dict]:
-            nonlocal children
-            for index in range(len(plan.lattice.lr_xy)):
-                example = _region(slide, plan.lattice, index, settings, unreadable)
-                if example is not None:
-                    children += int(example["child_mask"].sum())
-                    yield {"slide_id": job.slide_id, **example}
-
-        features = region_features(settings.geometry, with_hr=settings.with_hr)
-        regions = writer.write_records(job.shard, features, examples())
+        examples = (
+            _region(slide, plan.lattice, index, settings, unreadable)
+            for index in range(len(plan.lattice.lr_xy))
+        )
+        regions, children = _write_regions(job, (one for one in examples if one is not None))
     if regions == 0 or (settings.with_hr and children == 0):
         raise SlideError(f"{job.path}: none of its patches could be decoded")
     return {
@@ -227,6 +233,28 @@ def _tile(job: SlideJob) -> dict:
             "read_write": round(time.perf_counter() - start, 4),
         },
     }
+
+
+def _write_regions(job: SlideJob, examples: Iterator[dict]) -> tuple[int, int]:
+    """Writes tiles and mosaics side by side; the numbers of LR patches and of their children."""
+    regions = children = 0
+    geometry = job.settings.geometry
+    with contextlib.ExitStack() as stack:
+        # Left in the other order: where the tiles' file is, the mosaics' is whole.
+        write_tile = stack.enter_context(writer.record_writer(job.shard, region_features(geometry)))
+        write_mosaic = None
+        if job.settings.with_hr:
+            features = mosaic_features(geometry)
+            write_mosaic = stack.enter_context(writer.record_writer(job.mosaics, features))
+        for example in examples:
+            example["slide_id"] = job.slide_id
+            mosaic, tile = example.pop("hr", None), example.pop("lr")
+            write_tile(example | {"lr": tile})
+            if write_mosaic is not None:
+                write_mosaic(example | {"hr": mosaic})
+            regions += 1
+            children += int(example["child_mask"].sum())
+    return regions, children
 
 
 def _write_pictures(job: SlideJob, plan: SlidePlan) -> None:

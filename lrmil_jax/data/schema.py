@@ -2,7 +2,8 @@
 
 Everything is serialised by TFDS and none of it needs TensorFlow. Two kinds of files:
 
-* regions: one record per LR patch (LR tile lossless, HR mosaic of its children as one JPEG),
+* regions: one record per LR patch with its tile, lossless, and, in a file beside it, one with the
+  mosaic of its HR children as one JPEG: a reader of LR never touches the bytes of HR,
 * features: blocks of rows, one row per encoded patch, with where it lies and what it belongs to.
 """
 
@@ -12,7 +13,7 @@ import ml_dtypes
 import numpy as np
 import tensorflow_datasets as tfds
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 FEATURE_DTYPES = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
@@ -36,21 +37,28 @@ def _tensor(shape: tuple[int | None, ...], dtype) -> tfds.features.Tensor:
     return tfds.features.Tensor(shape=shape, dtype=dtype, encoding="bytes")
 
 
-def region_features(geometry: Geometry, *, with_hr: bool) -> tfds.features.FeaturesDict:
-    """One LR patch: tile [px, px, 3], HR mosaic [r*px, r*px, 3], child mask [r, r], level-0 xy."""
-    px, ratio = geometry.patch_px, geometry.ratio
-    features = {
+def region_features(geometry: Geometry) -> tfds.features.FeaturesDict:
+    """One LR patch: tile [px, px, 3], child mask [r, r], level-0 xy and side."""
+    px = geometry.patch_px
+    tile = tfds.features.Image(shape=(px, px, 3), encoding_format="png")
+    return tfds.features.FeaturesDict(_place(geometry) | {"lr": tile})
+
+
+def mosaic_features(geometry: Geometry) -> tfds.features.FeaturesDict:
+    """The HR children of one LR patch: mosaic [r*px, r*px, 3], and where they lie, as there."""
+    side = geometry.patch_px * geometry.ratio
+    mosaic = tfds.features.Image(shape=(side, side, 3), encoding_format="jpeg")
+    return tfds.features.FeaturesDict(_place(geometry) | {"hr": mosaic})
+
+
+def _place(geometry: Geometry) -> dict[str, tfds.features.FeatureConnector]:
+    return {
         "slide_id": tfds.features.Text(),
         "index": tfds.features.Scalar(np.int32),
-        "lr": tfds.features.Image(shape=(px, px, 3), encoding_format="png"),
         "lr_xy": _tensor((2,), np.int32),
         "lr_side": tfds.features.Scalar(np.int32),
-        "child_mask": _tensor((ratio, ratio), np.bool_),
+        "child_mask": _tensor((geometry.ratio, geometry.ratio), np.bool_),
     }
-    if with_hr:
-        side = px * ratio
-        features["hr"] = tfds.features.Image(shape=(side, side, 3), encoding_format="jpeg")
-    return tfds.features.FeaturesDict(features)
 
 
 def patch_features(

@@ -1,8 +1,9 @@
 """ArrayRecord shards and tables, whole or not there, and the TFDS view of a folder of shards."""
 
+import contextlib
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +38,24 @@ def write_records(
       The number of records.
     """
     count = 0
+    with record_writer(path, features) as write:
+        for example in examples:
+            write(example)
+            count += 1
+    return count
+
+
+@contextlib.contextmanager
+def record_writer(
+    path: Path, features: tfds.features.FeaturesDict
+) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """`write_records` for examples that come one at a time: what is given writes one."""
     with atomic_path(path) as temporary:
         writer = array_record_module.ArrayRecordWriter(str(temporary), _RECORD_OPTIONS)
         try:
-            for example in examples:
-                writer.write(features.serialize_example(dict(example)))
-                count += 1
+            yield lambda example: writer.write(features.serialize_example(dict(example)))
         finally:
             _close(writer, path)
-    return count
 
 
 def _close(writer, path: Path) -> None:
@@ -83,6 +93,11 @@ def write_tfds_view(
             shutil.rmtree(view, ignore_errors=True)
             fresh.rename(view)
     return view
+
+
+def remove_tfds_view(folder: Path) -> None:
+    """Takes away the view of records that are no longer there."""
+    shutil.rmtree(folder / "tfds", ignore_errors=True)
 
 
 def _content(view: Path) -> dict[str, str]:

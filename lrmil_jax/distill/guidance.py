@@ -1,10 +1,12 @@
-"""The teacher's attention over HR patches, brought down to the LR patches of one slide."""
+"""The teacher's attention over HR patches, brought down to the LR patches of one slide.
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Shaped
+NumPy arrays give NumPy arrays, without any compilation; JAX arrays give JAX arrays.
+"""
 
-from lrmil_jax.distill.masked import f32
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
+
+from lrmil_jax.arrays import f32, max_by, namespace, softmax, sum_by
 from lrmil_jax.errors import ConfigError
 from lrmil_jax.types import AnyArray
 
@@ -14,7 +16,7 @@ def mass(
     parent: Int[AnyArray, "K"],
     num_parents: int,
     mask: Shaped[AnyArray, "K"],
-) -> Float[Array, "num_parents"]:
+) -> Float[AnyArray, "num_parents"]:
     """Attention mass that falls in each LR patch: `q_i` = sum over its children of `alpha_k`.
 
     `alpha` is the softmax over all masked HR patches of the slide (`method.md` part 2).
@@ -28,10 +30,8 @@ def mass(
     Returns:
       A distribution over the LR patches; zeros if no HR patch exists.
     """
-    mask, parent = _prepared(mask, parent)
-    logits = jnp.where(mask, f32(attention_logits), 0.0)
-    alpha = jax.nn.softmax(logits, where=mask)
-    return jax.ops.segment_sum(alpha, parent, num_parents)
+    mask, parent, logits = _prepared(mask, parent, attention_logits)
+    return sum_by(softmax(logits, mask), parent, num_parents)
 
 
 def pooled(
@@ -40,7 +40,7 @@ def pooled(
     num_parents: int,
     mask: Shaped[AnyArray, "K"],
     how: str,
-) -> Float[Array, "num_parents"]:
+) -> Float[AnyArray, "num_parents"]:
     """Softmax over the LR patches of the mean or the maximum of their children's logits.
 
     Args:
@@ -56,31 +56,33 @@ def pooled(
     Raises:
       ConfigError: another `how`.
     """
-    mask, parent = _prepared(mask, parent)
-    logits = f32(attention_logits)
-    count = jax.ops.segment_sum(mask.astype(jnp.float32), parent, num_parents)
-    has_child = count > 0
+    mask, parent, logits = _prepared(mask, parent, attention_logits)
+    xp = namespace(logits, parent, mask)
+    count = sum_by(mask.astype(np.float32), parent, num_parents)
     if how == "mean":
-        total = jax.ops.segment_sum(jnp.where(mask, logits, 0.0), parent, num_parents)
-        values = total / jnp.maximum(count, 1.0)
+        values = sum_by(logits, parent, num_parents) / xp.maximum(count, 1.0)
     elif how == "max":
-        values = jax.ops.segment_max(jnp.where(mask, logits, -jnp.inf), parent, num_parents)
+        values = max_by(xp.where(mask, logits, -np.inf), parent, num_parents)
     else:
         raise ConfigError(f"Unknown pooling of the teacher's attention {how!r}: 'mean' or 'max'.")
-    return jax.nn.softmax(jnp.where(has_child, values, 0.0), where=has_child)
+    has_child = count > 0
+    return softmax(xp.where(has_child, values, 0.0), has_child)
 
 
 def covered(
     parent: Int[AnyArray, "K"], num_parents: int, mask: Shaped[AnyArray, "K"]
-) -> Bool[Array, "num_parents"]:
+) -> Bool[AnyArray, "num_parents"]:
     """Which LR patches hold at least one HR patch that exists; arguments as for `mass`."""
-    mask, parent = _prepared(mask, parent)
-    return jax.ops.segment_sum(mask.astype(jnp.int32), parent, num_parents) > 0
+    mask, parent, _ = _prepared(mask, parent, np.zeros(mask.shape, np.float32))
+    return sum_by(mask.astype(np.int32), parent, num_parents) > 0
 
 
 def _prepared(
-    mask: Shaped[AnyArray, "K"], parent: Int[AnyArray, "K"]
-) -> tuple[Bool[Array, "K"], Int[Array, "K"]]:
-    mask = jnp.asarray(mask).astype(bool)
+    mask: Shaped[AnyArray, "K"], parent: Int[AnyArray, "K"], logits: Float[AnyArray, "K"]
+) -> tuple[Bool[AnyArray, "K"], Int[AnyArray, "K"], Float[AnyArray, "K"]]:
+    """Mask, parents and f32 logits of one kind of array, harmless where masked."""
+    xp = namespace(mask, parent, logits)
+    mask = xp.asarray(mask).astype(bool)
     # Masked HR patches may carry -1, which would count from the end.
-    return mask, jnp.where(mask, jnp.asarray(parent), 0)
+    parent = xp.where(mask, xp.asarray(parent), 0)
+    return mask, parent, xp.where(mask, xp.asarray(f32(logits)), np.float32(0))

@@ -9,8 +9,10 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from lrmil_jax.arrays import f32, namespace
 from lrmil_jax.types import AnyArray
 
 # Both of Radford et al.: a temperature of 0.07 to begin with, and never below 0.01.
@@ -24,11 +26,11 @@ def logit_scale(log_scale: Float[AnyArray, ""]) -> Float[Array, ""]:
     return jnp.exp(jnp.minimum(log_scale, _LARGEST_LOG_SCALE))
 
 
-def normalise(vectors: Float[AnyArray, "*n d"]) -> Float[Array, "*n d"]:
-    """Vectors of length 1, in float32; a zero vector stays zero."""
-    vectors = jnp.asarray(vectors, jnp.float32)
-    squared = jnp.sum(vectors**2, -1, keepdims=True)
-    return vectors * jax.lax.rsqrt(jnp.maximum(squared, 1e-24))
+def normalise(vectors: Float[AnyArray, "*n d"]) -> Float[AnyArray, "*n d"]:
+    """Vectors of length 1, in float32; a zero vector stays zero. NumPy gives NumPy."""
+    vectors, xp = f32(vectors), namespace(vectors)
+    squared = xp.sum(vectors**2, -1, keepdims=True)
+    return vectors / xp.sqrt(xp.maximum(squared, np.float32(1e-24)))
 
 
 def contrastive_loss(

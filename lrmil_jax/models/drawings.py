@@ -7,7 +7,8 @@ from ml_collections import ConfigDict
 from scipy.special import softmax
 
 from lrmil_jax.data import labels as label_csv
-from lrmil_jax.models import compared, inference, text_guidance
+from lrmil_jax.models import compared, text_guidance
+from lrmil_jax.models.result import picture
 from lrmil_jax.report import heatmap
 from lrmil_jax.selection import shared_space
 from lrmil_jax.slides import open_slide
@@ -18,7 +19,7 @@ def thumbnail(config: ConfigDict, row) -> tuple[np.ndarray, float, int]:
     """What is drawn on, level-0 px per px of it, and the side of an LR patch in level-0 px."""
     mpp = label_csv.given_mpp(row)
     with open_slide(row.path, mpp, reader=config.prepare.reader) as slide:
-        drawn_on, downsample = inference.picture(slide, cohorts.geometry(config))
+        drawn_on, downsample = picture(slide, cohorts.geometry(config))
         return drawn_on, downsample, lesions.lr_side(config, slide.mpp)
 
 

@@ -1,6 +1,5 @@
 """Model folders: all that `predict` needs and nothing else, of one fold or of all."""
 
-import dataclasses
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -15,10 +14,10 @@ from lrmil_jax.data import regions, schema, splits
 from lrmil_jax.encoders import pretrained
 from lrmil_jax.errors import WeightsError
 from lrmil_jax.models import loading
-from lrmil_jax.models.guided import GuidedClassifier
-from lrmil_jax.models.inference import SlideClassifier
+from lrmil_jax.models.guided import Guide
+from lrmil_jax.models.slide_model import SlideModel
 from lrmil_jax.selection.shared_space import SharedSpace
-from lrmil_jax.train.encode import BatchEncoder
+from lrmil_jax.train.encode import BatchEncoder, Encoder
 from lrmil_jax.train.mil import BagClassifier
 from lrmil_jax.workspace import claims, cohorts, layout
 
@@ -27,21 +26,6 @@ DELIVERED_BY = {"lrmil": "student", "wise_fuse": "mil"}
 _SCHEMA = 2
 # What a guided classifier asks of the run's config.
 _GUIDED = ("select.", "fuse.", "features.dtype", "seed")
-
-
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """A self-contained model folder, loaded."""
-
-    folder: Path
-    classes: tuple[str, ...]
-    facts: dict
-    classifier: SlideClassifier | GuidedClassifier
-
-    @property
-    def thresholds(self) -> dict[str, float]:
-        """On the probability of the second of two classes, as validation patients chose them."""
-        return self.facts.get("thresholds", {})
 
 
 def export(
@@ -160,21 +144,21 @@ def deliver(config: ConfigDict, workdir: Path, thresholds: Sequence[Mapping[str,
     return target
 
 
-def load(folder: Path) -> Model:
-    """Loads `--model DIR`: one model or several, whose probabilities are averaged.
+def load(folder: Path | str) -> SlideModel:
+    """Loads a model folder, or that of a finished work directory: all that a prediction takes.
 
     Raises:
       WeightsError: it is no model folder, one of another version, or a part of it is missing or
         broken.
     """
-    folder = _find(folder)
+    folder = _find(Path(folder))
     path = folder / "model.json"
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
         _refuse_other_schema(folder, facts["schema"])
         geometry = schema.Geometry(**facts["geometry"])
         settings = regions.TilingSettings(geometry=geometry, with_hr=False, **facts["prepare"])
-        classes, hashes = tuple(facts["classes"]), dict(facts["sha256"])
+        hashes = dict(facts["sha256"])
         guided, encoder = facts["method"] == "wise_fuse", dict(facts["encoder"])
         parts = [folder / name for name in facts["members"]]
         facts["features_dtype"], encoder["name"], encoder["batch"], encoder["dtype"]
@@ -186,8 +170,15 @@ def load(folder: Path) -> Model:
                 f"{folder / name} is not the file that the model was saved with; "
                 "copy the model folder again"
             )
-    make = _guided if guided else _low_resolution
-    return Model(folder, classes, facts, make(folder, facts, parts, settings))
+    tower = _tower(folder, encoder) if guided else None
+    return SlideModel(
+        members=[_member_of(part, encoder, settings.geometry, tower) for part in parts],
+        settings=settings,
+        dtype=facts["features_dtype"],
+        guide=None if tower is None else _guide(folder, facts, tower),
+        thresholds=facts.get("thresholds", {}),
+        folder=folder,
+    )
 
 
 def _refuse_other_schema(folder: Path, version: int) -> None:
@@ -207,46 +198,33 @@ def _find(folder: Path) -> Path:
     )
 
 
-def _low_resolution(
-    folder: Path, facts: dict, parts: list[Path], settings: regions.TilingSettings
-) -> SlideClassifier:
-    del folder
-    encoder, members = facts["encoder"], []
-    for part in parts:
-        loaded = loading.load_encoder(
-            encoder["name"], part / "encoder.safetensors", dtype=encoder["dtype"]
-        )
-        loaded = loading.low_resolution(loaded, settings.geometry)
-        head = BagClassifier.load(part / "head.safetensors")
-        members.append((BatchEncoder(loaded, batch=encoder["batch"]), head))
-    return SlideClassifier(members, settings, facts["features_dtype"], encoder["batch"])
-
-
-def _guided(
-    folder: Path, facts: dict, parts: list[Path], settings: regions.TilingSettings
-) -> GuidedClassifier:
-    encoder = facts["encoder"]
+def _tower(folder: Path, encoder: dict) -> Encoder:
+    """The frozen HR encoder of a guided model."""
     (path,) = folder.glob("encoder.*")
-    tower = loading.load_encoder(encoder["name"], path, dtype=encoder["dtype"])
-    members = []
-    for part in parts:
-        reader = loading.low_resolution(tower, settings.geometry)
-        if (part / "prompts.safetensors").is_file():
-            reader = loading.prompted(reader, part / "prompts.safetensors")
-        elif (part / "encoder.safetensors").is_file():
-            tuned = loading.load_encoder(
-                encoder["name"], part / "encoder.safetensors", dtype=encoder["dtype"]
-            )
-            reader = loading.low_resolution(tuned, settings.geometry)
-        head = BagClassifier.load(part / "head.safetensors")
-        members.append((BatchEncoder(reader, batch=encoder["batch"]), head))
+    return loading.load_encoder(encoder["name"], path, dtype=encoder["dtype"])
+
+
+def _member_of(
+    part: Path, encoder: dict, geometry: schema.Geometry, tower: Encoder | None
+) -> tuple[BatchEncoder, BagClassifier]:
+    """One member: its LR encoder, or that which its prompts make of the tower, and its head."""
+    weights, tuned = part / "encoder.safetensors", part / "prompts.safetensors"
+    if tower is None or weights.is_file():
+        reader = loading.load_encoder(encoder["name"], weights, dtype=encoder["dtype"])
+        reader = loading.low_resolution(reader, geometry)
+    else:
+        reader = loading.low_resolution(tower, geometry)
+        if tuned.is_file():
+            reader = loading.prompted(reader, tuned)
+    head = BagClassifier.load(part / "head.safetensors")
+    return BatchEncoder(reader, batch=encoder["batch"]), head
+
+
+def _guide(folder: Path, facts: dict, tower: Encoder) -> Guide:
     config = configuration.default()
     config.update_from_flattened_dict(facts["guided"])
-    return GuidedClassifier(
-        members=members,
-        hr_encoder=BatchEncoder(tower, batch=encoder["batch"]),
+    return Guide(
+        hr_encoder=BatchEncoder(tower, batch=facts["encoder"]["batch"]),
         space=SharedSpace(folder / "text.safetensors"),
         config=config,
-        settings=settings,
-        batch=encoder["batch"],
     )

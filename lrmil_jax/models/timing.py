@@ -8,8 +8,7 @@ from ml_collections import ConfigDict
 from lrmil_jax import files
 from lrmil_jax.data import labels as label_csv
 from lrmil_jax.models import loading, model_folder, trained
-from lrmil_jax.models.guided import GuidedClassifier
-from lrmil_jax.models.inference import SlideClassifier
+from lrmil_jax.models.slide_model import SlideModel
 from lrmil_jax.train.logging import progress
 from lrmil_jax.train.mil import BagClassifier
 from lrmil_jax.workspace import cohorts, layout, stage_files
@@ -23,15 +22,15 @@ def run(config: ConfigDict, workdir: Path) -> None:
     """
     if not config.evaluate.timed_slides:
         return
-    classifiers = _classifiers(config, workdir)
+    models = _models(config, workdir)
     table = cohorts.prepared(config, workdir).slides(1, "test")
     rows = list(table.head(config.evaluate.timed_slides).itertuples())
     timing = {}
-    with progress("time per slide", len(classifiers) * (len(rows) + 1)) as bar:
-        for arm, classify in classifiers.items():
+    with progress("time per slide", len(models) * (len(rows) + 1)) as bar:
+        for arm, model in models.items():
             measured = []
             for number, row in enumerate([rows[0], *rows]):
-                result = classify(Path(row.path), label_csv.given_mpp(row))
+                result = model.predict(row.path, label_csv.given_mpp(row))
                 if number:  # the first run compiles
                     total = sum(result.seconds.values())
                     counts = {"patches": result.encoded, "total": total}
@@ -42,23 +41,20 @@ def run(config: ConfigDict, workdir: Path) -> None:
     files.write_json(layout.stage_folder(workdir, "report") / "timing.json", timing)
 
 
-def _classifiers(
-    config: ConfigDict, workdir: Path
-) -> dict[str, SlideClassifier | GuidedClassifier]:
+def _models(config: ConfigDict, workdir: Path) -> dict[str, SlideModel]:
     """By arm: what `model/` holds, and what it is compared with, of fold 1."""
-    settings = cohorts.tiling_settings(config)
-    batch, dtype = config.encoder.batch, config.features.dtype
-    classifiers = {}
+    settings, dtype = cohorts.tiling_settings(config), config.features.dtype
+    models = {}
     if config.method in ("lrmil", "mil"):
-        member = trained.batch_encoder(config, trained.hr_encoder(config, workdir))
-        classifiers["teacher"] = SlideClassifier(
-            [(member, trained.teacher(workdir, 1))], settings, dtype, batch, high_resolution=True
-        )
+        encoder = trained.batch_encoder(config, trained.hr_encoder(config, workdir))
+        member = encoder, trained.teacher(workdir, 1)
+        models["teacher"] = SlideModel(members=[member], settings=settings, dtype=dtype, high=True)
     if config.method == "mil_lr":
-        encoder = loading.low_resolution(trained.hr_encoder(config, workdir), settings.geometry)
+        tower = trained.hr_encoder(config, workdir)
+        encoder = loading.low_resolution(tower, settings.geometry)
         head = BagClassifier.load(stage_files.baseline_head(workdir, 1))
-        member = trained.batch_encoder(config, encoder)
-        classifiers["no_distillation"] = SlideClassifier([(member, head)], settings, dtype, batch)
+        member = trained.batch_encoder(config, encoder), head
+        models["no_distillation"] = SlideModel(members=[member], settings=settings, dtype=dtype)
     if model_folder.members(config):
-        classifiers[config.method] = model_folder.load(workdir / "model").classifier
-    return classifiers
+        models[config.method] = model_folder.load(workdir / "model")
+    return models

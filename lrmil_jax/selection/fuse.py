@@ -1,6 +1,7 @@
 """What the class texts say of each patch, put beside or into its features; nothing is learned.
 
-All is for one slide, in f32; `jax.vmap` takes it to batches of slides. z (the patches in the space
+All is for one slide, in f32, in NumPy where NumPy is given; `jax.vmap` takes it to batches of
+slides. z (the patches in the space
 of the texts) and the classes may have any length, they are normalised here; features are taken as
 they are. tau sharpens: near 0 all classes count alike, the larger the more the nearest alone.
 Source: `method.md` part 3.
@@ -8,11 +9,11 @@ Source: `method.md` part 3.
 
 from collections.abc import Callable, Mapping
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float, Shaped
+import numpy as np
+from jaxtyping import Float, Shaped
 
-from lrmil_jax.distill.masked import Number, f32, positive
+from lrmil_jax.arrays import f32, namespace, softmax
+from lrmil_jax.distill.masked import Number, positive
 from lrmil_jax.encoders.contrastive import normalise
 from lrmil_jax.errors import ConfigError
 from lrmil_jax.types import AnyArray
@@ -20,7 +21,7 @@ from lrmil_jax.types import AnyArray
 
 def text_context(
     z: Float[AnyArray, "N d"], classes: Float[AnyArray, "C d"], *, tau: Number
-) -> Float[Array, "N d"]:
+) -> Float[AnyArray, "N d"]:
     """`sum_c softmax_c(tau <z, T_c>) T_c`: the mean of the classes' texts, the nearest first.
 
     Args:
@@ -31,7 +32,7 @@ def text_context(
     Raises:
       ConfigError: tau is not above 0.
     """
-    weights = jax.nn.softmax(_logits(z, classes, tau))
+    weights = softmax(_logits(z, classes, tau))
     return _product(weights, normalise(classes))
 
 
@@ -41,14 +42,15 @@ def concatenate(
     classes: Float[AnyArray, "C d"],
     *,
     tau: Number,
-) -> Float[Array, "N width"]:
+) -> Float[AnyArray, "N width"]:
     """`[feature ; text_context]`, D + d wide; arguments as for `text_context`."""
-    return jnp.concatenate([f32(feature), text_context(z, classes, tau=tau)], -1)
+    beside = text_context(z, classes, tau=tau)
+    return namespace(feature, beside).concatenate([f32(feature), beside], -1)
 
 
 def residual(
     z: Float[AnyArray, "N d"], classes: Float[AnyArray, "C d"], *, tau: Number
-) -> Float[Array, "N d"]:
+) -> Float[AnyArray, "N d"]:
     """`normalise(z + text_context)`, z of length 1; arguments as for `text_context`."""
     return normalise(normalise(z) + text_context(z, classes, tau=tau))
 
@@ -60,7 +62,7 @@ def cross_attention(
     mask: Shaped[AnyArray, "N"],
     *,
     tau: Number,
-) -> Float[Array, "N width"]:
+) -> Float[AnyArray, "N width"]:
     """The classes ask the whole slide, and each patch hears the answers to what it looks like.
 
     `v_c = sum_j softmax_j(tau <z_j, T_c>) feature_j` over the slide's patches, then
@@ -78,10 +80,11 @@ def cross_attention(
     """
     feature, z = _real(feature, mask), _real(z, mask)
     logits = _logits(z, classes, tau)
-    over_patches = jax.nn.softmax(logits.T, where=jnp.asarray(mask).astype(bool)[None])
+    xp = namespace(feature, logits)
+    over_patches = softmax(logits.T, xp.asarray(mask).astype(bool)[None])
     answers = _product(over_patches, feature)
-    heard = _product(jax.nn.softmax(logits), answers)
-    return _real(jnp.concatenate([feature, heard], -1), mask)
+    heard = _product(softmax(logits), answers)
+    return _real(xp.concatenate([feature, heard], -1), mask)
 
 
 def width(name: str, feature_width: int, text_width: int) -> int:
@@ -111,24 +114,26 @@ def _residual(feature, z, classes, mask, *, tau):
 
 # Each called as (feature [N, D], z [N, d], classes [C, d], mask [N], *, tau), with the result
 # [N, width] zero where `mask` is False, whatever the arguments hold there.
-FUSIONS: Mapping[str, Callable[..., Float[Array, "N width"]]] = {
+FUSIONS: Mapping[str, Callable[..., Float[AnyArray, "N width"]]] = {
     "concatenate": _concatenate,
     "residual": _residual,
     "cross_attention": cross_attention,
 }
 
 
-def _real(rows: Float[AnyArray, "N D"], mask: Shaped[AnyArray, "N"]) -> Float[Array, "N D"]:
-    return jnp.where(jnp.asarray(mask).astype(bool)[:, None], f32(rows), 0.0)
+def _real(rows: Float[AnyArray, "N D"], mask: Shaped[AnyArray, "N"]) -> Float[AnyArray, "N D"]:
+    xp = namespace(rows, mask)
+    return xp.where(xp.asarray(mask).astype(bool)[:, None], f32(rows), np.float32(0))
 
 
 def _logits(
     z: Float[AnyArray, "N d"], classes: Float[AnyArray, "C d"], tau: Number
-) -> Float[Array, "N C"]:
+) -> Float[AnyArray, "N C"]:
     positive("The sharpness of the fusion, tau,", tau)
     return tau * _product(normalise(z), normalise(classes).T)
 
 
-def _product(a: Float[Array, "n m"], b: Float[Array, "m k"]) -> Float[Array, "n k"]:
+def _product(a: Float[AnyArray, "n m"], b: Float[AnyArray, "m k"]) -> Float[AnyArray, "n k"]:
+    xp = namespace(a, b)
     # Logits of some tens: the rounding that accelerators do by default would show.
-    return jnp.matmul(a, b, precision="highest")
+    return np.matmul(a, b) if xp is np else xp.matmul(a, b, precision="highest")

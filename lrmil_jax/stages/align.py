@@ -2,23 +2,23 @@
 the space of images and texts; the tower stays frozen, prompts alone are trained."""
 
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from lrmil_jax.data import features, schema
-from lrmil_jax.data.pairs import PatchPairs
+from lrmil_jax.data.labels import Cohort
+from lrmil_jax.data.regions import SlideJob
 from lrmil_jax.distill import cross_scale
 from lrmil_jax.encoders import pretrained, prompts
-from lrmil_jax.models import children, loading, trained
-from lrmil_jax.selection import shared_space
-from lrmil_jax.train import mil
+from lrmil_jax.models import encoding, loading, trained
+from lrmil_jax.patches import PatchSource
+from lrmil_jax.patches.pairs import PatchPairs
+from lrmil_jax.selection import score, shared_space
 from lrmil_jax.train.encode import Encoder
-from lrmil_jax.train.logging import progress
-from lrmil_jax.train.loop import fit
-from lrmil_jax.train.step import Evaluator
+from lrmil_jax.train.pairs import drawn, fit_pairs
 from lrmil_jax.workspace import claims, cohorts, feature_sets, layout, stage_files, statuses
 
 log = logging.getLogger(__name__)
@@ -30,33 +30,20 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     if settings.how not in ("prompts", "full"):
         log.info("align.how=%s: nothing is trained", settings.how)
         return
-    cohort = cohorts.prepared(config, workdir)
     claims.claim(workdir, "encoder", trained.encoder_facts(config, workdir))
-    sides = {side: cohort.slides(fold, side).slide_id.tolist() for side in ("train", "val")}
-    _encode_children(config, workdir, [*sides["train"], *sides["val"]])
-    pairs = {side: _pairs(config, workdir, slide_ids) for side, slide_ids in sides.items()}
     tower = loading.low_resolution(trained.hr_encoder(config, workdir), cohorts.geometry(config))
     space = shared_space.SharedSpace(stage_files.texts_path(workdir))
     params, constants, module = _parts(config, tower)
-    loss_fn = make_loss(tower, module, space, beta=settings.beta, tuned=settings.how)
-    evaluator = Evaluator(loss_fn, constants=constants)
-    held_out = pairs["val"].sample(batch=settings.batch, most=settings.val_patches)
     folder = layout.stage_folder(workdir, "align", fold)
-    result = fit(
-        name=f"align, fold {fold}",
+    result = fit_pairs(
+        name=f"align, {layout.fold_title(fold)}",
         directory=folder / "training",
+        block=settings,
         params=params,
-        loss_fn=loss_fn,
-        batches=pairs["train"].batches(
-            batch=settings.batch,
-            seed=config.seed,
-            steps=settings.steps * settings.accumulate,
-            threads=config.encoder.threads,
-            flips=settings.flips,
-        ),
-        validate=lambda params: evaluator(params, held_out),
-        settings=mil.train_settings(settings, steps=settings.steps, accumulate=settings.accumulate),
+        loss_fn=make_loss(tower, module, space, beta=settings.beta, tuned=settings.how),
         constants=constants,
+        **_pairs(config, workdir, fold),
+        threads=config.encoder.threads,
         seed=config.seed,
     )
     if settings.how == "prompts":
@@ -101,33 +88,59 @@ def make_loss(tower: Encoder, module, space: shared_space.SharedSpace, *, beta: 
     return loss_fn
 
 
-def _encode_children(config: ConfigDict, workdir: Path, slide_ids: list[str]) -> None:
-    folder = stage_files.children_folder(workdir)
-    folder.mkdir(parents=True, exist_ok=True)
-    table = cohorts.prepared(config, workdir).table
-    jobs = cohorts.slide_jobs(config, workdir, table[table.slide_id.isin(slide_ids)])
-    pending = [job for job in jobs if not layout.shard(folder, job.slide_id).is_file()]
+def _pairs(config: ConfigDict, workdir: Path, fold: int) -> dict[str, PatchPairs]:
+    """The fold's pairs to learn from, `train`, and held out, `val`."""
+    cohort = cohorts.prepared(config, workdir)
+    share = _share(config, workdir, cohort)
+    folder = stage_files.children_folder(workdir, share)
+    sides = {side: cohort.slides(fold, side).slide_id.tolist() for side in ("train", "val")}
+    _encode_children(config, workdir, [*sides["train"], *sides["val"]], folder, share)
+    cohort = cohorts.prepared(config, workdir)  # less the slides that could not be read
+    found = {}
+    for side in sides:
+        slide_ids = cohort.slides(fold, side).slide_id.tolist()
+        found[side] = feature_sets.pairs(config, workdir, slide_ids, folder)
+    return found
+
+
+def _share(config: ConfigDict, workdir: Path, cohort: Cohort) -> float:
+    """Of every slide's LR patches, those whose children are encoded: as many as are drawn in the
+    fold with the fewest, and the same for all folds, which so share them."""
+    patches = {
+        slide_id: statuses.read(workdir, slide_id)["lr_patches"]
+        for slide_id in cohort.table.slide_id
+    }
+    smallest = min(
+        sum(patches[slide_id] for slide_id in cohort.slides(fold, "train").slide_id)
+        for fold in range(1, config.folds + 1)
+    )
+    # Up to the next ten-thousandth: the folder's name says it.
+    return min(1.0, math.ceil(1e4 * drawn(config.align) / smallest) / 1e4)
+
+
+def _encode_children(
+    config: ConfigDict, workdir: Path, slide_ids: list[str], folder: Path, share: float
+) -> None:
+    jobs, pending = encoding.missing(config, workdir, folder)
+    wanted = set(slide_ids)
+    jobs = [job for job in jobs if job.slide_id in wanted]
+    pending = [job for job in pending if job.slide_id in wanted]
     if not pending:
         return
-    encode = trained.batch_encoder(config, trained.hr_encoder(config, workdir))
-    with progress("align: HR children", len(jobs), done=len(jobs) - len(pending)) as bar:
-        for slide, rows in children.encode(encode, config, workdir, pending):
-            if rows is not None:
-                path = layout.shard(folder, slide.job.slide_id)
-                dtype = config.features.dtype
-                features.write(path, slide.job.slide_id, rows, dtype=dtype, block=None)
-            bar.advance()
 
+    def patches(job: SlideJob) -> PatchSource:
+        total = statuses.read(workdir, job.slide_id)["lr_patches"]
+        chosen = score.select_random(
+            total, math.ceil(share * total), seed=config.seed, slide_id=job.slide_id
+        )
+        return cohorts.patch_source(config, workdir, job, high=True, chosen=chosen.tolist())
 
-def _pairs(config: ConfigDict, workdir: Path, slide_ids: list[str]) -> PatchPairs:
-    geometry = cohorts.geometry(config)
-    folder = stage_files.children_folder(workdir)
-    there = [name for name in slide_ids if layout.shard(folder, name).is_file()]
-    return PatchPairs(
-        [layout.shard(layout.regions_folder(workdir), slide_id) for slide_id in there],
-        [layout.shard(folder, slide_id) for slide_id in there],
-        counts=[statuses.read(workdir, slide_id)["lr_patches"] for slide_id in there],
-        region_parser=schema.RecordParser(schema.region_features(geometry, with_hr=False), ("lr",)),
-        target_parser=feature_sets.parser(config, workdir, ("embedding", "child")),
-        ratio=geometry.ratio,
+    encoding.encode_slides(
+        workdir,
+        trained.batch_encoder(config, trained.hr_encoder(config, workdir)),
+        ((job, patches(job)) for job in pending),
+        lambda job, source, rows: encoding.write(config, folder, job, rows, by_region=True),
+        label="align: HR children",
+        total=len(jobs),
+        done=len(jobs) - len(pending),
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from lrmil_jax.models import loading, lr_encoding, trained
+from lrmil_jax.models import encoding, loading, trained
 from lrmil_jax.train import mil
 from lrmil_jax.workspace import claims, cohorts, feature_sets, stage_files
 
@@ -18,9 +18,7 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     def load_encoder():
         return loading.low_resolution(trained.hr_encoder(config, workdir), cohorts.geometry(config))
 
-    lr_encoding.encode_cohort(
-        config, workdir, load_encoder, stage_files.undistilled_folder(workdir)
-    )
+    encoding.encode_lr(config, workdir, load_encoder, stage_files.undistilled_folder(workdir))
     path = stage_files.baseline_head(workdir, fold)
     if path.is_file():
         return

@@ -7,16 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from lrmil_jax.data import features, schema
-from lrmil_jax.data.pairs import PatchPairs
+from lrmil_jax.data import features
 from lrmil_jax.distill import patch
 from lrmil_jax.encoders import pretrained
 from lrmil_jax.models import loading, trained
-from lrmil_jax.train import mil
+from lrmil_jax.patches.pairs import PatchPairs
 from lrmil_jax.train.encode import Encoder
-from lrmil_jax.train.loop import fit
-from lrmil_jax.train.step import Evaluator
-from lrmil_jax.workspace import cohorts, feature_sets, layout, stage_files, statuses
+from lrmil_jax.train.pairs import fit_pairs
+from lrmil_jax.workspace import cohorts, feature_sets, layout, stage_files
 
 
 def run(config: ConfigDict, workdir: Path, fold: int) -> None:
@@ -24,36 +22,25 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     settings = config.distill
     encoder = trained.hr_encoder(config, workdir)
     blocks = trained.layers(config, encoder.module)
-    pairs = {split: _pairs(config, workdir, fold, split, blocks) for split in ("train", "val")}
     scale = np.ones(len(blocks))
     if settings.normalise:
         scale = _target_variance(_targets(config, workdir, fold, "train", blocks))
-    constants = {"scale": scale.astype(np.float32)}
-    loss_fn = make_loss(
-        loading.low_resolution(encoder, cohorts.geometry(config)),
-        blocks,
-        lambda_layer=settings.lambda_layer,
-        lambda_attn=settings.lambda_attn,
-    )
-    wanted = settings.steps * settings.accumulate
     folder = layout.stage_folder(workdir, "distill", fold)
-    evaluator = Evaluator(loss_fn, constants=constants)
-    held_out = pairs["val"].sample(batch=settings.batch, most=settings.val_patches)
-    result = fit(
+    result = fit_pairs(
         name=f"distill, {layout.fold_title(fold)}",
         directory=folder / "training",
+        block=settings,
         params=encoder.params,
-        loss_fn=loss_fn,
-        batches=pairs["train"].batches(
-            batch=settings.batch,
-            seed=config.seed,
-            steps=wanted,
-            threads=config.encoder.threads,
-            flips=settings.flips,
+        loss_fn=make_loss(
+            loading.low_resolution(encoder, cohorts.geometry(config)),
+            blocks,
+            lambda_layer=settings.lambda_layer,
+            lambda_attn=settings.lambda_attn,
         ),
-        validate=lambda params: evaluator(params, held_out),
-        settings=mil.train_settings(settings, steps=settings.steps, accumulate=settings.accumulate),
-        constants=constants,
+        constants={"scale": scale.astype(np.float32)},
+        train=_pairs(config, workdir, fold, "train", blocks),
+        val=_pairs(config, workdir, fold, "val", blocks),
+        threads=config.encoder.threads,
         seed=config.seed,
     )
     pretrained.save(
@@ -96,20 +83,15 @@ def make_loss(
 def _pairs(
     config: ConfigDict, workdir: Path, fold: int, split: str, blocks: tuple[int, ...]
 ) -> PatchPairs:
-    slide_ids = cohorts.prepared(config, workdir).slides(fold, split).slide_id
-    geometry = cohorts.geometry(config)
-    names = ("embedding", "cls", "child")
-    return PatchPairs(
-        [layout.shard(layout.regions_folder(workdir), slide_id) for slide_id in slide_ids],
-        _targets(config, workdir, fold, split, blocks),
-        counts=[statuses.read(workdir, slide_id)["lr_patches"] for slide_id in slide_ids],
-        region_parser=schema.RecordParser(schema.region_features(geometry, with_hr=False), ("lr",)),
-        target_parser=feature_sets.parser(config, workdir, names, num_layers=len(blocks)),
-        attention=[
-            stage_files.read_teacher(workdir, fold, slide_id)["attention_logits"]
-            for slide_id in slide_ids
-        ],
-        ratio=geometry.ratio,
+    slide_ids = cohorts.prepared(config, workdir).slides(fold, split).slide_id.tolist()
+    words = [stage_files.read_teacher(workdir, fold, slide_id) for slide_id in slide_ids]
+    return feature_sets.pairs(
+        config,
+        workdir,
+        slide_ids,
+        stage_files.hr_folders(workdir, blocks)["targets"],
+        layers=len(blocks),
+        attention=[word["attention_logits"] for word in words],
     )
 
 

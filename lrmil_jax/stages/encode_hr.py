@@ -9,10 +9,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from lrmil_jax import files
-from lrmil_jax.data import features, regions, schema, source, writer
-from lrmil_jax.models import children, trained
-from lrmil_jax.train.logging import progress
+from lrmil_jax.data import features, regions
+from lrmil_jax.models import encoding, trained
 from lrmil_jax.workspace import claims, cohorts, feature_sets, layout, stage_files, statuses
 
 
@@ -27,12 +25,15 @@ def run(config: ConfigDict, workdir: Path) -> None:
     for folder in stage_files.hr_folders(workdir, blocks).values():
         folder.mkdir(parents=True, exist_ok=True)
     if pending:
-        encode = trained.batch_encoder(config, encoder, blocks)
-        with progress("encode_hr", len(jobs), done=len(jobs) - len(pending)) as bar:
-            for slide, rows in children.encode(encode, config, workdir, pending):
-                if rows is not None:
-                    _write_slide(config, workdir, slide.job, rows, blocks)
-                bar.advance()
+        encoding.encode_slides(
+            workdir,
+            trained.batch_encoder(config, encoder, blocks),
+            ((job, cohorts.patch_source(config, workdir, job, high=True)) for job in pending),
+            lambda job, source, rows: _write_slide(config, workdir, job, rows, blocks),
+            label="encode_hr",
+            total=len(jobs),
+            done=len(jobs) - len(pending),
+        )
         cohorts.write_slides_csv(config, workdir)
     slide_ids = cohorts.prepared(config, workdir).table.slide_id.tolist()
     # Always: a killed run may have encoded the last slide and not come to this.
@@ -43,7 +44,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     if config.prepare.hr == "store" and not config.prepare.keep_hr:
         for job in jobs:
             if job.slide_id in slide_ids:
-                _drop_mosaics(config, workdir, job)
+                _drop_mosaics(workdir, job)
         cohorts.write_view(config, workdir, jobs)
 
 
@@ -62,25 +63,16 @@ def _write_slide(
     rows: features.SlideFeatures,
     blocks: tuple[int, ...],
 ) -> None:
-    found, dtype = stage_files.hr_folders(workdir, blocks), config.features.dtype
+    found = stage_files.hr_folders(workdir, blocks)
     if blocks:
-        path = layout.shard(found["targets"], job.slide_id)
-        features.write(path, job.slide_id, rows, dtype=dtype, block=None)
+        encoding.write(config, found["targets"], job, rows, by_region=True)
     # Other blocks may be asked for after the mosaics are gone; the teacher's features stay then.
-    path = layout.shard(found["embedding"], job.slide_id)
-    if not path.is_file():
-        plain = dataclasses.replace(rows, cls=None)
-        features.write(path, job.slide_id, plain, dtype=dtype, block=config.features.rows)
+    if not layout.shard(found["embedding"], job.slide_id).is_file():
+        encoding.write(config, found["embedding"], job, dataclasses.replace(rows, cls=None))
 
 
-def _drop_mosaics(config: ConfigDict, workdir: Path, job: regions.SlideJob) -> None:
-    """Writes the regions again without HR: most of the bytes, needed no more."""
-    status = statuses.read(workdir, job.slide_id)
-    if not status["hr"]:
-        return
-    geometry = cohorts.geometry(config)
-    without = schema.region_features(geometry, with_hr=False)
-    parser = schema.RecordParser(schema.region_features(geometry, with_hr=True), tuple(without))
-    records = source.RecordSource([job.shard], parser)
-    writer.write_records(job.shard, without, (records[i] for i in range(len(records))))
-    files.write_json(job.status_path, status | {"hr": False})
+def _drop_mosaics(workdir: Path, job: regions.SlideJob) -> None:
+    """Deletes the HR mosaics: most of the bytes, needed no more."""
+    if statuses.read(workdir, job.slide_id)["hr"]:
+        statuses.mark(workdir, job, hr=False)
+    job.mosaics.unlink(missing_ok=True)

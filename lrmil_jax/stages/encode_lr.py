@@ -5,13 +5,11 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from lrmil_jax.models import lr_encoding, trained
+from lrmil_jax.models import encoding, trained
 from lrmil_jax.workspace import stage_files
 
 
 def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     """Writes `folds/<k>/encode_lr/features`."""
     distilled = functools.partial(trained.distilled_encoder, config, workdir, fold)
-    lr_encoding.encode_cohort(
-        config, workdir, distilled, stage_files.distilled_folder(workdir, fold)
-    )
+    encoding.encode_lr(config, workdir, distilled, stage_files.distilled_folder(workdir, fold))

@@ -1,35 +1,76 @@
-"""encode_selected: the chosen LR patches' children, and no others, read and encoded at HR."""
+"""encode_selected: the chosen LR patches' children, and no others, read and encoded at HR.
 
+Folds choose much the same: a region is read and encoded once, for whichever fold comes first.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from lrmil_jax import files
-from lrmil_jax.data import features
-from lrmil_jax.models import children, trained
-from lrmil_jax.train.logging import progress
-from lrmil_jax.workspace import cohorts, layout, stage_files
+from lrmil_jax.data.features import SlideFeatures, join
+from lrmil_jax.data.regions import SlideJob
+from lrmil_jax.models import encoding, model_folder, trained
+from lrmil_jax.patches import PatchSource
+from lrmil_jax.workspace import cohorts, feature_sets, layout, stage_files
 
 
 def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     """Writes `folds/<k>/encode_selected/features`, and per slide how many pixels were read."""
     folder = stage_files.selected_folder(workdir, fold)
-    folder.mkdir(parents=True, exist_ok=True)
-    jobs = cohorts.slide_jobs(config, workdir, cohorts.prepared(config, workdir).table)
-    pending = [job for job in jobs if not layout.shard(folder, job.slide_id).is_file()]
+    jobs, pending = encoding.missing(config, workdir, folder)
     if not pending:
         return
-    encode = trained.batch_encoder(config, trained.hr_encoder(config, workdir))
+    others = [
+        stage_files.selected_folder(workdir, other)
+        for other in model_folder.trainings(config)
+        if other != fold
+    ]
 
-    def chosen(slide_id: str) -> list[int]:
-        return stage_files.read_chosen(workdir, fold, slide_id)[1].tolist()
+    def chosen(job: SlideJob) -> np.ndarray:
+        return stage_files.read_chosen(workdir, fold, job.slide_id)[1]
 
-    with progress("encode_selected", len(jobs), done=len(jobs) - len(pending)) as bar:
-        for slide, rows in children.encode(encode, config, workdir, pending, chosen):
-            if rows is not None:
-                name, dtype = slide.job.slide_id, config.features.dtype
-                read = {str(level): pixels for level, pixels in slide.read_log.items()}
-                files.write_json(folder / f"{name}.read.json", read)
-                path = layout.shard(folder, name)
-                features.write(path, name, rows, dtype=dtype, block=config.features.rows)
-            bar.advance()
+    def known(job: SlideJob) -> SlideFeatures | None:
+        return _of_other_folds(config, workdir, job, others, chosen(job))
+
+    def patches(job: SlideJob) -> PatchSource:
+        rows = known(job)
+        there = () if rows is None else rows.parent
+        missing = np.setdiff1d(chosen(job), there).tolist()
+        return cohorts.patch_source(config, workdir, job, high=True, chosen=missing)
+
+    def write(job: SlideJob, source: PatchSource, rows: SlideFeatures) -> None:
+        read = {str(level): pixels for level, pixels in source.levels.items()}
+        files.write_json(folder / f"{job.slide_id}.read.json", read)
+        encoding.write(config, folder, job, rows)
+
+    encoding.encode_slides(
+        workdir,
+        trained.batch_encoder(config, trained.hr_encoder(config, workdir)),
+        ((job, patches(job)) for job in pending),
+        write,
+        label="encode_selected",
+        total=len(jobs),
+        done=len(jobs) - len(pending),
+        known=known,
+    )
+
+
+def _of_other_folds(
+    config: ConfigDict,
+    workdir: Path,
+    job: SlideJob,
+    folders: Sequence[Path],
+    chosen: Int[np.ndarray, " n"],
+) -> SlideFeatures | None:
+    """What other folds have encoded of the chosen LR patches; None if nothing."""
+    parts, wanted = [], chosen
+    for folder in folders:
+        if len(wanted) and layout.shard(folder, job.slide_id).is_file():
+            rows = feature_sets.open_store(config, workdir, folder, [job.slide_id]).rows(0)
+            parts.append(rows.take(np.isin(rows.parent, wanted)))
+            wanted = np.setdiff1d(wanted, parts[-1].parent)
+    return join(parts) if sum(len(part.parent) for part in parts) else None

@@ -12,16 +12,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lrmil_jax import files
+from lrmil_jax import files, processes
 from lrmil_jax.data import labels as label_csv
 from lrmil_jax.data import splits, writer
 from lrmil_jax.data.regions import file_identity
-from lrmil_jax.errors import DataError, SlideError, WorkdirError
+from lrmil_jax.errors import DataError, UserError
 from lrmil_jax.evals import intervals, metrics
 from lrmil_jax.models import model_folder
-from lrmil_jax.models.inference import SlideResult
-from lrmil_jax.models.model_folder import Model
-from lrmil_jax.report import geojson, heatmap
+from lrmil_jax.models.result import SlideResult
+from lrmil_jax.models.slide_model import SlideModel
+from lrmil_jax.report import prediction
+from lrmil_jax.report.prediction import SlidePrediction
 from lrmil_jax.train.logging import progress
 
 log = logging.getLogger(__name__)
@@ -59,20 +60,7 @@ def run(
     truth = _true_classes(loaded, table)
     folder = workdir / "predictions"
     files.remove_leftovers(folder)
-    done, failed = [], []
-    identity = _identity(loaded.folder)
-    with progress("predict", len(table)) as bar:
-        for row in table.itertuples():
-            try:
-                done.append(_predict_slide(loaded, identity, row, folder / row.slide_id))
-            except WorkdirError:
-                raise
-            except Exception as error:  # one slide's surprise must not stop the others
-                known = isinstance(error, SlideError)
-                reason = str(error) if known else f"{type(error).__name__}: {error}"
-                log.error("slide %s failed: %s", row.slide_id, reason)
-                failed.append({"slide_id": row.slide_id, "status": "failed", "reason": reason})
-            bar.advance()
+    done, failed = _predict(loaded, table, folder)
     predictions = pd.DataFrame([_csv_row(record) for record in done] + failed)
     writer.write_table(folder / "predictions.csv", predictions)
     if truth and done:
@@ -83,7 +71,41 @@ def run(
     return len(failed)
 
 
-def _true_classes(model: Model, table: pd.DataFrame) -> dict[str, int]:
+def _predict(model: SlideModel, table: pd.DataFrame, folder: Path) -> tuple[list[dict], list[dict]]:
+    """Records of the slides that have a prediction, in the order of the table, and of the others.
+
+    Slides are classified one after the other without a pause; what is kept of them is drawn in
+    processes beside, and is whole once `prediction.json` is there.
+    """
+    identity = _identity(model.folder)
+    rows = [(row, _source(identity, row)) for row in table.itertuples()]
+    known = [_known(folder / row.slide_id, source) for row, source in rows]
+    pending = [pair for pair, record in zip(rows, known, strict=True) if record is None]
+    results = model.predict_many(
+        [row.path for row, _ in pending], [label_csv.given_mpp(row) for row, _ in pending]
+    )
+    failed: list[dict] = []
+    with (
+        progress("predict", len(rows), done=len(rows) - len(pending)) as bar,
+        processes.Background(prediction.save, len(pending), label="predict") as drawing,
+    ):
+        for (row, source), found in zip(pending, results, strict=True):
+            if isinstance(found, UserError):
+                log.error("slide %s failed: %s", row.slide_id, found)
+                failed.append({"slide_id": row.slide_id, "status": "failed", "reason": str(found)})
+            else:
+                record = _record(model, row, source, found)
+                drawing.submit(SlidePrediction(folder / row.slide_id, row.slide_id, found, record))
+            bar.advance()
+        fresh = {record["slide_id"]: record for record in drawing.results()}
+    records = [
+        fresh.get(row.slide_id) if record is None else record
+        for (row, _), record in zip(rows, known, strict=True)
+    ]
+    return [record for record in records if record is not None], failed
+
+
+def _true_classes(model: SlideModel, table: pd.DataFrame) -> dict[str, int]:
     """Class of every labelled slide: the label is a class name, or its number."""
     truth = {}
     for row in table.itertuples() if "label" in table else ():
@@ -108,29 +130,29 @@ def _identity(model: Path) -> str:
     return digest.hexdigest()
 
 
-def _predict_slide(model: Model, identity: str, row, folder: Path) -> dict:
-    path, mark = Path(row.path), folder / "prediction.json"
-    mpp = label_csv.given_mpp(row)
+def _source(identity: str, row) -> dict:
+    """What a prediction follows from: the model and the slide."""
+    path = Path(row.path)
     identified = file_identity(path) if path.is_file() else {}
-    source = {"model": identity, "mpp": mpp, **identified}
-    if mark.is_file():
-        known = json.loads(mark.read_text(encoding="utf-8"))
-        if known["source"] == source:
-            return known
-    result = model.classifier(path, mpp)
-    title = _title(model, row.slide_id, result)
-    write_attention(folder, row.slide_id, result, title)
-    if result.guidance is not None:
-        _write_regions(folder, model, result, title)
-    probabilities = dict(zip(model.classes, result.probabilities.tolist(), strict=True))
-    record = {
+    return {"model": identity, "mpp": label_csv.given_mpp(row), **identified}
+
+
+def _known(folder: Path, source: dict) -> dict | None:
+    """The prediction that is there already, if it is of this model and slide."""
+    mark = folder / "prediction.json"
+    record = json.loads(mark.read_text(encoding="utf-8")) if mark.is_file() else None
+    return record if record is not None and record["source"] == source else None
+
+
+def _record(model: SlideModel, row, source: dict, result: SlideResult) -> dict:
+    return {
         "slide_id": row.slide_id,
-        "path": str(path),
+        "path": str(Path(row.path)),
         "source": source,
-        "probabilities": probabilities,
-        "predicted": model.classes[int(np.argmax(result.probabilities))],
+        "probabilities": result.probabilities,
+        "predicted": result.predicted,
         "predicted_at": {
-            name: model.classes[int(result.probabilities[1] >= threshold)]
+            name: model.classes[int(result.probabilities[model.classes[1]] >= threshold)]
             for name, threshold in model.thresholds.items()
         },
         "mpp": result.mpp,
@@ -141,59 +163,6 @@ def _predict_slide(model: Model, identity: str, row, folder: Path) -> dict:
         "finest_level_allowed": result.finest_allowed,
         "seconds": {name: round(value, 4) for name, value in result.seconds.items()},
     }
-    files.write_json(mark, record)
-    return record
-
-
-def _title(model: Model, slide_id: str, result: SlideResult) -> str:
-    best = int(np.argmax(result.probabilities))
-    return f"{slide_id}: {model.classes[best]} {result.probabilities[best]:.3f}"
-
-
-def write_attention(folder: Path, slide_id: str, result: SlideResult, title: str) -> None:
-    """Attention of every patch as CSV, GeoJSON and heatmap."""
-    table = pd.DataFrame(
-        {
-            "x": result.xy[:, 0],
-            "y": result.xy[:, 1],
-            "side": result.side,
-            "attention": result.attention,
-        }
-    )
-    writer.write_table(folder / "attention.csv", table)
-    geojson.save(folder / "attention.geojson", slide_id, result.xy, result.side, result.attention)
-    heatmap.save(
-        folder / "heatmap.png",
-        result.picture,
-        result.picture_downsample,
-        result.xy,
-        result.side,
-        result.attention,
-        title=title,
-    )
-
-
-def _write_regions(folder: Path, model: Model, result: SlideResult, title: str) -> None:
-    """What led the choice of regions: every LR patch's scores, and which description fits."""
-    guide = result.guidance
-    table = pd.DataFrame({"x": guide.xy[:, 0], "y": guide.xy[:, 1], "side": guide.side})
-    for index, name in enumerate(model.classes):
-        table[f"score_{name}"] = guide.scores[:, index]
-    table["chosen"] = np.isin(np.arange(len(table)), guide.chosen)
-    table["sentence"] = ""
-    table.loc[guide.chosen, "sentence"] = guide.sentences
-    writer.write_table(folder / "regions.csv", table)
-    heatmap.save(
-        folder / "regions.png",
-        result.picture,
-        result.picture_downsample,
-        guide.xy,
-        guide.side,
-        guide.likeness,
-        title=f"{title}, {len(guide.chosen)} of {len(guide.xy)} regions read at high power",
-        label=heatmap.LIKENESS,
-        outlined=guide.chosen,
-    )
 
 
 def _csv_row(record: dict) -> dict:
@@ -221,7 +190,7 @@ def _line(record: dict) -> str:
 
 
 def _write_metrics(
-    model: Model, table: pd.DataFrame, truth: dict[str, int], done: list[dict], folder: Path
+    model: SlideModel, table: pd.DataFrame, truth: dict[str, int], done: list[dict], folder: Path
 ) -> None:
     known = [record for record in done if record["slide_id"] in truth]
     if not known:

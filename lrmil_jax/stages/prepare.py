@@ -32,8 +32,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
         processes.map_jobs(tile_slide, pending, workers=config.prepare.workers, label="prepare")
     cohorts.write_slides_csv(config, workdir)
     cohorts.write_view(config, workdir, jobs)
-    statuses = [statuses.read(workdir, job.slide_id) for job in jobs]
-    failed = [status for status in statuses if status["status"] != "ok"]
+    known = [statuses.read(workdir, job.slide_id) for job in jobs]
+    failed = [status for status in known if status["status"] != "ok"]
     for status in failed:
         log.error("slide %s failed: %s", status["slide_id"], status["reason"])
     if len(failed) == len(jobs):
@@ -48,4 +48,5 @@ def _is_done(status: dict | None, job: SlideJob) -> bool:
         and status["status"] == "ok"
         and status["source"] == job.source()
         and job.shard.is_file()
+        and (not status["hr"] or job.mosaics.is_file())
     )

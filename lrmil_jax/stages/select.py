@@ -8,7 +8,7 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from lrmil_jax.data import param_files, writer
-from lrmil_jax.models import lr_encoding, text_guidance, trained
+from lrmil_jax.models import encoding, text_guidance, trained
 from lrmil_jax.selection import shared_space
 from lrmil_jax.workspace import claims, cohorts, feature_sets, layout, stage_files
 
@@ -17,7 +17,7 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     """Writes `folds/<k>/select/<slide>.safetensors` (scores, chosen) and `selection.csv`."""
     claims.claim(workdir, "encoder", trained.encoder_facts(config, workdir))
     load_encoder = functools.partial(trained.lr_encoder, config, workdir, fold)
-    lr_encoding.encode_cohort(
+    encoding.encode_lr(
         config, workdir, load_encoder, stage_files.selecting_folder(config, workdir, fold)
     )
     table = cohorts.prepared(config, workdir).table

@@ -3,6 +3,7 @@ slides: a thread reads and decodes while the device computes, and batches go acr
 
 import collections
 import dataclasses
+import itertools
 import queue
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,6 +23,9 @@ from lrmil_jax.types import AnyArray
 _IN_FLIGHT = 2
 # Batches that may lie ready for the device, so that opening a slide or a slow tile is no pause.
 _READY = 4
+
+# Images of a slide: groups of any size, each an array [n, px, px, 3] or a sequence of [px, px, 3].
+Groups = Iterable[Sequence[UInt8[np.ndarray, "px px 3"]] | UInt8[np.ndarray, "_ px px 3"]]
 
 Item = TypeVar("Item")
 Key = TypeVar("Key")
@@ -56,7 +60,7 @@ class BatchEncoder:
 
     Args:
       encoder: module, parameters and transform.
-      batch: images per step; only the very last one is filled up.
+      batch: images per step; only the very last one is filled up. Also an attribute.
       blocks: blocks whose CLS is wanted beside the embedding.
       mesh: devices to split over; default all.
       fsdp: split the parameters over the devices too, instead of copying them.
@@ -72,7 +76,7 @@ class BatchEncoder:
         fsdp: bool = False,
     ):
         self._mesh = sharding.make_mesh() if mesh is None else mesh
-        self._batch = batch
+        self.batch = batch
         self._params = sharding.place_params(encoder.params, self._mesh, fsdp=fsdp)
         blocks = tuple(blocks)
 
@@ -101,51 +105,60 @@ class BatchEncoder:
         return encoded
 
     def stream(
-        self, slides: Iterable[tuple[Key, Iterable[UInt8[np.ndarray, "_ px px 3"]]]]
+        self, slides: Iterable[tuple[Key, Groups]]
     ) -> Iterator[tuple[Key, dict[str, np.ndarray] | UserError]]:
-        """Features slide by slide, in order, as `__call__` gives them.
-
-        Args:
-          slides: whatever names a slide, and its images in groups of any size. They are read in a
-            thread, some batches ahead of the device.
-
-        Yields:
-          The slide's name and its features, or the mistake that its reading ended with; the
-          slides after it go on.
-        """
-        waiting: collections.deque = collections.deque()
-        parts: list[dict[str, np.ndarray]] = []
-
-        def settle() -> Iterator[tuple[Key, dict[str, np.ndarray] | UserError]]:
-            output, pieces = waiting.popleft()
-            host, at = {name: np.asarray(value) for name, value in output.items()}, 0
-            for piece in pieces:
-                if piece.rows:
-                    own = slice(at, at + piece.rows)
-                    parts.append({name: value[own] for name, value in host.items()})
-                    at += piece.rows
-                if piece.is_last:
-                    yield piece.key, piece.error or _join(parts)
-                    parts.clear()
-
-        for images, pieces in ahead(_packed(slides, self._batch), _READY):
-            waiting.append((self._dispatch(images), pieces))
-            if len(waiting) > _IN_FLIGHT:
-                yield from settle()
-        while waiting:
-            yield from settle()
+        """`stream` with this encoder alone."""
+        for key, encoded in stream([self], slides):
+            yield key, encoded if isinstance(encoded, UserError) else encoded[0]
 
     def apply(self, images: UInt8[AnyArray, "n px px 3"]) -> dict[str, jax.Array]:
         """What the device does with one whole batch, without waiting for it."""
         return self._apply(self._params, images)
 
-    def _dispatch(self, images: UInt8[np.ndarray, "n px px 3"] | None) -> dict[str, jax.Array]:
+    def dispatch(self, images: UInt8[np.ndarray, "n px px 3"] | None) -> dict[str, jax.Array]:
+        """`apply` of a whole batch on the host; {} of None."""
         if images is None:
             return {}
-        filled = np.zeros((self._batch, *images.shape[1:]), np.uint8)
-        filled[: len(images)] = images
-        placed = sharding.place_batch({"images": filled}, self._mesh)["images"]
-        return self.apply(placed)
+        return self.apply(sharding.place_batch({"images": images}, self._mesh)["images"])
+
+
+def stream(
+    encoders: Sequence[BatchEncoder], slides: Iterable[tuple[Key, Groups]]
+) -> Iterator[tuple[Key, list[dict[str, np.ndarray]] | UserError]]:
+    """Features slide by slide, in order, of every encoder, as `BatchEncoder.__call__` gives them.
+
+    Args:
+      encoders: of one batch size; every image is read once and goes through all of them.
+      slides: whatever names a slide, and its images in groups of any size. They are read in a
+        thread, some batches ahead of the device.
+
+    Yields:
+      The slide's name and its features, or the mistake that its reading ended with; the slides
+      after it go on.
+    """
+    waiting: collections.deque = collections.deque()
+    parts: list[list[dict[str, np.ndarray]]] = []
+
+    def settle() -> Iterator[tuple[Key, list[dict[str, np.ndarray]] | UserError]]:
+        outputs, pieces = waiting.popleft()
+        host = [{name: np.asarray(value) for name, value in one.items()} for one in outputs]
+        at = 0
+        for piece in pieces:
+            if piece.rows:
+                own = slice(at, at + piece.rows)
+                parts.append([{k: value[own] for k, value in one.items()} for one in host])
+                at += piece.rows
+            if piece.is_last:
+                of_encoders = [[part[i] for part in parts] for i in range(len(encoders))]
+                yield piece.key, piece.error or [_join(own) for own in of_encoders]
+                parts.clear()
+
+    for images, pieces in ahead(_packed(slides, encoders[0].batch), _READY):
+        waiting.append(([encoder.dispatch(images) for encoder in encoders], pieces))
+        if len(waiting) > _IN_FLIGHT:
+            yield from settle()
+    while waiting:
+        yield from settle()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,28 +171,30 @@ class _Piece:
     error: UserError | None = None
 
 
-def _packed(slides: Iterable, batch: int) -> Iterator[tuple[np.ndarray | None, list[_Piece]]]:
-    """Full batches across slides, with whose rows they are; the last one may be smaller or None."""
-    held: list[np.ndarray] = []
+def _packed(
+    slides: Iterable[tuple[Any, Groups]], batch: int
+) -> Iterator[tuple[np.ndarray | None, list[_Piece]]]:
+    """Whole batches across slides, with whose rows they are; the last one ends in zeros, or is
+    None. Every image is copied once, to its place in the batch."""
+    images: np.ndarray | None = None
     pieces: list[_Piece] = []
     count = 0
     for key, groups in slides:
-        error = None
+        error, first = None, count
         try:
-            for group in groups:
-                while len(group):
-                    taken, group = group[: batch - count], group[batch - count :]
-                    held.append(taken)
-                    pieces.append(_Piece(key, len(taken)))
-                    count += len(taken)
-                    if count == batch:
-                        yield np.concatenate(held), pieces
-                        held, pieces, count = [], [], 0
+            for image in itertools.chain.from_iterable(groups):
+                if images is None:
+                    images = np.zeros((batch, *image.shape), np.uint8)
+                images[count] = image
+                count += 1
+                if count == batch:
+                    yield images, [*pieces, _Piece(key, count - first)]
+                    images, pieces, count, first = None, [], 0, 0
         except UserError as caught:
             error = caught
-        pieces.append(_Piece(key, 0, is_last=True, error=error))
+        pieces.append(_Piece(key, count - first, is_last=True, error=error))
     if pieces:
-        yield (np.concatenate(held) if held else None), pieces
+        yield images, pieces
 
 
 def _join(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -223,22 +238,3 @@ def ahead(items: Iterable[Item], depth: int) -> Iterator[Item]:
     finally:
         stopped.set()
         thread.join()
-
-
-def rebatch(
-    groups: Iterable[UInt8[np.ndarray, "_ px px 3"]], batch: int
-) -> Iterator[UInt8[np.ndarray, "_ px px 3"]]:
-    """Groups of any size as groups of `batch`; the last may be smaller, an empty one is skipped."""
-    held: list[np.ndarray] = []
-    count = 0
-    for group in groups:
-        while len(group):
-            taken = group[: batch - count]
-            held.append(taken)
-            count += len(taken)
-            group = group[len(taken) :]
-            if count == batch:
-                yield np.concatenate(held)
-                held, count = [], 0
-    if held:
-        yield np.concatenate(held)

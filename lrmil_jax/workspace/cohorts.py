@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +14,8 @@ from lrmil_jax.data import schema, writer
 from lrmil_jax.data.regions import SlideJob, TilingSettings
 from lrmil_jax.data.schema import Geometry
 from lrmil_jax.errors import DataError, WorkdirError
+from lrmil_jax.patches import PatchSource
+from lrmil_jax.patches.origins import Shards, SlideAtRegions
 from lrmil_jax.slides import synthetic
 from lrmil_jax.train.logging import progress
 from lrmil_jax.workspace import claims, layout, statuses
@@ -64,8 +67,9 @@ _cohorts: dict[str, label_csv.Cohort] = {}
 
 
 def forget() -> None:
-    """The next `read_cohort` reads the files again; a run begins with this."""
+    """The next `read` reads the files again, statuses too; a run begins with this."""
     _cohorts.clear()
+    statuses.forget()
 
 
 def _read(config: ConfigDict, workdir: Path) -> label_csv.Cohort:
@@ -142,6 +146,30 @@ def slide_jobs(config: ConfigDict, workdir: Path, table: pd.DataFrame) -> list[S
     ]
 
 
+def patch_source(
+    config: ConfigDict,
+    workdir: Path,
+    job: SlideJob,
+    *,
+    high: bool,
+    chosen: Sequence[int] | None = None,
+) -> PatchSource:
+    """Patches of a prepared slide: from its shards or, where these have no HR, from its file.
+
+    Args:
+      config, workdir: of the run.
+      job: the slide.
+      high: HR children instead of LR tiles.
+      chosen: LR patches that are wanted; None is all.
+    """
+    stored = statuses.read(workdir, job.slide_id)["hr"]
+    if high and not stored:
+        origin = SlideAtRegions(job)
+    else:
+        origin = Shards(job.shard, geometry(config), threads=config.encoder.threads)
+    return PatchSource(str(job.path), origin, high=high, chosen=chosen)
+
+
 def write_slides_csv(config: ConfigDict, workdir: Path) -> None:
     """One row a slide: patient, um/px and where it came from, counts, seconds, status, reason."""
     rows = []
@@ -170,12 +198,16 @@ def write_slides_csv(config: ConfigDict, workdir: Path) -> None:
 
 
 def write_view(config: ConfigDict, workdir: Path, jobs: list[SlideJob]) -> None:
-    """Makes the TFDS view of the prepared slides' regions as they are now."""
-    statuses = [(job, statuses.read(workdir, job.slide_id)) for job in jobs]
-    done = [(job, status) for job, status in statuses if status["status"] == "ok"]
+    """Makes the TFDS views of the prepared slides' regions as they are now."""
+    known = [(job, statuses.read(workdir, job.slide_id)) for job in jobs]
+    done = [(job, status) for job, status in known if status["status"] == "ok"]
     if not done:
         return
-    with_hr = all(status["hr"] for _, status in done)
-    features = schema.region_features(geometry(config), with_hr=with_hr)
+    folder, shape = layout.regions_folder(workdir), geometry(config)
     counts = {job.shard: status["lr_patches"] for job, status in done}
-    writer.write_tfds_view(layout.regions_folder(workdir), features, counts)
+    writer.write_tfds_view(folder, schema.region_features(shape), counts)
+    stored = {job.mosaics: status["lr_patches"] for job, status in done if status["hr"]}
+    if stored:
+        writer.write_tfds_view(folder / "hr", schema.mosaic_features(shape), stored)
+    else:
+        writer.remove_tfds_view(folder / "hr")

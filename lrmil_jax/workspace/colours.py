@@ -10,7 +10,6 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from lrmil_jax import files
-from lrmil_jax.data import schema, source
 from lrmil_jax.data.labels import Cohort
 from lrmil_jax.data.regions import SlideJob
 from lrmil_jax.data.splits import SPLITS
@@ -58,7 +57,7 @@ def statistics(config: ConfigDict, workdir: Path, table: pd.DataFrame) -> Float[
     if pending:
         with progress("colour of slides", len(jobs), done=len(jobs) - len(pending)) as bar:
             for place in pending:
-                known[place] = colour.statistics(_tiles(config, jobs[place])).tolist()
+                known[place] = colour.statistics(_tiles(config, workdir, jobs[place])).tolist()
                 made_of = _made_of(workdir, jobs[place])
                 content = made_of | dict(zip(colour.NAMES, known[place], strict=True))
                 files.write_json(_path(jobs[place]), content)
@@ -86,7 +85,6 @@ def _made_of(workdir: Path, job: SlideJob) -> dict:
     return {name: status[name] for name in ("slide_id", "source", "lr_patches")}
 
 
-def _tiles(config: ConfigDict, job: SlideJob) -> Iterator[np.ndarray]:
-    features = schema.region_features(cohorts.geometry(config), with_hr=False)
-    records = source.RecordSource([job.shard], schema.RecordParser(features, ("lr",)))
-    yield from source.stream(records, source.decode_lr, threads=config.encoder.threads)
+def _tiles(config: ConfigDict, workdir: Path, job: SlideJob) -> Iterator[np.ndarray]:
+    for tiles in cohorts.patch_source(config, workdir, job, high=False):
+        yield from tiles

@@ -1,5 +1,6 @@
 """Encoded patches of a run's slides, as bags."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,10 @@ from ml_collections import ConfigDict
 
 from lrmil_jax.data import schema
 from lrmil_jax.data.features import FeatureStore
+from lrmil_jax.patches.pairs import PatchPairs
 from lrmil_jax.selection import fuse, shared_space
 from lrmil_jax.train import mil
-from lrmil_jax.workspace import claims, cohorts, layout, stage_files
+from lrmil_jax.workspace import claims, cohorts, layout, stage_files, statuses
 
 
 def record(config: ConfigDict, workdir: Path, *, num_layers: int = 0, width: int | None = None):
@@ -60,6 +62,36 @@ def fold_data(cohort, fold: int, store: FeatureStore, **extras) -> mil.BagData:
         train=np.flatnonzero(split == "train"),
         val=np.flatnonzero(split == "val"),
         **extras,
+    )
+
+
+def pairs(
+    config: ConfigDict,
+    workdir: Path,
+    slide_ids: Sequence[str],
+    folder: Path,
+    *,
+    layers: int = 0,
+    attention: Sequence[np.ndarray] | None = None,
+) -> PatchPairs:
+    """LR tiles of some slides beside their children's features.
+
+    Args:
+      config, workdir: of the run.
+      slide_ids: in this order.
+      folder: with the children's features, one record an LR patch.
+      layers: blocks whose CLS is wanted too.
+      attention: the teacher's logits over each slide's HR patches, or None.
+    """
+    names = ("embedding", "child", *(("cls",) if layers else ()))
+    regions = layout.regions_folder(workdir)
+    return PatchPairs(
+        [layout.shard(regions, slide_id) for slide_id in slide_ids],
+        [layout.shard(folder, slide_id) for slide_id in slide_ids],
+        counts=[statuses.read(workdir, slide_id)["lr_patches"] for slide_id in slide_ids],
+        geometry=cohorts.geometry(config),
+        target_parser=parser(config, workdir, names, num_layers=layers),
+        attention=attention,
     )
 
 

@@ -10,11 +10,11 @@ from jaxtyping import Bool, Float, Int
 from ml_collections import ConfigDict
 from PIL import Image
 
-from lrmil_jax.data import schema, source
 from lrmil_jax.data.features import FeatureStore
 from lrmil_jax.distill import guidance
 from lrmil_jax.errors import DataError
 from lrmil_jax.evals import localisation
+from lrmil_jax.patches.origins import stored_places
 from lrmil_jax.slides import lattice
 from lrmil_jax.workspace import cohorts, layout, statuses
 
@@ -157,10 +157,8 @@ def lr_side(config: ConfigDict, mpp: float) -> int:
 
 
 def _stored_xy(config: ConfigDict, workdir: Path, slide_id: str) -> np.ndarray:
-    features = schema.region_features(cohorts.geometry(config), with_hr=False)
     shard = layout.shard(layout.regions_folder(workdir), slide_id)
-    records = source.RecordSource([shard], schema.RecordParser(features, ("lr_xy",)))
-    return np.stack([records[index]["lr_xy"] for index in range(len(records))])
+    return stored_places(shard, cohorts.geometry(config)).xy
 
 
 def lr_attention(

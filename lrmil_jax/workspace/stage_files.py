@@ -81,6 +81,7 @@ def texts_path(workdir: Path) -> Path:
     return layout.stage_folder(workdir, "text") / "classes.safetensors"
 
 
-def children_folder(workdir: Path) -> Path:
-    """HR features of training and validation slides, one record an LR patch; for all folds."""
-    return layout.features_folder(workdir, "align_children")
+def children_folder(workdir: Path, share: float) -> Path:
+    """HR features of this share of the LR patches of training and validation slides, one record
+    an LR patch; for all folds."""
+    return layout.features_folder(workdir, f"align_children_{share:.4f}")

@@ -1,4 +1,4 @@
-"""What is known of each slide beside its regions."""
+"""What is known of each slide beside its regions, read once a run."""
 
 import json
 from pathlib import Path
@@ -7,14 +7,27 @@ from lrmil_jax import files
 from lrmil_jax.data import regions
 from lrmil_jax.workspace import layout
 
+# Every stage of every fold asks for every slide's status, and slide folders can be slow.
+_known: dict[Path, dict] = {}
+
 
 def read(workdir: Path, slide_id: str) -> dict | None:
-    """What `prepare` noted of a slide, or None."""
-    path = layout.regions_folder(workdir) / f"{slide_id}.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+    """What `prepare` noted of a slide, or None. The dict is shared: `mark` changes it."""
+    path = layout.regions_folder(workdir).absolute() / f"{slide_id}.json"
+    if path not in _known:
+        if not path.is_file():
+            return None
+        _known[path] = json.loads(path.read_text(encoding="utf-8"))
+    return _known[path]
 
 
 def mark(workdir: Path, job: regions.SlideJob, **changes) -> None:
     """Notes in a slide's status what only encoding found out."""
-    status = read(workdir, job.slide_id)
-    files.write_json(job.status_path, status | changes)
+    status = read(workdir, job.slide_id) | changes
+    files.write_json(job.status_path, status)
+    _known[layout.regions_folder(workdir).absolute() / f"{job.slide_id}.json"] = status
+
+
+def forget() -> None:
+    """The next `read` reads the files again: other processes may have written them."""
+    _known.clear()

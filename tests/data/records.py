@@ -3,33 +3,51 @@
 import imagecodecs
 import numpy as np
 
-from lrmil_jax.data import features, schema, writer
+from lrmil_jax.data import features, regions, schema, writer
 
 GEOMETRY = schema.Geometry(hr_mpp=0.5, lr_mpp=1.0, patch_px=8)
 
 
-def region(index, *, mask=None, geometry=GEOMETRY, hr=True, slide_id="s"):
-    """A region whose LR tile holds its index and whose child (v, u) is grey 20 + 50 v + 100 u."""
-    px, r = geometry.patch_px, geometry.ratio
-    grey = np.array([[20 + 50 * v + 100 * u for u in range(r)] for v in range(r)], np.uint8)
-    mosaic = np.repeat(np.kron(grey, np.ones((px, px), np.uint8))[..., None], 3, 2)
-    record = {
+def place(index, *, mask=None, slide_id="s"):
+    """Where a region lies."""
+    r = GEOMETRY.ratio
+    return {
         "slide_id": slide_id,
         "index": index,
-        "lr": imagecodecs.png_encode(np.full((px, px, 3), index, np.uint8)),
         "lr_xy": np.array([index * 16, 32], np.int32),
         "lr_side": 16,
         "child_mask": np.ones((r, r), bool) if mask is None else np.array(mask, bool),
     }
-    return record | ({"hr": imagecodecs.jpeg8_encode(mosaic, level=95)} if hr else {})
 
 
-def write_regions(path, masks, *, hr=True, slide_id="s"):
+def region(index, *, mask=None, slide_id="s"):
+    """A region whose LR tile holds its index."""
+    tile = np.full((GEOMETRY.patch_px, GEOMETRY.patch_px, 3), index, np.uint8)
+    return place(index, mask=mask, slide_id=slide_id) | {"lr": imagecodecs.png_encode(tile)}
+
+
+def mosaic(index, *, mask=None, slide_id="s"):
+    """Its children: child (v, u) is grey 20 + 50 v + 100 u."""
+    px, r = GEOMETRY.patch_px, GEOMETRY.ratio
+    grey = np.array([[20 + 50 * v + 100 * u for u in range(r)] for v in range(r)], np.uint8)
+    pixels = np.repeat(np.kron(grey, np.ones((px, px), np.uint8))[..., None], 3, 2)
+    encoded = imagecodecs.jpeg8_encode(pixels, level=95)
+    return place(index, mask=mask, slide_id=slide_id) | {"hr": encoded}
+
+
+def write_regions(path, masks, *, slide_id="s"):
     """A shard with one region a mask."""
-    kinds = schema.region_features(GEOMETRY, with_hr=hr)
-    found = (region(i, mask=mask, hr=hr, slide_id=slide_id) for i, mask in enumerate(masks))
-    writer.write_records(path, kinds, found)
+    found = (region(i, mask=mask, slide_id=slide_id) for i, mask in enumerate(masks))
+    writer.write_records(path, schema.region_features(GEOMETRY), found)
     return path
+
+
+def write_mosaics(path, masks, *, slide_id="s"):
+    """The children of the same regions, where a reader of `path` looks for them."""
+    found = (mosaic(i, mask=mask, slide_id=slide_id) for i, mask in enumerate(masks))
+    hr = regions.mosaics_path(path)
+    writer.write_records(hr, schema.mosaic_features(GEOMETRY), found)
+    return hr
 
 
 def rows_of(masks, *, width=4, layers=2, seed=0):

@@ -109,5 +109,5 @@ def test_moments_are_those_of_all_rows(tmp_path):
     for place, name in enumerate(("embedding", "cls")):
         joined = np.concatenate([value[place] for value in values])
         mean, variance = features.moments(paths, name)
-        np.testing.assert_allclose(mean, joined.mean(0), rtol=1e-12)
-        np.testing.assert_allclose(variance, joined.var(0), rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(mean, joined.mean(0), rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(variance, joined.var(0), rtol=1e-6, atol=1e-9)

@@ -51,10 +51,20 @@ def slide_file(tmp_path, image):
     return tmp_path / "slide.tif"
 
 
-def records(job, with_hr=True):
-    parser = schema.RecordParser(schema.region_features(GEOMETRY, with_hr=with_hr))
-    reader = source.RecordSource([job.shard], parser)
-    return [reader[i] for i in range(len(reader))]
+def records(job):
+    """Tiles of a slide, with the mosaics beside them where these are stored."""
+    parser = schema.RecordParser(schema.region_features(GEOMETRY))
+    tiles = source.RecordSource([job.shard], parser)
+    found = [tiles[i] for i in range(len(tiles))]
+    if job.mosaics.is_file():
+        parser = schema.RecordParser(schema.mosaic_features(GEOMETRY))
+        mosaics = source.RecordSource([job.mosaics], parser)
+        assert len(mosaics) == len(tiles)
+        for place, record in enumerate(found):
+            mosaic = mosaics[place]
+            assert mosaic["index"] == record["index"]
+            record["hr"] = mosaic["hr"]
+    return found
 
 
 @pytest.mark.parametrize("levels", [(1, 4), (1,), (1, 2, 8)])
@@ -71,7 +81,8 @@ def test_lr_tiles_are_the_pixels_that_predict_reads(tile, tmp_path, image, level
     # A training run without HR sees the same pixels.
     status, other = tile(path, slide_id="lr", with_hr=False)
     assert status["hr"] is False
-    for left, right in zip(records(job), records(other, with_hr=False), strict=True):
+    assert not other.mosaics.exists()
+    for left, right in zip(records(job), records(other), strict=True):
         assert left["lr"] == right["lr"]
 
 
@@ -148,13 +159,16 @@ def test_regions_open_as_tfds(tile, slide_file):
     status, job = tile(slide_file)
     view = writer.write_tfds_view(
         job.folder,
-        schema.region_features(GEOMETRY, with_hr=True),
+        schema.region_features(GEOMETRY),
         {job.shard: status["lr_patches"]},
     )
     examples = tfds.builder_from_directory(view).as_data_source("slides")
     assert len(examples) == status["lr_patches"]
     np.testing.assert_array_equal(examples[5]["lr"], source.decode_lr(records(job)[5]))
     assert examples[5]["slide_id"] == b"TCGA-1.2"
+    kinds = schema.mosaic_features(GEOMETRY)
+    view = writer.write_tfds_view(job.mosaics.parent, kinds, {job.mosaics: status["lr_patches"]})
+    examples = tfds.builder_from_directory(view).as_data_source("slides")
     assert examples[5]["hr"].shape == (256, 256, 3)
 
 

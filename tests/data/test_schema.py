@@ -14,12 +14,15 @@ def test_ratio(hr, lr, ratio):
 
 
 def test_a_region_survives_the_disk_format():
-    kinds = schema.region_features(records.GEOMETRY, with_hr=True)
-    original = records.region(3, mask=[[True, False], [False, True]])
-    back = schema.RecordParser(kinds)(kinds.serialize_example(original))
+    mask = [[True, False], [False, True]]
+    tile, mosaic = records.region(3, mask=mask), records.mosaic(3, mask=mask)
+    kinds = schema.region_features(records.GEOMETRY)
+    back = schema.RecordParser(kinds)(kinds.serialize_example(tile))
     assert back["slide_id"] == b"s"
-    assert back["lr"] == original["lr"]  # images stay encoded
-    assert back["hr"] == original["hr"]
+    assert back["lr"] == tile["lr"]  # images stay encoded
+    kinds = schema.mosaic_features(records.GEOMETRY)
+    back = schema.RecordParser(kinds)(kinds.serialize_example(mosaic))
+    assert back["hr"] == mosaic["hr"]
     assert (back["index"], back["lr_side"]) == (3, 16)
     assert back["lr_xy"].tolist() == [48, 32]
     assert back["child_mask"].dtype == bool
@@ -27,13 +30,11 @@ def test_a_region_survives_the_disk_format():
 
 
 def test_only_named_features_are_read():
-    """Readers that need LR alone never touch HR, nor care whether it is there."""
-    with_hr = schema.region_features(records.GEOMETRY, with_hr=True)
-    without = schema.region_features(records.GEOMETRY, with_hr=False)
-    assert "hr" not in without
-    record = with_hr.serialize_example(records.region(5))
-    assert set(schema.RecordParser(without, ("lr", "lr_xy"))(record)) == {"lr", "lr_xy"}
-    assert set(schema.RecordParser(with_hr, ("child_mask",))(record)) == {"child_mask"}
+    kinds = schema.region_features(records.GEOMETRY)
+    record = kinds.serialize_example(records.region(5))
+    assert set(schema.RecordParser(kinds, ("lr", "lr_xy"))(record)) == {"lr", "lr_xy"}
+    assert set(schema.RecordParser(kinds, ("child_mask",))(record)) == {"child_mask"}
+    assert "hr" not in kinds  # a reader of tiles does not touch its bytes
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

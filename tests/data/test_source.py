@@ -11,7 +11,7 @@ from lrmil_jax.errors import DataError
 from tests.data import records
 
 FULL = np.ones((2, 2), bool)
-PARSER = schema.RecordParser(schema.region_features(records.GEOMETRY, with_hr=True))
+PARSER = schema.RecordParser(schema.region_features(records.GEOMETRY))
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_no_array_record_at_all_is_named(shards):
 
 
 def test_flipped_bytes_are_found_by_the_checksum(tmp_path):
-    path = records.write_regions(tmp_path / "s.array_record", [FULL] * 60)
+    path = records.write_regions(tmp_path / "s.array_record", [FULL] * 250)
     data = bytearray(path.read_bytes())
     middle = len(data) // 3
     data[middle : middle + 2000] = bytes(2000)
@@ -112,8 +112,10 @@ def test_children_are_cut_by_row_and_column():
             np.testing.assert_array_equal(children[row, column], expected)
 
 
-def test_decoded_children_are_in_their_places(shards):
-    children = source.decode_hr(source.RecordSource(shards, PARSER)[0], 2)
+def test_decoded_children_are_in_their_places(tmp_path):
+    path = records.write_mosaics(tmp_path / "s.array_record", [FULL])
+    parser = schema.RecordParser(schema.mosaic_features(records.GEOMETRY))
+    children = source.decode_hr(source.RecordSource([path], parser)[0], 2)
     means = children.mean(axis=(2, 3, 4))
     np.testing.assert_allclose(means, [[20, 120], [70, 170]], atol=1.5)
 

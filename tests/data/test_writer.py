@@ -17,7 +17,7 @@ from tests.data import records
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 READ_ONLY = OSError(errno.EROFS, os.strerror(errno.EROFS))
 MASKS = [[[True, True], [True, False]], np.ones((2, 2), bool)]
-KINDS = schema.region_features(records.GEOMETRY, with_hr=True)
+KINDS = schema.region_features(records.GEOMETRY)
 
 
 def names(folder):
@@ -148,7 +148,6 @@ def test_the_regions_view_opens_as_tfds(tmp_path):
     assert examples[1]["index"] == 1
     assert examples[0]["lr"].shape == (8, 8, 3)
     assert examples[1]["lr"].max() == 1
-    assert examples[0]["hr"].shape == (16, 16, 3)
     assert examples[0]["child_mask"].tolist() == [[True, True], [True, False]]
 
 

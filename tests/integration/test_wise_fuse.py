@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lrmil_jax import load_model
 from lrmil_jax.errors import ConfigError, DataError
-from lrmil_jax.models import model_folder
 from lrmil_jax.selection import score, shared_space
 from lrmil_jax.stages import predict
 from lrmil_jax.workspace import feature_sets, layout, stage_files
@@ -102,20 +102,22 @@ def test_predict_says_what_evaluate_said(fused, tmp_path):
 
 
 def test_folds_are_averaged_and_what_both_chose_is_read_once(fused):
-    both = model_folder.load(fused / "model").classifier
+    both = load_model(fused)
     (_, head), *_ = both.members
-    plain = both.hr_encoder, head  # the tower without prompts chooses otherwise
+    plain = both.guide.hr_encoder, head  # the tower without prompts chooses otherwise
     both = dataclasses.replace(both, members=[*both.members, plain])
     slide = fused / "synthetic/slides/slide_0003.tif"
-    alone = [dataclasses.replace(both, members=[member])(slide) for member in both.members]
-    result = both(slide)
+    alone = [dataclasses.replace(both, members=[member]).predict(slide) for member in both.members]
+    result = both.predict(slide)
     chosen = [set(one.guidance.chosen.tolist()) for one in alone]
     assert set(result.guidance.chosen.tolist()) == chosen[0] | chosen[1]
     assert result.encoded == 2 * 16 + 16 * len(chosen[0] | chosen[1])
     # Cosines of other batches differ in rounding.
-    for name in ("probabilities", "attention"):
-        mean = np.mean([getattr(one, name) for one in alone], axis=0)
-        np.testing.assert_allclose(getattr(result, name), mean, atol=1e-4)
+    attention = np.mean([one.attention for one in alone], axis=0)
+    np.testing.assert_allclose(result.attention, attention, atol=1e-4)
+    for name, probability in result.probabilities.items():
+        mean = np.mean([one.probabilities[name] for one in alone])
+        assert probability == pytest.approx(mean, abs=1e-4)
 
 
 def test_a_smaller_budget_redoes_the_choice_and_what_follows(fused, tmp_path):

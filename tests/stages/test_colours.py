@@ -7,7 +7,7 @@ import pytest
 
 from lrmil_jax import config as configuration
 from lrmil_jax import files
-from lrmil_jax.data import schema, writer
+from lrmil_jax.data import schema, source, writer
 from lrmil_jax.data.labels import Cohort
 from lrmil_jax.evals import colour
 from lrmil_jax.workspace import colours, layout
@@ -30,9 +30,9 @@ def prepare(workdir, slide_id, tiles, sample="first"):
         for index, tile in enumerate(tiles)
     )
     shard = layout.shard(layout.regions_folder(workdir), slide_id)
-    kinds = schema.region_features(geometry, with_hr=False)
+    kinds = schema.region_features(geometry)
     status = {"slide_id": slide_id, "lr_patches": writer.write_records(shard, kinds, records),
-              "source": {"size": 1, "sample": sample, "mpp": None}}  # fmt: skip
+              "hr": False, "source": {"size": 1, "sample": sample, "mpp": None}}  # fmt: skip
     files.write_json(shard.with_name(f"{slide_id}.json"), status)
 
 
@@ -61,12 +61,12 @@ def count_reads(monkeypatch):
     """Every shard that is opened from now on."""
     opened = []
 
-    class Counting(colours.source.RecordSource):
+    class Counting(source.RecordSource):
         def __init__(self, paths, parser):
             opened.extend(path.name.split(".")[0] for path in paths)
             super().__init__(paths, parser)
 
-    monkeypatch.setattr(colours.source, "RecordSource", Counting)
+    monkeypatch.setattr(source, "RecordSource", Counting)
     return opened
 
 

@@ -11,7 +11,7 @@ import pytest
 from lrmil_jax import encoders
 from lrmil_jax.errors import SlideError
 from lrmil_jax.train import make_mesh
-from lrmil_jax.train.encode import BatchEncoder, Encoder, rebatch
+from lrmil_jax.train.encode import BatchEncoder, Encoder
 
 PX = 32
 
@@ -157,17 +157,6 @@ def test_reading_stays_a_few_batches_ahead(images, encode):
     assert len(taken) < 20
     stream.close()
     assert threading.active_count() == before
-
-
-@pytest.mark.parametrize("batch", [1, 3, 7, 100])
-def test_rebatch_keeps_everything_in_order(batch):
-    rows = np.arange(20, dtype=np.uint8).reshape(20, 1, 1, 1).repeat(3, -1)
-    groups = [rows[:0], rows[:7], rows[7:8], rows[8:8], rows[8:19], rows[19:]]
-    found = list(rebatch(groups, batch))
-    np.testing.assert_array_equal(np.concatenate(found), rows)
-    assert all(len(group) == batch for group in found[:-1])
-    assert 0 < len(found[-1]) <= batch
-    assert list(rebatch([], batch)) == []
 
 
 def test_identity_binds_weights_options_and_transform(encoder):

@@ -9,7 +9,8 @@ import numpy as np
 
 from lrmil_jax.data import source
 from lrmil_jax.data.features import read_index
-from lrmil_jax.data.schema import RecordParser
+from lrmil_jax.data.schema import Geometry, RecordParser
+from lrmil_jax.patches.origins import tile_parser
 
 
 class PatchPairs:
@@ -23,9 +24,8 @@ class PatchPairs:
       regions: region shards, one a slide.
       targets: the target shards of the same slides.
       counts: records of each region shard.
-      region_parser: reads `lr`.
+      geometry: of the run.
       target_parser: reads `embedding`, `child` and perhaps `cls`.
-      ratio: r.
       attention: the teacher's attention logits over each slide's HR patches, or None.
     """
 
@@ -35,14 +35,13 @@ class PatchPairs:
         targets: Sequence[Path],
         *,
         counts: Sequence[int],
-        region_parser: RecordParser,
+        geometry: Geometry,
         target_parser: RecordParser,
-        ratio: int,
         attention: Sequence[np.ndarray] | None = None,
     ):
-        self._regions = source.RecordSource(regions, region_parser)
+        self._regions = source.RecordSource(regions, tile_parser(geometry))
         self._targets = source.RecordSource(targets, target_parser)
-        self._ratio = ratio
+        self._ratio = geometry.ratio
         self._attention = None
         if attention is not None:
             self._attention = np.concatenate([np.asarray(one, np.float32) for one in attention])

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lrmil_jax.data import features, schema
-from lrmil_jax.data.pairs import Flip, PatchPairs
+from lrmil_jax.data import features
+from lrmil_jax.patches.pairs import Flip, PatchPairs
 from tests.data import records
 
 NONE, ALL = np.zeros((2, 2), bool), np.ones((2, 2), bool)
@@ -12,7 +12,6 @@ SLIDES = {
     "a": [NONE, np.array([[False, True], [True, False]]), NONE, ALL],
     "b.1": [ALL, NONE, np.array([[False, False], [False, True]])],
 }
-REGION = schema.RecordParser(schema.region_features(records.GEOMETRY, with_hr=False), ("lr",))
 
 
 @pytest.fixture
@@ -32,10 +31,9 @@ def cohort(tmp_path):
         [region for region, _ in paths.values()],
         [target for _, target in paths.values()],
         counts=[len(masks) for masks in SLIDES.values()],
-        region_parser=REGION,
+        geometry=records.GEOMETRY,
         target_parser=records.parser(tables["a"], ("embedding", "cls", "parent", "child")),
         attention=list(attention.values()),
-        ratio=2,
     )
     return pairs, tables
 

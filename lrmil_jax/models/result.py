@@ -1,0 +1,83 @@
+"""What a model says of one slide."""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from lrmil_jax.data import schema
+from lrmil_jax.slides import Slide, Tissue
+
+_PICTURE_PX = 1200  # longest side of the picture under a heatmap
+
+
+@dataclasses.dataclass(frozen=True)
+class Guidance:
+    """What led the choice of regions (WISE-FUSE), as the model's first member sees it.
+
+    Attributes:
+      xy: [N, 2] level-0 corners of the LR patches; side: theirs in level-0 px.
+      scores: [N, C] cosines with the classes' descriptions; likeness: [N] the best of those that
+        the choice goes by (`select.classes`).
+      chosen: [n] the LR patches whose children were read, of all members.
+      sentences: of each chosen LR patch, the description that fits it best.
+    """
+
+    xy: Int[np.ndarray, "N 2"]
+    side: int
+    scores: Float[np.ndarray, "N C"]
+    likeness: Float[np.ndarray, " N"]
+    chosen: Int[np.ndarray, " n"]
+    sentences: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class SlideResult:
+    """What a model says of one slide.
+
+    Attributes:
+      probabilities: of each class, the mean over the model's members.
+      attention: [N] of each patch, sums to 1, mean over the members.
+      xy: [N, 2] level-0 corners of the patches; side: theirs in level-0 px.
+      mpp: um/px of level 0.
+      seconds: per phase: open_tissue, read, encode, mil; of a guided model also select and those
+        of HR. What overlaps the slides before is counted as waited for.
+      encoded: images that went through an encoder, of all members.
+      read_log: pixels read per pyramid level; finest_allowed: the level of the patches themselves.
+      unreadable: level-0 corners of patches left out because they could not be decoded.
+      picture, picture_downsample: the slide for a heatmap, and level-0 px per picture px.
+      guidance: what led the choice of regions, of a guided model.
+    """
+
+    probabilities: dict[str, float]
+    attention: Float[np.ndarray, " N"]
+    xy: Int[np.ndarray, "N 2"]
+    side: int
+    mpp: float
+    seconds: dict[str, float]
+    encoded: int
+    read_log: dict[int, int]
+    finest_allowed: int
+    unreadable: list[tuple[int, int]]
+    picture: UInt8[np.ndarray, "h w 3"]
+    picture_downsample: float
+    guidance: Guidance | None = None
+
+    @property
+    def predicted(self) -> str:
+        """The most probable class."""
+        return max(self.probabilities, key=self.probabilities.__getitem__)
+
+
+def picture(
+    slide: Slide, geometry: schema.Geometry, tissue: Tissue | None = None
+) -> tuple[UInt8[np.ndarray, "h w 3"], float]:
+    """What a heatmap is drawn on, and level-0 px per px of it: never finer than LR.
+
+    The tissue's thumbnail serves where it is fine enough, so that a large slide is not read again.
+    """
+    mpp = max(geometry.lr_mpp, max(slide.dimensions) * slide.mpp / _PICTURE_PX)
+    if tissue is not None and mpp >= tissue.downsample * slide.mpp:
+        return tissue.thumbnail, tissue.downsample
+    thumbnail = slide.thumbnail(mpp)
+    return thumbnail.image, thumbnail.downsample

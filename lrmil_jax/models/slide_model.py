@@ -1,0 +1,181 @@
+"""From a slide file to a prediction: one class for models on LR patches, on HR patches, and for
+those whose LR patches choose the HR patches (WISE-FUSE); of one member or of several."""
+
+import dataclasses
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from scipy.special import softmax
+
+from lrmil_jax.data import regions, schema
+from lrmil_jax.errors import SlideError, UserError
+from lrmil_jax.models.guided import Guide
+from lrmil_jax.models.result import SlideResult
+from lrmil_jax.models.visit import Visit, planned
+from lrmil_jax.train.encode import BatchEncoder, stream
+from lrmil_jax.train.mil import BagClassifier
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SlideModel:
+    """A slide classifier; `lrmil_jax.load_model` loads one.
+
+    Attributes:
+      members: an encoder of the patches that are read first and a head, each; their probabilities
+        and attention are averaged.
+      settings: how tissue and lattice are found.
+      dtype: type in which features were stored in training.
+      high: HR patches are read instead of LR patches.
+      guide: of WISE-FUSE, what chooses HR patches by LR patches; the heads then read those.
+      thresholds: on the probability of the second of two classes, as validation patients chose.
+      folder: where it was loaded from, or None.
+    """
+
+    members: Sequence[tuple[BatchEncoder, BagClassifier]]
+    settings: regions.TilingSettings
+    dtype: str
+    high: bool = False
+    guide: Guide | None = None
+    thresholds: dict[str, float] = dataclasses.field(default_factory=dict)
+    folder: Path | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """In the order of the probabilities."""
+        return self.members[0][1].classes
+
+    def predict(self, path: Path | str, mpp: float | None = None) -> SlideResult:
+        """Classifies one slide.
+
+        Args:
+          path: the slide file.
+          mpp: um/px of its level 0, if the file's own is missing or wrong.
+
+        Raises:
+          SlideError: it cannot be opened, has no um/px, no tissue or no readable patch.
+        """
+        (found,) = self.predict_many([path], [mpp])
+        if isinstance(found, UserError):
+            raise found
+        return found
+
+    def predict_many(
+        self, paths: Iterable[Path | str], mpp: Iterable[float | None] | None = None
+    ) -> Iterator[SlideResult | UserError]:
+        """Classifies slide after slide without a pause between them, and gives results in order.
+
+        Slides are opened and searched for tissue in threads, read in another, and batches go
+        across slides.
+
+        Args:
+          paths: the slide files.
+          mpp: um/px of each, as for `predict`; None is the files' own.
+
+        Yields:
+          The result of each slide, or the mistake (`SlideError`) that kept it from having one.
+        """
+        paths = [Path(path) for path in paths]
+        mpp = [None] * len(paths) if mpp is None else list(mpp)
+        visits = planned(zip(paths, mpp, strict=True), self.settings, high=self._reads_high)
+        found = self._read(visits) if self.guide is None else self._read_guided(visits)
+        for visit, features in found:
+            try:
+                if isinstance(features, UserError):
+                    raise features
+                yield self._said(visit, features)
+            except UserError as error:
+                yield error
+            finally:
+                visit.close()
+
+    @property
+    def _reads_high(self) -> bool:
+        return self.high or self.guide is not None
+
+    def _read(self, visits: Iterable[Visit]) -> Iterator[tuple[Visit, list | UserError]]:
+        """Every slide with its features for each member, as they are stored in training."""
+        encoders = [encoder for encoder, _ in self.members]
+        patches = ((visit, visit.patches(self.settings, high=self.high)) for visit in visits)
+        since = time.perf_counter()
+        for visit, encoded in stream(encoders, patches):
+            if visit.sources:
+                since = visit.phase("read", "encode", since)
+            yield visit, encoded if isinstance(encoded, UserError) else self._rows(visit, encoded)
+
+    def _rows(
+        self, visit: Visit, encoded: list[dict[str, np.ndarray]]
+    ) -> list[Float[np.ndarray, "N D"]] | SlideError:
+        if not encoded[0]:
+            count = len(visit.plan.lattice.lr_xy)
+            return SlideError(f"{visit.path}: none of its {count} patches could be decoded")
+        target = schema.FEATURE_DTYPES[self.dtype]
+        return [one["embedding"].astype(target) for one in encoded]
+
+    def _read_guided(self, visits: Iterable[Visit]) -> Iterator[tuple[Visit, list | UserError]]:
+        """Every slide with what its LR patches chose and the HR features of that."""
+        chosen = self._choices(self._read(visits))
+        since = time.perf_counter()
+        for (visit, choices), encoded in stream([self.guide.hr_encoder], chosen):
+            if len(visit.sources) > 1:
+                since = visit.phase("read_hr", "encode_hr", since)
+            if isinstance(encoded, UserError):
+                yield visit, encoded
+            elif not encoded[0]:
+                yield visit, SlideError(f"{visit.path}: none of the chosen regions can be decoded")
+            else:
+                yield visit, [choices, encoded[0]["embedding"].astype(
+                    schema.FEATURE_DTYPES[self.dtype])]  # fmt: skip
+
+    def _choices(self, read: Iterable[tuple[Visit, list | UserError]]):
+        """After LR: what to read at HR, for `stream`."""
+        for visit, features in read:
+            if isinstance(features, UserError):
+                yield (visit, None), _raising(features)
+                continue
+            start = time.perf_counter()
+            choices = self.guide.choose(features, visit.path.stem)
+            there = visit.sources[0].regions_read
+            visit.seconds["select"] = time.perf_counter() - start
+            wanted = there[choices.wanted].tolist()
+            yield (visit, choices), visit.patches(self.settings, high=True, chosen=wanted)
+
+    def _said(self, visit: Visit, features: list) -> SlideResult:
+        start = time.perf_counter()
+        cells, guidance = visit.plan.lattice, None
+        if self.guide is None:
+            heads = zip(self.members, features, strict=True)
+            said = [_probabilities(head.predict(rows)) for (_, head), rows in heads]
+            places, encoded = visit.sources[0].places(), sum(map(len, features))
+            side = cells.child_side if self.high else cells.lr_side
+            read_side = side
+        else:
+            choices, rows = features
+            said = self.guide.said([head for _, head in self.members], choices, rows, visit)
+            places, side, read_side = visit.sources[0].places(), cells.lr_side, cells.child_side
+            encoded = len(self.members) * len(places["xy"]) + len(rows)
+            guidance = self.guide.guidance(choices, places["xy"], side)
+        visit.seconds["mil"] = time.perf_counter() - start
+        mean = np.mean([probabilities for probabilities, _ in said], axis=0)
+        return SlideResult(
+            probabilities=dict(zip(self.classes, mean.tolist(), strict=True)),
+            attention=np.mean([attention for _, attention in said], axis=0),
+            xy=places["xy"],
+            side=side,
+            encoded=encoded,
+            guidance=guidance,
+            **visit.facts(self.settings, read_side),
+        )
+
+
+def _probabilities(
+    said: tuple[Float[np.ndarray, " C"], Float[np.ndarray, " N"]],
+) -> tuple[Float[np.ndarray, " C"], Float[np.ndarray, " N"]]:
+    return softmax(said[0]), softmax(said[1])
+
+
+def _raising(error: UserError) -> Iterator:
+    raise error
+    yield

@@ -1,0 +1,88 @@
+"""What is kept of one slide's prediction: a record, tables, and pictures.
+
+Drawn in processes of its own, so it imports no JAX.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lrmil_jax import files
+from lrmil_jax.report import geojson, heatmap
+
+
+@dataclasses.dataclass(frozen=True)
+class SlidePrediction:
+    """A slide's result with where and under which title it is kept.
+
+    Attributes:
+      folder: of the slide.
+      slide_id: its name.
+      result: a `models.result.SlideResult`.
+      record: what `prediction.json` holds.
+    """
+
+    folder: Path
+    slide_id: str
+    result: Any
+    record: dict
+
+
+def save(prediction: SlidePrediction) -> dict:
+    """Writes all of it and gives the record; `prediction.json` comes last, so that where it is,
+    all is."""
+    result = prediction.result
+    best = prediction.record["predicted"]
+    title = f"{prediction.slide_id}: {best} {result.probabilities[best]:.3f}"
+    save_attention(prediction.folder, prediction.slide_id, result, title)
+    if result.guidance is not None:
+        _save_regions(prediction.folder, result, title)
+    files.write_json(prediction.folder / "prediction.json", prediction.record)
+    return prediction.record
+
+
+def save_attention(folder: Path, slide_id: str, result: Any, title: str) -> None:
+    """Attention of every patch as CSV, GeoJSON and heatmap."""
+    columns = {"x": result.xy[:, 0], "y": result.xy[:, 1], "side": result.side}
+    table = pd.DataFrame(columns | {"attention": result.attention})
+    _write_table(folder / "attention.csv", table)
+    geojson.save(folder / "attention.geojson", slide_id, result.xy, result.side, result.attention)
+    heatmap.save(
+        folder / "heatmap.png",
+        result.picture,
+        result.picture_downsample,
+        result.xy,
+        result.side,
+        result.attention,
+        title=title,
+    )
+
+
+def _save_regions(folder: Path, result: Any, title: str) -> None:
+    """What led the choice of regions: every LR patch's scores, and which description fits."""
+    guide = result.guidance
+    table = pd.DataFrame({"x": guide.xy[:, 0], "y": guide.xy[:, 1], "side": guide.side})
+    for index, name in enumerate(result.probabilities):
+        table[f"score_{name}"] = guide.scores[:, index]
+    table["chosen"] = np.isin(np.arange(len(table)), guide.chosen)
+    table["sentence"] = ""
+    table.loc[guide.chosen, "sentence"] = guide.sentences
+    _write_table(folder / "regions.csv", table)
+    heatmap.save(
+        folder / "regions.png",
+        result.picture,
+        result.picture_downsample,
+        guide.xy,
+        guide.side,
+        guide.likeness,
+        title=f"{title}, {len(guide.chosen)} of {len(guide.xy)} regions read at high power",
+        label=heatmap.LIKENESS,
+        outlined=guide.chosen,
+    )
+
+
+def _write_table(path: Path, table: pd.DataFrame) -> None:
+    files.write_text(path, table.to_csv(index=False, lineterminator="\n"))
