@@ -35,6 +35,8 @@ def map_jobs(
     Raises:
       WorkdirError: a worker was ended from outside; what it had finished stays.
     """
+    if not jobs:
+        return []
     workers = min(workers or usable_cores(), len(jobs))
     with progress(label, len(jobs)) as bar:
         if workers <= 1:

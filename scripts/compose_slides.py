@@ -12,6 +12,7 @@ with --captions what is said of each class, so that a text tower learns the word
 """
 
 import argparse
+import functools
 import math
 import sys
 from collections.abc import Callable
@@ -21,6 +22,7 @@ import pandas as pd
 
 from lrmil_jax.data import writer
 from lrmil_jax.errors import UserError
+from lrmil_jax.processes import map_jobs
 from lrmil_jax.selection import TextBank
 from lrmil_jax.slides import mosaic, synthetic
 from lrmil_jax.train.logging import progress, setup_logging
@@ -91,28 +93,27 @@ def within(kind: type, low: float, high: float = math.inf) -> Callable[[str], fl
 def compose(args: argparse.Namespace) -> Path:
     """Writes the cohort that the flags ask for and gives its labels.csv."""
     spoken = captions(args)  # a mistake in them is told before the slides are made
-    with progress("slides", sum(args.slides)) as bar:
-        options = {"progress": lambda done, total: bar.advance()}
-        if args.procedural:
-            return synthetic.write_cohort(
-                args.output,
-                seed=args.seed,
-                slides=args.slides[0],
-                size_px=args.size_px,
-                background=args.background,
-                **options,
-            )
-        names = ("fields", "positive_share", "run_length", "even_colour", "whole_fields", "seed")
-        recipe = mosaic.MosaicRecipe(
-            shares=tuple(args.shares), **{name: getattr(args, name) for name in names}
+    if args.procedural:
+        return synthetic.write_cohort(
+            args.output,
+            seed=args.seed,
+            slides=args.slides[0],
+            size_px=args.size_px,
+            background=args.background,
+            run=functools.partial(map_jobs, workers=0, label="slides"),
         )
+    names = ("fields", "positive_share", "run_length", "even_colour", "whole_fields", "seed")
+    recipe = mosaic.MosaicRecipe(
+        shares=tuple(args.shares), **{name: getattr(args, name) for name in names}
+    )
+    with progress("slides", sum(args.slides)) as bar:
         labels = mosaic.write_cohort(
             args.tiles,
             args.output,
             positive=args.positive,
             slides=args.slides,
             recipe=recipe,
-            **options,
+            progress=lambda done, total: bar.advance(),
         )
     if spoken is not None:
         writer.write_table(args.output / "tiles" / "captions.csv", spoken)

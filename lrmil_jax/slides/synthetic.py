@@ -97,7 +97,7 @@ def write_cohort(
     background: float | int = 0.0,
     slides_per_patient: int = 1,
     levels: Sequence[int] = (1, 4),
-    progress: Callable[[int, int], None] | None = None,
+    run: Callable[[Callable[[dict], None], list[dict]], object] | None = None,
 ) -> Path:
     """Write a labelled cohort, half of it positive; what is there already is kept.
 
@@ -113,7 +113,7 @@ def write_cohort(
       background: see `tissue_image`.
       slides_per_patient: consecutive slides of one label that share a patient.
       levels: see `write_slide`.
-      progress: called with (done, total) after each slide.
+      run: calls a function of each of a list of jobs, perhaps in processes; default: in turn.
 
     Returns:
       The path of labels.csv.
@@ -135,27 +135,37 @@ def write_cohort(
     _claim(folder, recipe)
     for name in ("slides", "masks"):
         (folder / name).mkdir(exist_ok=True)
-    rows = []
+    rows, jobs = [], []
     for i in range(slides):
         patient = i // slides_per_patient
         slide_id, label = f"slide_{i:04d}", patient % 2
         rows.append((slide_id, f"patient_{patient:04d}", LABELS[label], f"{slide_id}.tif"))
-        path = folder / "slides" / f"{slide_id}.tif"
-        if not path.exists():
-            image, lesion = tissue_image(
-                np.random.default_rng([seed, i]),
-                size_px=size_px,
-                positive=label == 1,
-                background=background,
-            )
-            # The slide comes last, so that a slide that is there has its mask.
-            _write_png(folder / "masks" / f"{slide_id}.png", lesion.astype(np.uint8) * 255)
-            write_slide(path, image, mpp=mpp, levels=levels)
-        if progress is not None:
-            progress(i + 1, slides)
+        if not (folder / "slides" / f"{slide_id}.tif").exists():
+            jobs.append({"folder": folder, "slide_id": slide_id, "seed": [seed, i],
+                         "positive": label == 1, "size_px": size_px, "mpp": mpp,
+                         "background": background, "levels": levels})  # fmt: skip
+    if run is not None:
+        run(_write_one, jobs)
+    else:
+        for job in jobs:
+            _write_one(job)
     header = ("slide_id", "patient_id", "label", "path")
     _write_csv(folder / "labels.csv", [header, *rows])
     return folder / "labels.csv"
+
+
+def _write_one(job: dict) -> None:
+    """One slide of a cohort with its mask; the slide comes last, so that one that is there has its
+    mask."""
+    image, lesion = tissue_image(
+        np.random.default_rng(job["seed"]),
+        size_px=job["size_px"],
+        positive=job["positive"],
+        background=job["background"],
+    )
+    folder, slide_id = job["folder"], job["slide_id"]
+    _write_png(folder / "masks" / f"{slide_id}.png", lesion.astype(np.uint8) * 255)
+    write_slide(folder / "slides" / f"{slide_id}.tif", image, mpp=job["mpp"], levels=job["levels"])
 
 
 def write_tiles(

@@ -30,6 +30,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
             for path in workdir.glob(f"features/*/{job.shard.name}"):
                 path.unlink()
         processes.map_jobs(tile_slide, pending, workers=config.prepare.workers, label="prepare")
+        statuses.forget()  # the workers wrote them
     cohorts.write_slides_csv(config, workdir)
     cohorts.write_view(config, workdir, jobs)
     known = [statuses.read(workdir, job.slide_id) for job in jobs]

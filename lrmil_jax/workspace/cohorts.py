@@ -1,7 +1,7 @@
 """The cohort of a run: its slides, labels and folds, and how its slides are tiled."""
 
-import contextlib
 import dataclasses
+import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,8 +16,8 @@ from lrmil_jax.data.schema import Geometry
 from lrmil_jax.errors import DataError, WorkdirError
 from lrmil_jax.patches import PatchSource
 from lrmil_jax.patches.origins import Shards, SlideAtRegions
+from lrmil_jax.processes import map_jobs
 from lrmil_jax.slides import synthetic
-from lrmil_jax.train.logging import progress
 from lrmil_jax.workspace import claims, layout, statuses
 
 
@@ -98,18 +98,16 @@ def _read(config: ConfigDict, workdir: Path) -> label_csv.Cohort:
 
 def _synthetic_cohort(config: ConfigDict, folder: Path) -> Path:
     options = config.synthetic
-    with contextlib.ExitStack() as stack:
-        report = None
-        if not (folder / "labels.csv").is_file():
-            bar = stack.enter_context(progress("synthetic slides", options.slides))
-            report = lambda done, total: bar.advance()  # noqa: E731
-        return synthetic.write_cohort(
-            folder,
-            seed=config.seed,
-            slides=options.slides,
-            size_px=options.size_px,
-            progress=report,
-        )
+    # A process takes as long to start as a few of the smallest slides to paint.
+    many = options.slides * options.size_px**2 > 32 * 1024**2
+    workers = config.prepare.workers if many else 1
+    return synthetic.write_cohort(
+        folder,
+        seed=config.seed,
+        slides=options.slides,
+        size_px=options.size_px,
+        run=functools.partial(map_jobs, workers=workers, label="synthetic slides"),
+    )
 
 
 def prepared(config: ConfigDict, workdir: Path) -> label_csv.Cohort:

@@ -100,10 +100,14 @@ def test_write_slide_opens_with_its_um_per_px(tmp_path, reader, mpp):
 def test_cohort(tmp_path):
     seen = []
     settings = {"seed": 1, "slides": 5, "size_px": 256, "slides_per_patient": 2}
-    labels = synthetic.write_cohort(
-        tmp_path / "c", **settings, progress=lambda done, total: seen.append((done, total))
-    )
-    assert seen == [(i, 5) for i in range(1, 6)]
+
+    def in_turn(function, jobs):
+        for job in jobs:
+            function(job)
+            seen.append(job["slide_id"])
+
+    labels = synthetic.write_cohort(tmp_path / "c", **settings, run=in_turn)
+    assert seen == [f"slide_{i:04d}" for i in range(5)]
     with labels.open() as file:
         rows = list(csv.DictReader(file))
     assert [r["label"] for r in rows] == ["benign", "benign", "tumour", "tumour", "benign"]

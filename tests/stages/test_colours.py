@@ -10,7 +10,7 @@ from lrmil_jax import files
 from lrmil_jax.data import schema, source, writer
 from lrmil_jax.data.labels import Cohort
 from lrmil_jax.evals import colour
-from lrmil_jax.workspace import colours, layout
+from lrmil_jax.workspace import colours, layout, statuses
 
 PX = 16
 
@@ -34,6 +34,7 @@ def prepare(workdir, slide_id, tiles, sample="first"):
     status = {"slide_id": slide_id, "lr_patches": writer.write_records(shard, kinds, records),
               "hr": False, "source": {"size": 1, "sample": sample, "mpp": None}}  # fmt: skip
     files.write_json(shard.with_name(f"{slide_id}.json"), status)
+    statuses.forget()
 
 
 def shades(level, seed):

@@ -1,0 +1,98 @@
+"""One class predicts: one slide or many, in a notebook as on the command line."""
+
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import lrmil_jax
+from lrmil_jax.errors import SlideError
+from lrmil_jax.slides import synthetic
+from tests.integration import random_model
+
+DOCS = Path(__file__).parents[2] / "docs" / "python.md"
+SIDES = (768, 1280, 1024, 1536)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A model with random weights below `runs/quickstart`, and slides of four sizes."""
+    home = tmp_path_factory.mktemp("home")
+    weights = random_model.write_weights(home / "weights.safetensors")
+    random_model.write_model(home / "runs" / "quickstart" / "model", weights)
+    (home / "slides").mkdir()
+    for number, side in enumerate(SIDES):
+        image, _ = synthetic.tissue_image(
+            np.random.default_rng(number), size_px=side, positive=bool(number % 2)
+        )
+        synthetic.write_slide(home / "slides" / f"s{number}.tif", image, mpp=0.5)
+    return home
+
+
+@pytest.fixture(scope="module")
+def model(home):
+    return lrmil_jax.load_model(home / "runs" / "quickstart")
+
+
+@pytest.fixture(scope="module")
+def slides(home):
+    return sorted((home / "slides").glob("*.tif"))
+
+
+def test_many_slides_give_what_each_gives_alone(model, slides):
+    many = list(model.predict_many(slides))
+    assert len({len(result.attention) for result in many}) == len(SIDES)
+    for path, result in zip(slides, many, strict=True):
+        alone = model.predict(path)
+        for name, probability in alone.probabilities.items():
+            assert result.probabilities[name] == pytest.approx(probability, abs=1e-6)
+        np.testing.assert_allclose(result.attention, alone.attention, atol=1e-6)
+        np.testing.assert_array_equal(result.xy, alone.xy)
+        assert (result.side, result.encoded) == (alone.side, len(alone.xy))
+        assert result.read_log == alone.read_log
+        assert result.attention.sum() == pytest.approx(1, abs=1e-5)
+        assert set(result.seconds) == {"open_tissue", "read", "encode", "mil"}
+        assert sum(result.probabilities.values()) == pytest.approx(1, abs=1e-6)
+
+
+def test_a_slide_that_cannot_be_read_keeps_its_place(model, slides, tmp_path):
+    broken = tmp_path / "broken.tif"
+    broken.write_bytes(slides[0].read_bytes()[:5000])
+    gone = tmp_path / "gone.tif"
+    found = list(model.predict_many([slides[0], broken, gone, slides[1]]))
+    assert [isinstance(result, SlideError) for result in found] == [False, True, True, False]
+    assert "broken.tif" in str(found[1])
+    assert "gone.tif" in str(found[2])
+    with pytest.raises(SlideError, match=r"gone\.tif"):
+        model.predict(gone)
+
+
+def test_slides_of_other_sizes_compile_nothing(model, slides):
+    model.predict(slides[0])
+    compiled = []
+    event = "/jax/core/compile/backend_compile_duration"
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, seconds, **_: compiled.append(name) if name == event else None
+    )
+    list(model.predict_many(slides))
+    assert not compiled
+
+
+def test_um_per_px_can_be_given(model, slides):
+    (given,) = model.predict_many([slides[0]], [0.5])
+    assert given.mpp == 0.5
+    np.testing.assert_array_equal(given.xy, model.predict(slides[0]).xy)
+
+
+def test_the_example_of_the_docs_runs(home, monkeypatch, capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    (home / "slides" / "torn.tif").write_bytes(b"no slide")
+    monkeypatch.chdir(home)
+    exec(compile(code, str(DOCS), "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(SIDES) + 1
+    assert all(re.match(r"s\d\.tif: benign 0\.\d{3}, tumour 0\.\d{3}; looks", line)
+               for line in lines[:-1])  # fmt: skip
+    assert lines[-1].startswith("torn.tif: ")

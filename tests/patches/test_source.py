@@ -1,0 +1,118 @@
+"""The one reader of patches: from shards or from the slide, LR or HR, all or some."""
+
+import numpy as np
+import pytest
+
+from lrmil_jax.data import regions, schema
+from lrmil_jax.errors import DataError, SlideError
+from lrmil_jax.patches import PatchSource
+from lrmil_jax.patches.origins import OpenSlide, Places, Shards, SlideAtRegions, stored_places
+from lrmil_jax.slides import open_slide, synthetic
+from tests.data import records
+from tests.slides.files import damage_tile
+
+GEOMETRY = schema.Geometry(hr_mpp=0.5, lr_mpp=2.0, patch_px=64)
+MASKS = [np.ones((2, 2), bool), np.array([[False, True], [True, False]]), np.ones((2, 2), bool)]
+
+
+@pytest.fixture
+def shard(tmp_path):
+    path = records.write_regions(tmp_path / "s.array_record", MASKS)
+    records.write_mosaics(path, MASKS)
+    return path
+
+
+@pytest.fixture
+def job(tmp_path):
+    """A prepared slide."""
+    image, _ = synthetic.tissue_image(np.random.default_rng(5), size_px=1024, positive=True)
+    synthetic.write_slide(tmp_path / "slide.tif", image, mpp=0.5, levels=(1, 4, 16), tile=64)
+    found = regions.SlideJob(
+        slide_id="a", path=tmp_path / "slide.tif", mpp=None, folder=tmp_path / "regions",
+        settings=regions.TilingSettings(geometry=GEOMETRY),
+    )  # fmt: skip
+    assert regions.tile_slide(found)["status"] == "ok"
+    return found
+
+
+def stored(shard, **options):
+    return PatchSource("s", Shards(shard, records.GEOMETRY, threads=2), **options)
+
+
+def test_tiles_come_in_order_and_know_their_places(shard):
+    source = stored(shard, high=False)
+    images = [image for group in source for image in group]
+    assert [int(image[0, 0, 0]) for image in images] == [0, 1, 2]
+    places = source.places()
+    assert places["parent"].tolist() == [0, 1, 2]
+    assert places["child"].tolist() == [-1, -1, -1]
+    assert places["xy"].tolist() == [[0, 32], [16, 32], [32, 32]]
+    np.testing.assert_array_equal(places["child_mask"], MASKS)
+    assert source.seconds > 0
+    assert not source.levels
+    assert not source.damage
+
+
+def test_children_are_those_that_are_there(shard):
+    source = stored(shard, high=True, chosen=[1, 2])
+    images = [image for group in source for image in group]
+    # Child (v, u) is grey 20 + 50 v + 100 u.
+    assert [round(float(image.mean())) for image in images] == [120, 70, 20, 120, 70, 170]
+    places = source.places()
+    assert places["parent"].tolist() == [1, 1, 2, 2, 2, 2]
+    assert places["child"].tolist() == [1, 2, 0, 1, 2, 3]
+    assert places["xy"].tolist()[:2] == [[16 + 8, 32], [16, 32 + 8]]
+    assert source.regions_read.tolist() == [1, 2]
+
+
+def test_a_reader_of_tiles_does_not_need_the_file_of_the_children(shard):
+    regions.mosaics_path(shard).unlink()
+    assert len(list(stored(shard, high=False))) == 3
+    with pytest.raises(DataError, match=r"hr/s\.array_record cannot be read"):
+        list(stored(shard, high=True))
+
+
+def test_nothing_chosen_reads_nothing(shard):
+    source = stored(shard, high=True, chosen=[])
+    assert not list(source)
+    with pytest.raises(SlideError, match="none of its HR patches could be decoded"):
+        source.places()
+
+
+@pytest.mark.parametrize("high", [False, True])
+def test_the_slide_itself_gives_what_its_shards_give(job, high):
+    kept = PatchSource("a", Shards(job.shard, GEOMETRY, threads=2), high=high)
+    from_shards = np.stack([image for group in kept for image in group]).astype(int)
+    places = stored_places(job.shard, GEOMETRY)
+    with open_slide(job.path) as slide:
+        read = PatchSource("a", OpenSlide(slide, places, GEOMETRY), high=high)
+        from_slide = np.stack([image for group in read for image in group]).astype(int)
+        assert read.levels
+    for name, values in kept.places().items():
+        np.testing.assert_array_equal(read.places()[name], values)
+    if high:  # JPEG
+        assert np.abs(from_shards - from_slide).mean() < 6
+    else:
+        np.testing.assert_array_equal(from_shards, from_slide)
+
+
+def test_some_children_from_the_slide_at_the_places_of_its_shard(job):
+    regions.mosaics_path(job.shard).unlink()
+    source = PatchSource("a", SlideAtRegions(job), high=True, chosen=[3])
+    images = [image for group in source for image in group]
+    assert set(source.places()["parent"].tolist()) == {3}
+    assert len(images) == len(source.places()["xy"])
+    assert source.levels[0] <= 300 * 300  # one parent-sized block of 256 px, no more
+
+
+def test_damage_is_told_and_the_rest_goes_on(job):
+    places = stored_places(job.shard, GEOMETRY)
+    damage_tile(job.path, level=0, index=0, how="zeros")  # 64 px: one child of the first patch
+    if not places.child_mask[0, 0, 0]:
+        places = Places(places.xy, places.side, np.ones_like(places.child_mask))
+    with open_slide(job.path) as slide:
+        source = PatchSource("a", OpenSlide(slide, places, GEOMETRY), high=True, chosen=[0])
+        count = sum(len(group) for group in source)
+    assert source.damage == [{"what": "hr", "xy": places.xy[0].tolist(), "side": 64}]
+    assert count == places.child_mask[0].sum() - 1
+    assert not source.places()["child_mask"][:, 0, 0].any()

@@ -1,0 +1,52 @@
+"""The way of the data is the architecture: imports point one way, and stages know no stage."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import lrmil_jax
+
+PACKAGE = Path(lrmil_jax.__file__).parent
+# From the top to the bottom: whoever stands higher may import what stands lower, never the reverse.
+ORDER = (
+    *("main", "preflight", "studies", "pipeline", "graph", "checks"),
+    *("stages", "models", "report", "workspace", "processes", "train"),
+    *("selection", "distill", "evals", "heads", "patches", "encoders", "data", "slides"),
+    *("config", "arrays", "types", "files", "errors"),
+)
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def room(path):
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return parts[0]
+
+
+def imported(path):
+    """Modules of the package that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "lrmil_jax":
+            found |= {f"lrmil_jax.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lrmil_jax."):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(path):
+    mine = ORDER.index(room(path))
+    for module in imported(path):
+        other = module.split(".")[1]
+        if other in ORDER and other != ORDER[mine]:  # `lrmil_jax.load_model` is for users
+            assert ORDER.index(other) > mine, f"{path.name} imports {module}, which stands above it"
+
+
+def test_every_room_has_its_place():
+    assert {room(path) for path in FILES} == set(ORDER)
+
+
+def test_no_stage_imports_a_stage():
+    for path in (PACKAGE / "stages").glob("*.py"):
+        assert not [module for module in imported(path) if module.startswith("lrmil_jax.stages")]
