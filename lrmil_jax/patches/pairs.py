@@ -63,7 +63,11 @@ class PatchPairs:
         child, children = target["child"], self._ratio**2
         rows = slice(self._first_row[index], self._first_row[index + 1])
 
+        whole = len(child) == children and bool((np.diff(child) == 1).all())
+
         def spread(values: np.ndarray) -> np.ndarray:
+            if whole:
+                return values
             full = np.zeros((children, *values.shape[1:]), values.dtype)
             full[child] = values
             return full

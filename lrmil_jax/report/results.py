@@ -12,7 +12,7 @@ from lrmil_jax.report import table
 from lrmil_jax.workspace import layout, lesions
 
 
-def result_rows(config: ConfigDict, workdir: Path) -> list[dict]:
+def result_rows(config: ConfigDict, workdir: Path, tested: pd.DataFrame) -> list[dict]:
     """One row a model: test figures of all folds, patches and seconds per slide.
 
     Of each of `metrics.NAMES` a row has the mean over folds, `_sd` over folds and the `_interval`
@@ -20,7 +20,6 @@ def result_rows(config: ConfigDict, workdir: Path) -> list[dict]:
     `auc_pooled`, that of all folds' probabilities taken as one model's.
     """
     folders = _evaluate_folders(config, workdir)
-    tested = test_predictions(config, workdir)
     seconds = _read_json(layout.stage_folder(workdir, "report") / "timing.json")
     measured = [_read_json(f / "metrics.json") for f in folders]
     scored = localisation_columns(pooled_localisation(config, workdir))

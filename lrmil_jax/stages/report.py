@@ -36,8 +36,9 @@ def run(config: ConfigDict, workdir: Path) -> None:
         log.info("it is an ensemble: every LR patch is encoded %d times; deliver=final makes one "
                  "model that encodes it once", len(members))  # fmt: skip
     timing.run(config, workdir)
-    rows = results.result_rows(config, workdir)
-    notes = results.result_notes(rows, results.test_predictions(config, workdir))
+    tested = results.test_predictions(config, workdir)
+    rows = results.result_rows(config, workdir, tested)
+    notes = results.result_notes(rows, tested)
     table.save(folder, rows, notes)
     _save_curves(config, workdir, folder / "training.png")
     pictures = [("training.png", "Validation loss of every training")]

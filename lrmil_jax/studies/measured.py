@@ -44,7 +44,7 @@ def measure(run: Run) -> list[Measured]:
     tested = results.test_predictions(run.config, run.folder)
     note = predictions.pool_note(tested)
     measured = []
-    for row in results.result_rows(run.config, run.folder):
+    for row in results.result_rows(run.config, run.folder, tested):
         if run.variant == BASE:
             model = table.ARM_NAMES.get(row["arm"], row["arm"])
         elif row["arm"] == ARM[run.config.method]:

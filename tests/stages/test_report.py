@@ -85,7 +85,7 @@ def evaluated(tmp_path):
 
 
 def test_the_headline_is_the_mean_over_folds(evaluated):
-    rows = results.result_rows(*evaluated)
+    rows = results.result_rows(*evaluated, results.test_predictions(*evaluated))
     assert [row["arm"] for row in rows] == ["teacher", "lrmil"]
     row = rows[0]
     # Fold 1: of 3 x 2 pairs 0.6 and 0.9, 0.4 against 0.2, 0.7: 4 right. Fold 2: 0.8, 0.1, 0.5
@@ -105,7 +105,7 @@ def test_the_headline_is_the_mean_over_folds(evaluated):
 
 
 def test_thresholds_are_averaged_over_the_folds_that_have_them(evaluated):
-    row = results.result_rows(*evaluated)[0]
+    row = results.result_rows(*evaluated, results.test_predictions(*evaluated))[0]
     assert row["youden_threshold"] == pytest.approx(0.2)
     assert row["youden_sensitivity"] == 0.5
     assert row["wanted_sensitivity_specificity"] == pytest.approx(0.5)
@@ -113,7 +113,8 @@ def test_thresholds_are_averaged_over_the_folds_that_have_them(evaluated):
 
 
 def test_notes_say_what_the_intervals_are_of(evaluated):
-    rows, tested = results.result_rows(*evaluated), results.test_predictions(*evaluated)
+    tested = results.test_predictions(*evaluated)
+    rows = results.result_rows(*evaluated, tested)
     notes = " ".join(results.result_notes(rows, tested))
     assert "mean of 3 folds" in notes
     assert "left out" in notes
