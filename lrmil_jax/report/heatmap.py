@@ -6,6 +6,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from jaxtyping import Float, Int, UInt8
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -66,12 +67,7 @@ def save(
 ) -> None:
     """Writes thumbnail and heatmap side by side with a colour bar, as PNG; the thumbnail with the
     `outlined` patches."""
-    height, width = thumbnail.shape[:2]
-    # Thumbnails of small slides are enlarged, those of large ones shown at most 8 inches wide.
-    inches = float(np.clip(width / 100, 4, 8))
-    figure = Figure(figsize=(2 * inches + 1, inches * height / width + 0.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, 2)
+    figure, axes, beside = _frame(*thumbnail.shape[:2])
     pictures = (thumbnail, blend(thumbnail, downsample, xy, side, attention))
     for axis, picture in zip(axes, pictures, strict=True):
         axis.imshow(picture, interpolation="nearest")
@@ -82,7 +78,27 @@ def save(
         )
     bar = matplotlib.cm.ScalarMappable(cmap="coolwarm")
     bar.set_clim(0, 1)
-    figure.colorbar(bar, ax=axes, label=label, shrink=0.9)
+    figure.colorbar(bar, cax=beside, label=label)
     figure.suptitle(title)
     with files.atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=100)
+        # A cohort has a picture a slide: twice as fast, for a tenth more bytes.
+        figure.savefig(temporary, format="png", dpi=100, pil_kwargs={"compress_level": 1})
+
+
+def _frame(height: int, width: int) -> tuple[Figure, list[Axes], Axes]:
+    """A figure with places for two pictures of this shape, and for a colour bar.
+
+    Places are given in inches: a layout engine would draw everything once more to find them.
+    """
+    # Thumbnails of small slides are enlarged, those of large ones shown at most 8 inches wide.
+    wide = float(np.clip(width / 100, 4, 8))
+    high, gap, top, right = wide * height / width, 0.1, 0.5, 0.9
+    size = (2 * wide + 3 * gap + right, high + gap + top)
+    figure = Figure(figsize=size)
+    FigureCanvasAgg(figure)
+
+    def place(left: float, breadth: float) -> Axes:
+        return figure.add_axes((left / size[0], gap / size[1], breadth / size[0], high / size[1]))
+
+    axes = [place(gap, wide), place(2 * gap + wide, wide)]
+    return figure, axes, place(2 * wide + 3 * gap, 0.2)
