@@ -1,6 +1,7 @@
 """The encoders and heads of a run: given, or trained by its stages."""
 
 import json
+import logging
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -12,6 +13,8 @@ from lrmil_jax.models import loading
 from lrmil_jax.train.encode import BatchEncoder, Encoder
 from lrmil_jax.train.mil import BagClassifier
 from lrmil_jax.workspace import cohorts, layout
+
+log = logging.getLogger(__name__)
 
 
 def hr_encoder(config: ConfigDict, workdir: Path) -> Encoder:

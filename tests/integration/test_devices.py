@@ -9,7 +9,7 @@ import pytest
 from lrmil_jax.data import param_files
 from lrmil_jax.data.schema import FEATURE_DTYPES
 from lrmil_jax.models import trained
-from lrmil_jax.stages import distill, encode_lr, student
+from lrmil_jax.stages import baseline, distill, encode_lr, student, teacher
 from lrmil_jax.train import make_mesh
 from lrmil_jax.train.encode import BatchEncoder
 from lrmil_jax.workspace import feature_sets, layout, stage_files

@@ -11,12 +11,14 @@ from tests.integration import runs
 from tests.integration.test_end_to_end import tiny
 
 VARIANTS = ("no bag: student.lambda_bag=0", "LR alone: method=mil_lr")
+# What is learned does not matter here.
+FEW = {"distill__steps": 2, "distill__eval_every": 2, "teacher__epochs": 1, "student__epochs": 1}
 MODELS = ["HR teacher", "LR without distillation", "LRMIL", "no bag", "LR alone"]
 
 
 def config(finished, *variants):
     weights = str(finished.workdir / "pretrain/encoder.safetensors")
-    made = tiny(encoder__weights=weights, evaluate__timed_slides=0, report__heatmaps=0)
+    made = tiny(encoder__weights=weights, evaluate__timed_slides=0, report__heatmaps=0, **FEW)
     made.study.update(seeds=(3, 4), variants=variants)
     return made
 
