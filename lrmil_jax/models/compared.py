@@ -11,6 +11,7 @@ from scipy.special import softmax
 from lrmil_jax.data.features import FeatureStore
 from lrmil_jax.evals import metrics, predictions, thresholds
 from lrmil_jax.models import trained
+from lrmil_jax.train.logging import progress
 from lrmil_jax.train.mil import BagClassifier
 from lrmil_jax.workspace import cohorts, feature_sets, layout, lesions, stage_files
 
@@ -59,7 +60,7 @@ def validation_thresholds(config: ConfigDict, workdir: Path, fold: int) -> dict[
     cohort = cohorts.prepared(config, workdir)
     table = cohort.slides(fold, "val")
     classifier, store = delivered(config, workdir, fold, table.slide_id.tolist())
-    probabilities, _ = predict(classifier, store, {})
+    probabilities, _ = predict(classifier, store, {}, label="thresholds")
     patients = predictions.patients(frame("", table, probabilities, cohort.classes))
     return thresholds.choose(*metrics.arrays(patients), sensitivity=config.evaluate.sensitivity)
 
@@ -81,15 +82,20 @@ def predict(
     classifier: BagClassifier,
     store: FeatureStore,
     lesions_of: dict[int, lesions.Lesion],
+    *,
+    label: str,
 ) -> tuple[Float[np.ndarray, "S C"], dict[int, np.ndarray]]:
-    """Class probabilities of every slide, and attention over LR patches of those with lesion."""
+    """Class probabilities of every slide, and attention over LR patches of those with lesion;
+    `label` is for the progress display."""
     probabilities, attention = [], {}
-    for place in range(len(store.slide_ids)):
-        logits, scores = classifier.predict(store.embedding(place))
-        probabilities.append(softmax(logits))
-        if place in lesions_of:
-            patches = len(lesions_of[place].share)
-            attention[place] = lesions.lr_attention(scores, store, place, patches)
+    with progress(label, len(store.slide_ids)) as bar:
+        for place in range(len(store.slide_ids)):
+            logits, scores = classifier.predict(store.embedding(place))
+            probabilities.append(softmax(logits))
+            if place in lesions_of:
+                patches = len(lesions_of[place].share)
+                attention[place] = lesions.lr_attention(scores, store, place, patches)
+            bar.advance()
     return np.stack(probabilities), attention
 
 

@@ -11,6 +11,7 @@ from lrmil_jax import files
 from lrmil_jax.data import writer
 from lrmil_jax.evals import localisation, predictions
 from lrmil_jax.models import compared
+from lrmil_jax.report.table import ARM_NAMES
 from lrmil_jax.selection import score
 from lrmil_jax.workspace import cohorts, colours, layout, lesions, stage_files
 
@@ -34,7 +35,10 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     )
     frames, attentions, measured = {}, {}, {}
     for arm, (classifier, store) in found.items():
-        probabilities, attention = compared.predict(classifier, store, lesions_of)
+        name = ARM_NAMES.get(arm, arm)
+        probabilities, attention = compared.predict(
+            classifier, store, lesions_of, label=f"evaluate {name}"
+        )
         frames[arm] = compared.frame(arm, table, probabilities, cohort.classes)
         if compared.has_attention(classifier):
             attentions[arm] = attention

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from lrmil_jax.data import param_files, writer
 from lrmil_jax.models import encoding, text_guidance, trained
 from lrmil_jax.selection import shared_space
+from lrmil_jax.train.logging import progress
 from lrmil_jax.workspace import claims, cohorts, feature_sets, layout, stage_files
 
 
@@ -29,14 +30,15 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
         table.slide_id.tolist(),
     )
     rows = []
-    for place, slide_id in enumerate(store.slide_ids):
-        start = time.perf_counter()
-        scores, chosen = text_guidance.choose(config, space, store.embedding(place), slide_id)
-        seconds = time.perf_counter() - start
-        param_files.save_params(
-            stage_files.chosen_path(workdir, fold, slide_id), {"scores": scores, "chosen": chosen}
-        )
-        rows.append((slide_id, len(scores), len(chosen), round(seconds, 5)))
+    with progress("select", len(store.slide_ids)) as bar:
+        for place, slide_id in enumerate(store.slide_ids):
+            start = time.perf_counter()
+            scores, chosen = text_guidance.choose(config, space, store.embedding(place), slide_id)
+            seconds = time.perf_counter() - start
+            path = stage_files.chosen_path(workdir, fold, slide_id)
+            param_files.save_params(path, {"scores": scores, "chosen": chosen})
+            rows.append((slide_id, len(scores), len(chosen), round(seconds, 5)))
+            bar.advance()
     frame = pd.DataFrame(rows, columns=["slide_id", "lr_patches", "chosen", "seconds"])
     folder = layout.stage_folder(workdir, "select", fold)
     writer.write_table(folder / "selection.csv", frame)

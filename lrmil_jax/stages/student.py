@@ -4,12 +4,14 @@ teacher."""
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
 from lrmil_jax.data.features import FeatureStore
 from lrmil_jax.distill import guidance
 from lrmil_jax.models import model_folder
 from lrmil_jax.train import mil
+from lrmil_jax.train.logging import progress
 from lrmil_jax.workspace import cohorts, feature_sets, layout, stage_files
 
 _LOSS_KEYS = (
@@ -44,19 +46,16 @@ def _teaching(config: ConfigDict, workdir: Path, fold: int, store: FeatureStore)
     """Teacher logits per slide, and per LR patch its guide and whether it has HR patches at all."""
     hr = feature_sets.hr_store(config, workdir, store.slide_ids)
     logits, guides, covered = [], [], []
-    for slide, slide_id in enumerate(store.slide_ids):
-        outputs = stage_files.read_teacher(workdir, fold, slide_id)
-        parent = hr.places(slide)["parent"]
-        patches = int(store.sizes[slide])
-        present = np.ones(len(parent), bool)
-        attention = outputs["attention_logits"]
-        if config.student.guide == "mass":
-            guide = guidance.mass(attention, parent, patches, present)
-        else:
-            guide = guidance.pooled(attention, parent, patches, present, config.student.guide)
-        logits.append(outputs["logits"])
-        guides.append(np.asarray(guide))
-        covered.append(np.asarray(guidance.covered(parent, patches, present)))
+    with progress("the teacher's guides", len(store.slide_ids)) as bar:
+        for slide, slide_id in enumerate(store.slide_ids):
+            outputs = stage_files.read_teacher(workdir, fold, slide_id)
+            parent, patches = hr.places(slide)["parent"], int(store.sizes[slide])
+            logits.append(outputs["logits"])
+            guides.append(
+                _guide(config.student.guide, outputs["attention_logits"], parent, patches)
+            )
+            covered.append(guidance.covered(parent, patches, np.ones(len(parent), bool)))
+            bar.advance()
     return {
         "per_bag": {"teacher_logits": np.stack(logits).astype(np.float32)},
         "per_instance": {
@@ -64,3 +63,13 @@ def _teaching(config: ConfigDict, workdir: Path, fold: int, store: FeatureStore)
             "covered": np.concatenate(covered),
         },
     }
+
+
+def _guide(
+    how: str, attention: Float[np.ndarray, " K"], parent: Int[np.ndarray, " K"], patches: int
+) -> Float[np.ndarray, " N"]:
+    """The teacher's attention on one slide, brought to its LR patches as `student.guide` says."""
+    present = np.ones(len(parent), bool)
+    if how == "mass":
+        return guidance.mass(attention, parent, patches, present)
+    return guidance.pooled(attention, parent, patches, present, how)
