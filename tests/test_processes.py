@@ -12,22 +12,21 @@ def two_cores(monkeypatch):
     monkeypatch.setattr(processes, "usable_cores", lambda: 2)
 
 
-@pytest.mark.parametrize("count", [0, 2, 9])
-def test_results_come_in_the_order_of_the_jobs(count):
-    with processes.Background(jobs.double, count, label="drawing") as drawing:
+def all_in_background(function, count):
+    with processes.Background(function, count, label="drawing") as drawing:
         for number in range(count):
             drawing.submit(number)
-        assert drawing.results() == [2 * number for number in range(count)]
+        return drawing.results()
+
+
+@pytest.mark.parametrize("count", [0, 2, 9])
+def test_results_come_in_the_order_of_the_jobs(count):
+    assert all_in_background(jobs.double, count) == [2 * number for number in range(count)]
 
 
 def test_a_lost_worker_is_told_in_one_sentence():
-    with (
-        pytest.raises(WorkdirError, match=r"a process of drawing was ended from outside .* again"),
-        processes.Background(jobs.die_at_three, 30, label="drawing") as drawing,
-    ):
-        for number in range(30):
-            drawing.submit(number)
-        drawing.results()
+    with pytest.raises(WorkdirError, match=r"a process of drawing was ended from outside .* again"):
+        all_in_background(jobs.die_at_three, 30)
     with pytest.raises(WorkdirError, match="a process of prepare was ended from outside"):
         processes.map_jobs(jobs.die_at_three, range(6), workers=2, label="prepare")
 
