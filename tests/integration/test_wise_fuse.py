@@ -9,9 +9,11 @@ import pandas as pd
 import pytest
 
 from lrmil_jax import load_model
+from lrmil_jax.data import param_files
 from lrmil_jax.errors import ConfigError, DataError
+from lrmil_jax.models import model_folder
 from lrmil_jax.selection import score, shared_space
-from lrmil_jax.stages import predict
+from lrmil_jax.stages import encode_selected, predict
 from lrmil_jax.workspace import feature_sets, layout, stage_files
 from tests.integration import runs
 from tests.integration.test_end_to_end import go, tiny
@@ -118,6 +120,31 @@ def test_folds_are_averaged_and_what_both_chose_is_read_once(fused):
     for name, probability in result.probabilities.items():
         mean = np.mean([one.probabilities[name] for one in alone])
         assert probability == pytest.approx(mean, abs=1e-4)
+
+
+def test_what_folds_chose_alike_is_encoded_once(fused, tmp_path, monkeypatch):
+    """A second fold that chose one region otherwise reads and encodes that one alone."""
+    workdir = tmp_path / "run"
+    shutil.copytree(fused, workdir, symlinks=True)
+    slide_id, seen = "slide_0003", {}
+    for path in (workdir / "folds/1/select/slides").iterdir():
+        scores, chosen = stage_files.read_chosen(workdir, 1, path.stem)
+        other = np.setdiff1d(np.arange(len(scores)), chosen)[:1]
+        tree = {"scores": scores, "chosen": np.union1d(chosen[1:], other).astype(np.int32)}
+        param_files.save_params(stage_files.chosen_path(workdir, 2, path.stem), tree)
+    folder = stage_files.selected_folder(workdir, 2)
+    for name, folds in {"shared": (1, 2), "alone": (2,)}.items():
+        monkeypatch.setattr(model_folder, "trainings", lambda _, folds=folds: folds)
+        shutil.rmtree(folder, ignore_errors=True)
+        encode_selected.run(config(), workdir, 2)
+        read = json.loads((folder / f"{slide_id}.read.json").read_text())
+        rows = feature_sets.open_store(config(), workdir, folder, [slide_id]).rows(0)
+        seen[name] = rows, sum(read.values())
+    (shared, few), (alone, many) = seen["shared"], seen["alone"]
+    for field in ("embedding", "xy", "parent", "child", "child_mask"):
+        np.testing.assert_array_equal(getattr(shared, field), getattr(alone, field))
+    assert len(np.unique(alone.parent)) == 4
+    assert few <= many / 3
 
 
 def test_a_smaller_budget_redoes_the_choice_and_what_follows(fused, tmp_path):
