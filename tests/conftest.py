@@ -10,6 +10,10 @@ import pytest
 from absl import flags
 
 _FOLDER = pytest.StashKey[Path]()
+_LONGEST = {name: place for place, name in enumerate((
+    *("test_resume.py", "test_study.py", "test_folds.py", "test_pretrain.py"),
+    *("test_wise_fuse.py", "test_end_to_end.py", "test_devices.py", "test_bad_input.py"),
+))}  # fmt: skip
 
 
 def pytest_configure(config):
@@ -23,6 +27,11 @@ def pytest_configure(config):
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain 0.2.18 reads a flag of its own
+
+
+def pytest_collection_modifyitems(items):
+    """Files that take minutes first: one that began last would be waited for alone."""
+    items.sort(key=lambda item: _LONGEST.get(item.path.name, len(_LONGEST)))
 
 
 def pytest_unconfigure(config):
