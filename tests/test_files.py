@@ -10,14 +10,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from lrmil_jax.data.param_files import load_params, save_params
 from lrmil_jax.errors import WeightsError, WorkdirError
 from lrmil_jax.train import (
     atomic_path,
     checkpoint,
     disk_errors,
-    load_params,
     make_mesh,
-    save_params,
     write_json,
 )
 from tests.train import toy

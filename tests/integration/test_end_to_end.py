@@ -219,8 +219,6 @@ def test_hr_read_from_the_slides(finished, tmp_path):
         pair = [store.embedding(slide).astype(np.float32) for store in (stored, read)]
         spread = np.abs(pair[0] - pair[0].mean(0)).mean()
         assert np.abs(pair[0] - pair[1]).mean() < 0.2 * spread
-    shards = [root / "regions/slide_0000.array_record" for root in (finished.workdir, workdir)]
-    assert shards[0].read_bytes() == shards[1].read_bytes()
     assert [(root / "regions/hr").is_dir() for root in (finished.workdir, workdir)] == [True, False]
 
 

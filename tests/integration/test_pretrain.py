@@ -73,6 +73,7 @@ def untrained(monkeypatch):
     return calls
 
 
+@pytest.mark.slow
 def test_cli_tiles_alone_and_a_cohort_later(cache, tiles, labels, tmp_path, caplog):
     """No label CSV, no slides, nothing else set; what was trained serves the cohort later."""
     workdir = tmp_path / "work"

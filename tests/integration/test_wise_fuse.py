@@ -175,7 +175,7 @@ def test_an_edited_description_redoes_the_texts(fused, tmp_path):
     ).any()
 
 
-@pytest.mark.parametrize("how", ["none", "full"])
+@pytest.mark.parametrize("how", ["none", pytest.param("full", marks=pytest.mark.slow)])
 def test_other_ways_to_read_low_resolution(fused, tmp_path, how):
     workdir = tmp_path / "run"
     shutil.copytree(fused, workdir, symlinks=True)

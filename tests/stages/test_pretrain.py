@@ -147,6 +147,7 @@ def test_a_tower_that_tells_nothing_is_seen_to_be_at_chance(tmp_path, monkeypatc
     assert "0.7000 is the largest class's share" in line
 
 
+@pytest.mark.slow
 def test_eight_devices_train_as_one(coloured, tmp_path, monkeypatch):
     """Batches of 12 are filled up to 16, the held-out 9 tiles to 12 first."""
     config = small(data__tiles=str(coloured), pretrain__steps=3, pretrain__log_every=1)
@@ -172,6 +173,7 @@ def test_eight_devices_train_as_one(coloured, tmp_path, monkeypatch):
     assert min(jax.tree.leaves(moved)) > 1e-5  # every parameter of both towers takes part
 
 
+@pytest.mark.slow
 def test_captions_of_ones_own(coloured, tmp_path):
     """Paths and patients from a CSV; what is in no class is counted within the batch."""
     rows = ["path,caption,patient_id"]
