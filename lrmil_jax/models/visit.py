@@ -111,7 +111,7 @@ def planned(
     waiting: collections.deque[concurrent.futures.Future[Visit]] = collections.deque()
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(_PLANNED))
-        stack.callback(lambda: [future.cancel() for future in waiting])
+        stack.callback(_close, waiting)
         for path, mpp in slides:
             visit = Visit(Path(path), mpp)
             waiting.append(pool.submit(visit.open, settings, high=high))
@@ -119,3 +119,10 @@ def planned(
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+def _close(waiting: Iterable[concurrent.futures.Future[Visit]]) -> None:
+    """Releases the slides that nobody will ask for any more."""
+    for future in waiting:
+        if not future.cancel():
+            future.result().close()

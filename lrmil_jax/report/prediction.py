@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from lrmil_jax import files
+from lrmil_jax.errors import WorkdirError
 from lrmil_jax.report import geojson, heatmap
 
 
@@ -32,16 +33,31 @@ class SlidePrediction:
 
 
 def save(prediction: SlidePrediction) -> dict:
-    """Writes all of it and gives the record; `prediction.json` comes last, so that where it is,
-    all is."""
+    """Writes all of it, and gives the record; or a row with `status` "failed" and the reason: one
+    slide's surprise must not stop the others.
+
+    Raises:
+      WorkdirError: the disk is full or read-only, which concerns every slide.
+    """
+    try:
+        _save(prediction)
+    except WorkdirError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        return {"slide_id": prediction.slide_id, "status": "failed", "reason": reason}
+    return prediction.record
+
+
+def _save(prediction: SlidePrediction) -> None:
     result = prediction.result
     best = prediction.record["predicted"]
     title = f"{prediction.slide_id}: {best} {result.probabilities[best]:.3f}"
     save_attention(prediction.folder, prediction.slide_id, result, title)
     if result.guidance is not None:
         _save_regions(prediction.folder, result, title)
+    # Last: where it is, all is.
     files.write_json(prediction.folder / "prediction.json", prediction.record)
-    return prediction.record
 
 
 def save_attention(folder: Path, slide_id: str, result: Any, title: str) -> None:

@@ -91,18 +91,18 @@ def _predict(model: SlideModel, table: pd.DataFrame, folder: Path) -> tuple[list
     ):
         for (row, source), found in zip(pending, results, strict=True):
             if isinstance(found, UserError):
-                log.error("slide %s failed: %s", row.slide_id, found)
-                failed.append({"slide_id": row.slide_id, "status": "failed", "reason": str(found)})
+                failed.append(_failure(row.slide_id, str(found)))
             else:
                 record = _record(model, row, source, found)
                 drawing.submit(SlidePrediction(folder / row.slide_id, row.slide_id, found, record))
             bar.advance()
-        fresh = {record["slide_id"]: record for record in drawing.results()}
-    records = [
-        fresh.get(row.slide_id) if record is None else record
-        for (row, _), record in zip(rows, known, strict=True)
-    ]
-    return [record for record in records if record is not None], failed
+        saved = drawing.results()
+    undrawn = (record for record in saved if "reason" in record)
+    failed += [_failure(record["slide_id"], record["reason"]) for record in undrawn]
+    there = [record for record in known if record is not None]
+    there += [record for record in saved if "probabilities" in record]
+    order = {row.slide_id: place for place, (row, _) in enumerate(rows)}
+    return sorted(there, key=lambda record: order[record["slide_id"]]), failed
 
 
 def _true_classes(model: SlideModel, table: pd.DataFrame) -> dict[str, int]:
@@ -128,6 +128,12 @@ def _identity(model: Path) -> str:
         if path.suffix in (".json", ".safetensors"):
             digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def _failure(slide_id: str, reason: str) -> dict:
+    """Tells that a slide has no prediction, and gives its row."""
+    log.error("slide %s failed: %s", slide_id, reason)
+    return {"slide_id": slide_id, "status": "failed", "reason": reason}
 
 
 def _source(identity: str, row) -> dict:
