@@ -124,3 +124,8 @@ def remove_leftovers(folder: Path, *, below: bool = True) -> None:
     for path in list(folder.rglob(".*.tmp") if below else folder.glob(".*.tmp")):
         if _TEMPORARY.fullmatch(path.name) and (path.is_file() or path.is_symlink()):
             path.unlink(missing_ok=True)
+
+
+def write_table(path: Path, frame) -> None:
+    """Writes a pandas frame as CSV, whole or not at all; the same content is left alone."""
+    write_text(path, frame.to_csv(index=False, lineterminator="\n"))

@@ -45,18 +45,28 @@ def map_jobs(
                 results.append(function(job))
                 bar.advance()
             return results
-        with _pool(workers) as pool:
-            try:
-                futures = [pool.submit(function, job) for job in jobs]
-                for future in concurrent.futures.as_completed(futures):
-                    future.result()
-                    bar.advance()
-                return [future.result() for future in futures]
-            except concurrent.futures.process.BrokenProcessPool as error:
-                raise WorkdirError(
-                    f"a process of {label} was ended from outside (out of memory?); what was "
-                    f"finished is kept: run the same command again, with fewer {key}"
-                ) from error
+        with _pool(workers) as pool, _told_of_loss(label, f", with fewer {key}"):
+            futures = [pool.submit(function, job) for job in jobs]
+            for future in concurrent.futures.as_completed(futures):
+                future.result()
+                bar.advance()
+            return [future.result() for future in futures]
+
+
+@contextlib.contextmanager
+def _told_of_loss(label: str, advice: str = "") -> Iterator[None]:
+    """Makes one sentence of a worker that was ended from outside.
+
+    Raises:
+      WorkdirError: one was.
+    """
+    try:
+        yield
+    except concurrent.futures.process.BrokenProcessPool as error:
+        raise WorkdirError(
+            f"a process of {label} was ended from outside (out of memory?); what was "
+            f"finished is kept: run the same command again{advice}"
+        ) from error
 
 
 class Background:
@@ -107,13 +117,8 @@ class Background:
         return self._results + [self._result(future) for future in self._futures]
 
     def _result(self, future: concurrent.futures.Future) -> Any:
-        try:
+        with _told_of_loss(self._label):
             return future.result()
-        except concurrent.futures.process.BrokenProcessPool as error:
-            raise WorkdirError(
-                f"a process of {self._label} was ended from outside (out of memory?); what was "
-                "finished is kept: run the same command again"
-            ) from error
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lrmil_jax.data import writer
+from lrmil_jax import files
 from lrmil_jax.errors import UserError
 from lrmil_jax.processes import map_jobs
 from lrmil_jax.selection import TextBank
@@ -116,7 +116,7 @@ def compose(args: argparse.Namespace) -> Path:
             progress=lambda done, total: bar.advance(),
         )
     if spoken is not None:
-        writer.write_table(args.output / "tiles" / "captions.csv", spoken)
+        files.write_table(args.output / "tiles" / "captions.csv", spoken)
     return labels
 
 

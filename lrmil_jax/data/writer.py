@@ -11,15 +11,10 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 
 from lrmil_jax.errors import WorkdirError
-from lrmil_jax.files import atomic_path, disk_errors, write_text
+from lrmil_jax.files import atomic_path, disk_errors
 
 # One record a group: records are read one by one, and features hardly compress (measured).
 _RECORD_OPTIONS = "group_size:1,uncompressed"
-
-
-def write_table(path: Path, frame) -> None:
-    """Writes a pandas frame as CSV, whole or not at all; the same content is left alone."""
-    write_text(path, frame.to_csv(index=False, lineterminator="\n"))
 
 
 def write_records(

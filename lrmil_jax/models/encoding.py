@@ -36,7 +36,6 @@ def encode_slides(
     label: str,
     total: int,
     done: int,
-    known: Callable[[SlideJob], features.SlideFeatures | None] = lambda job: None,
 ) -> None:
     """Encodes slide after slide; reading, encoding and writing go on at the same time.
 
@@ -49,7 +48,6 @@ def encode_slides(
       write: called in one thread of its own; what it writes must be whole or not there.
       label: for the progress display.
       total: slides of the cohort; done: those that are finished already.
-      known: features of a slide's other patches that are there already, or None.
 
     Raises:
       DataError: a shard cannot be read; the other slides are encoded first.
@@ -61,10 +59,7 @@ def encode_slides(
             try:
                 if isinstance(encoded, UserError):
                     raise encoded
-                before = known(job)
-                rows = source.features(encoded) if encoded or before is None else None
-                parts = [part for part in (before, rows) if part is not None]
-                writer.submit(write, job, source, features.join(parts))
+                writer.submit(write, job, source, source.features(encoded))
                 if source.damage:
                     _note_damage(workdir, job, source.damage)
             except SlideError as error:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from lrmil_jax.data.features import SlideFeatures
+from lrmil_jax.data.features import SlideFeatures, join
 from lrmil_jax.errors import SlideError
 from lrmil_jax.patches.origins import Origin, Region
 
@@ -21,15 +21,23 @@ class PatchSource:
       origin: the slide's shards or its file.
       high: read HR children instead of LR tiles.
       chosen: LR patches that are wanted, in order; None is all.
+      known: features of other patches of the slide that are there already, or None.
 
     Attributes:
       seconds: spent in reading and decoding, as far as the caller waited for it.
     """
 
     def __init__(
-        self, name: str, origin: Origin, *, high: bool, chosen: Sequence[int] | None = None
+        self,
+        name: str,
+        origin: Origin,
+        *,
+        high: bool,
+        chosen: Sequence[int] | None = None,
+        known: SlideFeatures | None = None,
     ):
         self.name, self.high = name, high
+        self._known = known
         self.seconds = 0.0
         self._origin, self._chosen = origin, chosen
         self._read: list[Region] = []
@@ -75,16 +83,19 @@ class PatchSource:
         return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
     def features(self, encoded: dict[str, np.ndarray]) -> SlideFeatures:
-        """The slide's features as they are stored.
+        """The slide's features as they are stored, with those that were known.
 
         Args:
           encoded: what `BatchEncoder.stream` made of the images.
 
         Raises:
-          SlideError: see `places`.
+          SlideError: see `places`, where nothing was known either.
         """
+        if not encoded and self._known is not None:
+            return self._known
         places = self.places()
-        return SlideFeatures(embedding=encoded["embedding"], cls=encoded.get("cls"), **places)
+        own = SlideFeatures(embedding=encoded["embedding"], cls=encoded.get("cls"), **places)
+        return own if self._known is None else join([self._known, own])
 
 
 def _tile(region: Region) -> dict[str, np.ndarray]:

@@ -9,7 +9,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lrmil_jax import files
-from lrmil_jax.data import writer
 from lrmil_jax.report import table
 
 _INK, _GREY, _TEST, _VALIDATION = "#222222", "#9a9a9a", "#1f5fa8", "#c77d2e"
@@ -46,7 +45,7 @@ def _line(row: dict, timed: bool, lesions: bool) -> list[str]:
 
 def save_table(folder: Path, rows: Sequence[dict], notes: Sequence[str]) -> None:
     """Writes `table.csv` with every figure, `table.txt` and `table.md` as shown, with the notes."""
-    writer.write_table(folder / "table.csv", pd.DataFrame(rows))
+    files.write_table(folder / "table.csv", pd.DataFrame(rows))
     shown = cells(rows)
     files.write_text(folder / "table.txt", "\n".join([*table.aligned(shown), *notes]) + "\n")
     files.write_text(folder / "table.md", "\n".join([*table.markdown(shown), "", *notes]) + "\n")

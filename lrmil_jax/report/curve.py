@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from lrmil_jax import files
-from lrmil_jax.data import writer
 from lrmil_jax.report import comparison, table
 
 _COLOURS = ("#1f5fa8", "#c77d2e", "#9a9a9a", "#4c8c4a", "#8a4f9e")
@@ -75,7 +74,7 @@ def _difference(row: dict, stem: str) -> str:
 def save(folder: Path, rows: Sequence[dict], notes: Sequence[str]) -> None:
     """Writes `curve.csv` with every figure, `curve.txt` and `curve.md` as shown, `curve.png`."""
     flat = [{name: value for name, value in row.items() if name != "recalls"} for row in rows]
-    writer.write_table(folder / "curve.csv", pd.DataFrame(flat))
+    files.write_table(folder / "curve.csv", pd.DataFrame(flat))
     shown = cells(rows)
     files.write_text(folder / "curve.txt", "\n".join([*table.aligned(shown), *notes]) + "\n")
     files.write_text(folder / "curve.md", "\n".join([*table.markdown(shown), "", *notes]) + "\n")

@@ -64,7 +64,7 @@ def save_attention(folder: Path, slide_id: str, result: Any, title: str) -> None
     """Attention of every patch as CSV, GeoJSON and heatmap."""
     columns = {"x": result.xy[:, 0], "y": result.xy[:, 1], "side": result.side}
     table = pd.DataFrame(columns | {"attention": result.attention})
-    _write_table(folder / "attention.csv", table)
+    files.write_table(folder / "attention.csv", table)
     geojson.save(folder / "attention.geojson", slide_id, result.xy, result.side, result.attention)
     heatmap.save(
         folder / "heatmap.png",
@@ -86,7 +86,7 @@ def _save_regions(folder: Path, result: Any, title: str) -> None:
     table["chosen"] = np.isin(np.arange(len(table)), guide.chosen)
     table["sentence"] = ""
     table.loc[guide.chosen, "sentence"] = guide.sentences
-    _write_table(folder / "regions.csv", table)
+    files.write_table(folder / "regions.csv", table)
     heatmap.save(
         folder / "regions.png",
         result.picture,
@@ -98,7 +98,3 @@ def _save_regions(folder: Path, result: Any, title: str) -> None:
         label=heatmap.LIKENESS,
         outlined=guide.chosen,
     )
-
-
-def _write_table(path: Path, table: pd.DataFrame) -> None:
-    files.write_text(path, table.to_csv(index=False, lineterminator="\n"))

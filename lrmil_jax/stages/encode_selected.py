@@ -30,17 +30,11 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
         if other != fold
     ]
 
-    def chosen(job: SlideJob) -> np.ndarray:
-        return stage_files.read_chosen(workdir, fold, job.slide_id)[1]
-
-    def known(job: SlideJob) -> SlideFeatures | None:
-        return _of_other_folds(config, workdir, job, others, chosen(job))
-
     def patches(job: SlideJob) -> PatchSource:
-        rows = known(job)
-        there = () if rows is None else rows.parent
-        missing = np.setdiff1d(chosen(job), there).tolist()
-        return cohorts.patch_source(config, workdir, job, high=True, chosen=missing)
+        chosen = stage_files.read_chosen(workdir, fold, job.slide_id)[1]
+        known = _of_other_folds(config, workdir, job, others, chosen)
+        missing = np.setdiff1d(chosen, () if known is None else known.parent).tolist()
+        return cohorts.patch_source(config, workdir, job, high=True, chosen=missing, known=known)
 
     def write(job: SlideJob, source: PatchSource, rows: SlideFeatures) -> None:
         read = {str(level): pixels for level, pixels in source.levels.items()}
@@ -55,7 +49,6 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
         label="encode_selected",
         total=len(jobs),
         done=len(jobs) - len(pending),
-        known=known,
     )
 
 

@@ -8,7 +8,6 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from lrmil_jax import files
-from lrmil_jax.data import writer
 from lrmil_jax.evals import localisation, predictions
 from lrmil_jax.models import compared
 from lrmil_jax.report.table import ARM_NAMES
@@ -56,7 +55,7 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     if config.method == "wise_fuse":
         measured["wise_fuse"]["selection"] = _selection(workdir, fold, table, test, lesions_of)
     tested = pd.concat([frame[test] for frame in frames.values()], ignore_index=True)
-    writer.write_table(folder / "predictions.csv", tested)
+    files.write_table(folder / "predictions.csv", tested)
     files.write_json(folder / "metrics.json", measured)
 
 
@@ -74,7 +73,7 @@ def _localise(
         return
     scored, lowest = lesions.attention_table(config, table, lesions_of, attentions, val)
     tested = scored[scored.split == "test"]
-    writer.write_table(folder / "localisation.csv", tested[list(lesions.COLUMNS)])
+    files.write_table(folder / "localisation.csv", tested[list(lesions.COLUMNS)])
     for arm, threshold in lowest.items():
         for split, target in (("test", measured[arm]), ("val", measured[arm]["validation"])):
             rows = scored[(scored.arm == arm) & (scored.split == split)]

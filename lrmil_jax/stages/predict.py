@@ -14,7 +14,7 @@ import pandas as pd
 
 from lrmil_jax import files, processes
 from lrmil_jax.data import labels as label_csv
-from lrmil_jax.data import splits, writer
+from lrmil_jax.data import splits
 from lrmil_jax.data.regions import file_identity
 from lrmil_jax.errors import DataError, UserError
 from lrmil_jax.evals import intervals, metrics
@@ -62,7 +62,7 @@ def run(
     files.remove_leftovers(folder)
     done, failed = _predict(loaded, table, folder)
     predictions = pd.DataFrame([_csv_row(record) for record in done] + failed)
-    writer.write_table(folder / "predictions.csv", predictions)
+    files.write_table(folder / "predictions.csv", predictions)
     if truth and done:
         _write_metrics(loaded, table, truth, done, folder)
     for record in done[:20]:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 from ml_collections import ConfigDict
 
-from lrmil_jax.data import param_files, writer
+from lrmil_jax import files
+from lrmil_jax.data import param_files
 from lrmil_jax.models import encoding, text_guidance, trained
 from lrmil_jax.selection import shared_space
 from lrmil_jax.train.logging import progress
@@ -41,4 +42,4 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
             bar.advance()
     frame = pd.DataFrame(rows, columns=["slide_id", "lr_patches", "chosen", "seconds"])
     folder = layout.stage_folder(workdir, "select", fold)
-    writer.write_table(folder / "selection.csv", frame)
+    files.write_table(folder / "selection.csv", frame)

@@ -13,7 +13,7 @@ from PIL import Image
 from scipy.special import softmax
 
 from lrmil_jax import files
-from lrmil_jax.data import source, writer
+from lrmil_jax.data import source
 from lrmil_jax.data.tile_folder import PATIENTS, TileFolder, file_stats, list_tiles
 from lrmil_jax.data.tiles import read_tile
 from lrmil_jax.encoders import Transform
@@ -50,7 +50,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     kept = found.at(np.array([p for p in range(len(found.paths)) if p not in unreadable]))
     cosine = tower.project(embedding) @ texts.embedding.T
     probabilities = softmax(tower.logit_scale * cosine.astype(np.float64), axis=1)
-    writer.write_table(folder / "predictions.csv", _table(kept, texts.classes, probabilities))
+    files.write_table(folder / "predictions.csv", _table(kept, texts.classes, probabilities))
     result = measure(kept, texts.classes, probabilities) | {
         "unreadable": {found.names[place]: reason for place, reason in unreadable.items()},
         "text": _text_facts(config, bank) | {"tower": tower_hash},

@@ -9,7 +9,6 @@ import pandas as pd
 
 from lrmil_jax import config as configuration
 from lrmil_jax import files
-from lrmil_jax.data import writer
 from lrmil_jax.report import comparison, table
 from lrmil_jax.report import curve as curve_report
 from lrmil_jax.studies import curve
@@ -20,7 +19,7 @@ from lrmil_jax.studies.plan import BASE, Run
 def save(folder: Path, runs: Sequence[Run], *, side_by_side: bool) -> None:
     """Writes `results.csv` (tidy), the table as CSV, Markdown and text, and the plots."""
     measured = [one for run in runs for one in measure(run)]
-    writer.write_table(folder / "results.csv", pd.DataFrame([one.record for one in measured]))
+    files.write_table(folder / "results.csv", pd.DataFrame([one.record for one in measured]))
     reference = table.ARM_NAMES[ARM[runs[0].config.method]]
     rows = summarise(measured, reference)
     closed = gap_closed(measured)

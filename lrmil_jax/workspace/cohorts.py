@@ -9,8 +9,10 @@ from pathlib import Path
 import pandas as pd
 from ml_collections import ConfigDict
 
+from lrmil_jax import files
 from lrmil_jax.data import labels as label_csv
 from lrmil_jax.data import schema, writer
+from lrmil_jax.data.features import SlideFeatures
 from lrmil_jax.data.regions import SlideJob, TilingSettings
 from lrmil_jax.data.schema import Geometry
 from lrmil_jax.errors import DataError, WorkdirError
@@ -92,7 +94,7 @@ def _read(config: ConfigDict, workdir: Path) -> label_csv.Cohort:
     )
     folds = [name for name in cohort.table if name.startswith("fold_")]
     kept = cohort.table[["slide_id", "patient_id", "label", *folds]]
-    writer.write_table(saved, kept.assign(seed=config.seed))
+    files.write_table(saved, kept.assign(seed=config.seed))
     return cohort
 
 
@@ -151,6 +153,7 @@ def patch_source(
     *,
     high: bool,
     chosen: Sequence[int] | None = None,
+    known: SlideFeatures | None = None,
 ) -> PatchSource:
     """Patches of a prepared slide: from its shards or, where these have no HR, from its file.
 
@@ -159,13 +162,14 @@ def patch_source(
       job: the slide.
       high: HR children instead of LR tiles.
       chosen: LR patches that are wanted; None is all.
+      known: features of other patches that are there already.
     """
     stored = statuses.read(workdir, job.slide_id)["hr"]
     if high and not stored:
         origin = SlideAtRegions(job)
     else:
         origin = Shards(job.shard, geometry(config), threads=config.encoder.threads)
-    return PatchSource(str(job.path), origin, high=high, chosen=chosen)
+    return PatchSource(str(job.path), origin, high=high, chosen=chosen, known=known)
 
 
 def write_slides_csv(config: ConfigDict, workdir: Path) -> None:
@@ -192,7 +196,7 @@ def write_slides_csv(config: ConfigDict, workdir: Path) -> None:
                 "path": row.path,
             }
         )
-    writer.write_table(workdir / "slides.csv", pd.DataFrame(rows))
+    files.write_table(workdir / "slides.csv", pd.DataFrame(rows))
 
 
 def write_view(config: ConfigDict, workdir: Path, jobs: list[SlideJob]) -> None:

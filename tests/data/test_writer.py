@@ -71,7 +71,7 @@ def test_a_disk_that_takes_nothing_is_told_in_a_sentence(tmp_path, monkeypatch, 
     frame = pd.DataFrame({"slide_id": ["a"]})
     monkeypatch.setattr(files.os, call, refuse)
     for write in (
-        lambda: writer.write_table(tmp_path / "slides.csv", frame),
+        lambda: files.write_table(tmp_path / "slides.csv", frame),
         lambda: files.write_json(tmp_path / "a.json", {"a": 1}),
         lambda: records.write_regions(tmp_path / "s.array_record", MASKS),
     ):
@@ -122,7 +122,7 @@ def test_other_errors_pass_through_disk_errors(tmp_path):
 
 
 def test_tables_and_json(tmp_path):
-    writer.write_table(tmp_path / "t.csv", pd.DataFrame({"a": [1, 2], "b": ["x,y", None]}))
+    files.write_table(tmp_path / "t.csv", pd.DataFrame({"a": [1, 2], "b": ["x,y", None]}))
     assert (tmp_path / "t.csv").read_text() == 'a,b\n1,"x,y"\n2,\n'
     files.write_json(tmp_path / "t.json", {"b": [1.5], "a": None})
     assert json.loads((tmp_path / "t.json").read_text()) == {"a": None, "b": [1.5]}

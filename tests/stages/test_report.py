@@ -7,7 +7,6 @@ from sklearn.metrics import roc_auc_score
 
 from lrmil_jax import config as configuration
 from lrmil_jax import files
-from lrmil_jax.data import writer
 from lrmil_jax.report import results, table
 from lrmil_jax.stages import report
 from lrmil_jax.studies import measured, plan
@@ -33,7 +32,7 @@ def run(tmp_path):
     config.folds = 4
     for fold, rows in FOLDS.items():
         path = layout.stage_folder(tmp_path, "evaluate", fold) / "localisation.csv"
-        writer.write_table(path, pd.DataFrame(rows, columns=list(lesions.COLUMNS)))
+        files.write_table(path, pd.DataFrame(rows, columns=list(lesions.COLUMNS)))
     return config, tmp_path
 
 
@@ -73,7 +72,7 @@ def evaluated(tmp_path):
     config.folds = 3
     for fold, (labels, shift) in enumerate((("babab", 0.0), ("bbbaa", 0.1), ("aaaaa", 0.0)), 1):
         folder = layout.stage_folder(tmp_path, "evaluate", fold)
-        writer.write_table(folder / "predictions.csv",
+        files.write_table(folder / "predictions.csv",
                            predictions_of(fold, labels=labels, shift=shift))  # fmt: skip
         point = {"threshold": 0.1 * fold, "accuracy": 0.5, "balanced_accuracy": 0.5,
                  "sensitivity": None if fold == 3 else 0.5, "specificity": 0.25 * fold,
