@@ -79,6 +79,7 @@ _CHECKS = {
     "encoder.batch": _range(1, _INFINITE),
     "encoder.dtype": _one_of("float32", "bfloat16"),
     "encoder.threads": _range(1, 256),
+    "encoder.workers": _range(0, 256),
     "text.power": _one_of("low", "high", "both"),
     "features.dtype": _one_of("float16", "bfloat16"),
     "features.rows": _range(64, 2048),

@@ -111,6 +111,9 @@ def _encoding(config: ConfigDict) -> None:
     encoder.fsdp = False  # split the encoder's parameters over the devices, where one is too small
     encoder.dtype = "float32"  # compute; "bfloat16" on GPU and TPU
     encoder.threads = 4  # decoding threads
+    # Processes that read slides and make stage 1's examples; 0 is one per core but one, or none
+    # where the CPU is the device.
+    encoder.workers = 0
 
     config.text = text = ConfigDict()
     # TOML file of class descriptions, or "shipped:NAME" of lrmil_jax/selection/descriptions.

@@ -7,8 +7,8 @@ from pathlib import Path
 from absl import app, flags
 from ml_collections import config_flags
 
-from lrmil_jax import preflight
 from lrmil_jax.errors import ConfigError, UserError
+from lrmil_jax.progress import setup_logging
 from lrmil_jax.workspace import layout
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configs/X.py or configs/X.py:tiny")
@@ -24,8 +24,6 @@ log = logging.getLogger("lrmil_jax")
 
 def main(arguments: list[str]) -> int:
     """Dispatches; the exit status is 1 if anything could not be done."""
-    from lrmil_jax.train.logging import setup_logging  # late: a mistyped flag waits for no JAX
-
     setup_logging()
     try:
         if len(arguments) > 1:
@@ -38,10 +36,7 @@ def main(arguments: list[str]) -> int:
 
 def dispatch() -> int:
     """Runs what the flags ask for and gives the number of slides or checks that failed."""
-    from lrmil_jax import checks, pipeline
-    from lrmil_jax.stages import predict
-    from lrmil_jax.studies import study
-
+    # Late imports: a mistyped flag waits for no JAX, a run for nothing that it does not use.
     stages = _STAGES.value
     if _WORKDIR.value is None:
         raise ConfigError("--workdir is missing; name a folder for the output")
@@ -50,15 +45,26 @@ def dispatch() -> int:
         if _MODEL.value is None or (_SLIDE.value is None) == (_SLIDES.value is None):
             raise ConfigError("predict needs --model DIR and one of --slide FILE or --slides PATH")
         paths = {flag.name: flag.value and Path(flag.value) for flag in (_SLIDE, _SLIDES)}
+        from lrmil_jax.stages import predict
+
         with layout.locked(workdir):
             return predict.run(Path(_MODEL.value), workdir, **paths, mpp=_MPP.value)
     if _CONFIG.value is None:
         raise ConfigError("--config is missing; for a first look: --config configs/quickstart.py")
+    from lrmil_jax import checks
+    from lrmil_jax.studies import plan
+
     checks.validate(_CONFIG.value, stages)
+    if stages == ["check"]:
+        from lrmil_jax import preflight
+
+        with layout.locked(workdir):
+            return preflight.run(plan.first(_CONFIG.value, workdir), workdir)
+    if plan.is_study(_CONFIG.value):
+        from lrmil_jax.studies import study as runner
+    else:
+        from lrmil_jax import pipeline as runner
     with layout.locked(workdir):
-        if stages == ["check"]:
-            return preflight.run(study.first(_CONFIG.value, workdir), workdir)
-        runner = study if study.is_study(_CONFIG.value) else pipeline
         return runner.run(_CONFIG.value, workdir, stages)
 
 

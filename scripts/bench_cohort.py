@@ -38,8 +38,8 @@ import jax
 import numpy as np
 
 import lrmil_jax
+from lrmil_jax.progress import setup_logging
 from lrmil_jax.report.table import aligned
-from lrmil_jax.train import setup_logging
 
 LEVEL = 0.95  # wanted of intervals
 # Wanted of the mean probability that a head on noise gives either of two classes.

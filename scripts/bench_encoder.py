@@ -216,13 +216,14 @@ def _idle(encode: BatchEncoder, images: np.ndarray, config, workdir, jobs) -> No
     folder.mkdir(parents=True)
     start = time.perf_counter()
     encoding.encode_slides(
+        config,
         workdir,
         encode,
-        _patches(config, workdir, jobs),
+        jobs,
+        lambda job, _: cohorts.patch_source(config, workdir, job, high=True),
         lambda job, source, rows: encoding.write(config, folder, job, rows),
         label="encode_hr",
         total=len(jobs),
-        done=0,
     )
     count = len(images)
     whole = (time.perf_counter() - start) / count

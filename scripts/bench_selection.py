@@ -22,8 +22,8 @@ from bench_predict import random_encoder, random_head, slide_of, usual_flags
 from lrmil_jax import config as configuration
 from lrmil_jax import encoders
 from lrmil_jax.data import param_files
-from lrmil_jax.data.regions import TilingSettings
 from lrmil_jax.data.schema import Geometry
+from lrmil_jax.data.slide_jobs import TilingSettings
 from lrmil_jax.encoders import prompts
 from lrmil_jax.models import loading
 from lrmil_jax.models.guided import Guide

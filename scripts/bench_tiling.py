@@ -24,8 +24,9 @@ from pathlib import Path
 import numpy as np
 import openslide
 
-from lrmil_jax.data.regions import SlideJob, TilingSettings, tile_slide
+from lrmil_jax.data.regions import tile_slide
 from lrmil_jax.data.schema import Geometry
+from lrmil_jax.data.slide_jobs import SlideJob, TilingSettings
 from lrmil_jax.slides import lattice, open_slide, synthetic, tissue
 
 GEOMETRY = Geometry(hr_mpp=0.5, lr_mpp=2.0, patch_px=256)

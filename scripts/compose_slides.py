@@ -23,9 +23,9 @@ import pandas as pd
 from lrmil_jax import files
 from lrmil_jax.errors import UserError
 from lrmil_jax.processes import map_jobs
+from lrmil_jax.progress import progress, setup_logging
 from lrmil_jax.selection import TextBank
 from lrmil_jax.slides import mosaic, synthetic
-from lrmil_jax.train.logging import progress, setup_logging
 
 
 def main() -> int:

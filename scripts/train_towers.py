@@ -29,10 +29,10 @@ from lrmil_jax.data.tiles import TileSource
 from lrmil_jax.encoders import contrastive, pretrained
 from lrmil_jax.errors import UserError
 from lrmil_jax.models import loading
+from lrmil_jax.progress import setup_logging
 from lrmil_jax.slides import synthetic
 from lrmil_jax.stages import pretrain
 from lrmil_jax.train.encode import BatchEncoder
-from lrmil_jax.train.logging import setup_logging
 
 ROOT = Path(__file__).parents[1]
 WEIGHTS = ROOT / "lrmil_jax" / "weights"

@@ -1,6 +1,7 @@
 """Eight fake CPU devices, strict ranks, parsed flags, and one cache of compiled programs: all set
 before any test touches JAX, which looks for its cache at the first compilation and never again."""
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -9,7 +10,8 @@ import jax
 import pytest
 from absl import flags
 
-_FOLDER = pytest.StashKey[Path]()
+_PROGRAMS = "LRMIL_JAX_TEST_PROGRAMS"  # the cache's folder, for workers and what they start
+_MADE = pytest.StashKey[bool]()
 _LONGEST = {name: place for place, name in enumerate((
     *("test_resume.py", "test_study.py", "test_folds.py", "test_pretrain.py"),
     *("test_wise_fuse.py", "test_end_to_end.py", "test_devices.py", "test_bad_input.py"),
@@ -20,9 +22,11 @@ def pytest_configure(config):
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 8)
     jax.config.update("jax_numpy_rank_promotion", "raise")
-    # One a process: two writing the same program at once could read half of it.
-    config.stash[_FOLDER] = Path(tempfile.mkdtemp(prefix="lrmil_jax_programs_"))
-    jax.config.update("jax_compilation_cache_dir", str(config.stash[_FOLDER]))
+    # One for all workers: whoever reads a program while another writes it compiles it anew.
+    config.stash[_MADE] = _PROGRAMS not in os.environ
+    if config.stash[_MADE]:
+        os.environ[_PROGRAMS] = tempfile.mkdtemp(prefix="lrmil_jax_programs_")
+    jax.config.update("jax_compilation_cache_dir", os.environ[_PROGRAMS])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     if not flags.FLAGS.is_parsed():
@@ -35,10 +39,11 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_unconfigure(config):
-    shutil.rmtree(config.stash[_FOLDER], ignore_errors=True)
+    if config.stash[_MADE]:
+        shutil.rmtree(os.environ.pop(_PROGRAMS), ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
-def cache(request):
+def cache():
     """Where compiled programs are kept, for processes that a test starts."""
-    return request.config.stash[_FOLDER]
+    return Path(os.environ[_PROGRAMS])

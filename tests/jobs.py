@@ -13,3 +13,16 @@ def die_at_three(number):
         os._exit(1)
     time.sleep(0.05)
     return number
+
+
+def add(held, number):
+    return held + number
+
+
+def die_when_crowded(folder, number):
+    """Ends its process the first time that 3 comes, and never again."""
+    mark = folder / "died"
+    if number == 3 and not mark.exists():
+        mark.touch()
+        os._exit(1)
+    return number

@@ -1,6 +1,8 @@
 """The way of the data is the architecture: imports point one way, and stages know no stage."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,9 @@ PACKAGE = Path(lrmil_jax.__file__).parent
 # From the top to the bottom: whoever stands higher may import what stands lower, never the reverse.
 ORDER = (
     *("main", "preflight", "studies", "pipeline", "graph", "checks"),
-    *("stages", "models", "report", "workspace", "processes", "train"),
+    *("stages", "models", "report", "workspace", "train"),
     *("selection", "distill", "evals", "heads", "patches", "encoders", "data", "slides"),
-    *("config", "arrays", "types", "files", "errors"),
+    *("config", "arrays", "types", "processes", "progress", "files", "errors"),
 )
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
@@ -50,3 +52,13 @@ def test_every_room_has_its_place():
 def test_no_stage_imports_a_stage():
     for path in (PACKAGE / "stages").glob("*.py"):
         assert not [module for module in imported(path) if module.startswith("lrmil_jax.stages")]
+
+
+WITHOUT_JAX = ("main", "data.regions", "slides.synthetic", "report.prediction")
+
+
+@pytest.mark.parametrize("module", WITHOUT_JAX)
+def test_workers_and_a_mistyped_flag_wait_for_no_jax(module):
+    code = f"import sys, lrmil_jax.{module}, lrmil_jax.processes; print('jax' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "False\n"

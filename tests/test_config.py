@@ -189,7 +189,7 @@ def test_every_config_key_reaches_some_stage():
     prefixes = {key for stage in graph.STAGES.values() for key in stage.keys}
     # What changes speed or what is kept, but no result; or which stages run at all.
     free = ("method", "folds", "data.labels", "data.slides", "encoder.batch", "encoder.threads",
-            "encoder.fsdp", "features.rows", "prepare.workers", "prepare.keep_hr",
-            "study.")  # fmt: skip
+            "encoder.fsdp", "encoder.workers", "features.rows", "prepare.workers",
+            "prepare.keep_hr", "study.")  # fmt: skip
     for key in configuration.flatten(configuration.default()):
         assert key.startswith((*prefixes, *free)), key

@@ -12,13 +12,8 @@ import pytest
 
 from lrmil_jax.data.param_files import load_params, save_params
 from lrmil_jax.errors import WeightsError, WorkdirError
-from lrmil_jax.train import (
-    atomic_path,
-    checkpoint,
-    disk_errors,
-    make_mesh,
-    write_json,
-)
+from lrmil_jax.files import atomic_path, disk_errors, write_json
+from lrmil_jax.train import checkpoint, make_mesh
 from tests.train import toy
 
 TREE = {

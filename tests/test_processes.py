@@ -1,5 +1,7 @@
 """Jobs beside this process: results in order, and one sentence when a worker is lost."""
 
+import functools
+
 import pytest
 
 from lrmil_jax import processes
@@ -29,6 +31,43 @@ def test_a_lost_worker_is_told_in_one_sentence():
         all_in_background(jobs.die_at_three, 30)
     with pytest.raises(WorkdirError, match="a process of prepare was ended from outside"):
         processes.map_jobs(jobs.die_at_three, range(6), workers=2, label="prepare")
+
+
+def test_one_lost_process_loses_one_job():
+    """Each other job is done, whatever it shared a pool with."""
+    lost = []
+    results = processes.map_jobs(
+        jobs.die_at_three,
+        range(9),
+        workers=2,
+        label="prepare",
+        lost=lambda job, reason: lost.append((job, reason)) or "lost",
+    )
+    assert results == [0, 1, 2, "lost", 4, 5, 6, 7, 8]
+    ((job, reason),) = lost
+    assert job == 3
+    assert "was ended from outside" in reason
+
+
+def test_a_job_that_was_only_unlucky_is_done_again(tmp_path):
+    jobs_of_folder = functools.partial(jobs.die_when_crowded, tmp_path)
+    assert processes.map_jobs(jobs_of_folder, range(6), workers=2, label="x") == list(range(6))
+    assert (tmp_path / "died").exists()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_processes_hold_what_they_were_given(count):
+    with processes.Workers(count, label="adding", held=10) as workers:
+        answers = [workers.submit(jobs.add, number) for number in range(5)]
+        assert [answer.result() for answer in answers] == [10, 11, 12, 13, 14]
+
+
+def test_a_job_that_fails_raises_here_and_the_others_go_on():
+    with processes.Workers(2, label="adding", held=10) as workers:
+        answers = [workers.submit(jobs.add, number) for number in ("a", 1)]
+        with pytest.raises(TypeError):
+            answers[0].result()
+        assert answers[1].result() == 11
 
 
 def test_few_jobs_are_done_here():

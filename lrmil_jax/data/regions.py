@@ -6,7 +6,6 @@ bounded by one region whatever the slide's size.
 
 import contextlib
 import dataclasses
-import hashlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,70 +16,9 @@ import numpy as np
 from lrmil_jax import files
 from lrmil_jax.data import writer
 from lrmil_jax.data.schema import Geometry, mosaic_features, region_features
+from lrmil_jax.data.slide_jobs import SlideJob, TilingSettings
 from lrmil_jax.errors import SlideError, TileError, WorkdirError
 from lrmil_jax.slides import lattice, open_slide, tissue
-
-_SAMPLE = 1 << 16  # bytes
-
-
-@dataclasses.dataclass(frozen=True)
-class TilingSettings:
-    """What decides which pixels a region holds; part of a cohort's identity."""
-
-    geometry: Geometry
-    reader: str = "auto"
-    tissue_mpp: float = 8.0
-    min_tissue: float = 0.25
-    with_hr: bool = True
-    jpeg_quality: int = 90
-
-
-@dataclasses.dataclass(frozen=True)
-class SlideJob:
-    """One slide to prepare: where it is, the um/px to use if not its own, where regions go."""
-
-    slide_id: str
-    path: Path
-    mpp: float | None
-    folder: Path
-    settings: TilingSettings
-
-    @property
-    def shard(self) -> Path:
-        """The slide's LR tiles."""
-        return self.folder / f"{self.slide_id}.array_record"
-
-    @property
-    def mosaics(self) -> Path:
-        """The HR children of the same LR patches, if they are stored."""
-        return mosaics_path(self.shard)
-
-    @property
-    def status_path(self) -> Path:
-        """What is known of the slide, as JSON."""
-        return self.folder / f"{self.slide_id}.json"
-
-    def source(self) -> dict:
-        """What must be the same for the regions on disk to be this slide's."""
-        return {**file_identity(self.path), "mpp": self.mpp}
-
-
-def mosaics_path(shard: Path) -> Path:
-    """Where the HR mosaics of the LR patches in `shard` lie, record by record."""
-    return shard.parent / "hr" / shard.name
-
-
-def file_identity(path: Path) -> dict:
-    """Size, and a hash of beginning, middle and end: a copy of a slide is the same slide.
-
-    A whole hash would read gigabytes a slide, and times change with every copy.
-    """
-    size, digest = path.stat().st_size, hashlib.sha256()
-    with open(path, "rb") as file:
-        for start in (0, size // 2, max(0, size - _SAMPLE)):
-            file.seek(start)
-            digest.update(file.read(_SAMPLE))
-    return {"size": size, "sample": digest.hexdigest()}
 
 
 @dataclasses.dataclass
@@ -186,15 +124,24 @@ def tile_slide(job: SlideJob) -> dict:
     except WorkdirError:
         raise
     except SlideError as error:
-        status = {"status": "failed", "reason": str(error)}
+        return fail(job, str(error))
     except Exception as error:  # one slide's surprise must not stop the others
-        status = {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+        return fail(job, f"{type(error).__name__}: {error}")
+    if not job.settings.with_hr:
+        job.mosaics.unlink(missing_ok=True)
+    return _keep_status(job, status)
+
+
+def fail(job: SlideJob, reason: str) -> dict:
+    """Notes that a slide cannot be used, and why; takes away what there is of it."""
+    job.shard.unlink(missing_ok=True)
+    job.mosaics.unlink(missing_ok=True)
+    return _keep_status(job, {"status": "failed", "reason": reason})
+
+
+def _keep_status(job: SlideJob, status: dict) -> dict:
     status |= {"slide_id": job.slide_id, "path": str(job.path)}
     status["source"] = job.source() if job.path.is_file() else None
-    if status["status"] == "failed":
-        job.shard.unlink(missing_ok=True)
-    if status["status"] == "failed" or not job.settings.with_hr:
-        job.mosaics.unlink(missing_ok=True)
     files.write_json(job.status_path, status)
     return status
 

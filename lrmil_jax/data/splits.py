@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold
 
 from lrmil_jax.errors import DataError
 
@@ -68,6 +67,8 @@ def make_folds(table: pd.DataFrame, *, folds: int, seed: int, source: str) -> di
 
     With folds=1 one split of 3/5 train, 1/5 val, 1/5 test is made.
     """
+    from sklearn.model_selection import StratifiedGroupKFold  # late: it takes over a second
+
     parts = folds if folds > 2 else 5
     patients = table.groupby(["label", "patient_id"]).size().groupby("label").size()
     if patients.min() < parts:

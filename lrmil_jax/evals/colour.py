@@ -3,21 +3,26 @@
 A classifier of slides that beats this one by little has learnt stain, not tissue.
 """
 
+from __future__ import annotations
+
 import dataclasses
+import typing
 from collections.abc import Iterable
 
 import numpy as np
 from jaxtyping import Float, Integer, UInt8
-from sklearn.linear_model import LogisticRegression
 
 from lrmil_jax.errors import DataError
 from lrmil_jax.evals import metrics
+
+if typing.TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 NAMES = ("mean_red", "mean_green", "mean_blue", "sd_red", "sd_green", "sd_blue")
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)  # inverse regularisation C to choose from
 
 
-def statistics(tiles: Iterable[UInt8[np.ndarray, "h w 3"]]) -> Float[np.ndarray, "6"]:
+def statistics(tiles: Iterable[UInt8[np.ndarray, "h w 3"]]) -> Float[np.ndarray, 6]:
     """Mean and SD of red, green and blue over all pixels of a slide's tiles, in grey levels.
 
     Raises:
@@ -47,8 +52,8 @@ class ColourClassifier:
     """
 
     model: LogisticRegression
-    mean: Float[np.ndarray, "6"]
-    sd: Float[np.ndarray, "6"]
+    mean: Float[np.ndarray, 6]
+    sd: Float[np.ndarray, 6]
     num_classes: int
 
     @property
@@ -81,6 +86,8 @@ def fit(
       val_values, val_labels: those of the validation slides.
       num_classes: C.
     """
+    from sklearn.linear_model import LogisticRegression  # late: it takes over a second
+
     # A channel that is the same on all slides would otherwise be divided by 0.
     mean, sd = values.mean(0), np.maximum(values.std(0), 1e-6)
     tried = []

@@ -11,7 +11,6 @@ DeLong and Clarke-Pearson, Comparing the Areas under Two or More Correlated ROC 
 
 import numpy as np
 from jaxtyping import Float, Integer
-from scipy.stats import rankdata
 
 from lrmil_jax.evals import metrics
 
@@ -96,6 +95,8 @@ def _auc(
 
 def _auc_of(positive: np.ndarray, scores: Float[np.ndarray, "P"]) -> Float[np.ndarray, "P"]:
     """Share of the other kind that each patient is on the right side of, less the AUC."""
+    from scipy.stats import rankdata  # late: it takes over a second
+
     rank, found = rankdata(scores), np.empty(len(scores))
     for kind in (positive, ~positive):
         below = (rank[kind] - rankdata(scores[kind])) / (~kind).sum()  # ties count half

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Integer
-from scipy import stats
-from scipy.special import expit, logit
+from scipy.special import expit, logit, stdtrit
 
 from lrmil_jax.errors import ConfigError
 from lrmil_jax.evals import influence, metrics
@@ -191,7 +190,7 @@ def _interval(of: Sequence[Figure], values: Float[np.ndarray, " k"], level: floa
     variance, freedom = _variance(np.nan_to_num(table), strata, values)
     if variance == 0:
         return None if np.isnan(table).any() else (float(middle), float(middle))
-    half = stats.t.ppf((1 + level) / 2, freedom) * np.sqrt(variance)
+    half = stdtrit(freedom, (1 + level) / 2) * np.sqrt(variance)
     ends = np.array([-half, half])
     if limits == SHARE:
         ends = expit(logit(middle) + ends / (middle * (1 - middle)))

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Integer
-from sklearn import metrics as sk
 
 from lrmil_jax.errors import DataError
 
@@ -33,6 +32,8 @@ def compute(
     Raises:
       DataError: no patient, labels outside the classes, or probabilities that are none.
     """
+    from sklearn import metrics as sk  # late, here and below: it takes over a second
+
     labels, probabilities = checked(labels, probabilities)
     predicted = probabilities.argmax(1)
     with warnings.catch_warnings():
@@ -137,10 +138,14 @@ def checked(
 
 
 def _f1(labels: np.ndarray, predicted: np.ndarray, average: str) -> float:
+    from sklearn import metrics as sk
+
     return float(sk.f1_score(labels, predicted, average=average, zero_division=0))
 
 
 def _auc(labels: np.ndarray, probabilities: np.ndarray) -> float | None:
+    from sklearn import metrics as sk
+
     classes = probabilities.shape[1]
     if classes < 2 or len(np.unique(labels)) < classes:
         return None

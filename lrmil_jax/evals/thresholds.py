@@ -12,7 +12,6 @@ import math
 
 import numpy as np
 from jaxtyping import Float, Integer
-from sklearn.metrics import confusion_matrix
 
 from lrmil_jax.evals import metrics
 
@@ -86,6 +85,8 @@ def at(
     Raises:
       DataError: see `metrics.compute`.
     """
+    from sklearn.metrics import confusion_matrix  # late: it takes over a second
+
     labels, probabilities = metrics.checked(labels, probabilities)
     called = (probabilities[:, 1] >= threshold).astype(int)
     (clear, alarms), (missed, hits) = confusion_matrix(labels, called, labels=[0, 1]).tolist()

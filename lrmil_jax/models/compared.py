@@ -11,7 +11,7 @@ from scipy.special import softmax
 from lrmil_jax.data.features import FeatureStore
 from lrmil_jax.evals import metrics, predictions, thresholds
 from lrmil_jax.models import trained
-from lrmil_jax.train.logging import progress
+from lrmil_jax.progress import progress
 from lrmil_jax.train.mil import BagClassifier
 from lrmil_jax.workspace import cohorts, feature_sets, layout, lesions, stage_files
 

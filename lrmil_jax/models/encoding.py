@@ -3,59 +3,70 @@
 import collections
 import concurrent.futures
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from lrmil_jax.data import features
-from lrmil_jax.data.regions import SlideJob
+from lrmil_jax.data.slide_jobs import SlideJob
 from lrmil_jax.errors import DataError, SlideError, UserError
 from lrmil_jax.models import trained
-from lrmil_jax.patches import PatchSource
+from lrmil_jax.patches import PatchSource, beside
+from lrmil_jax.processes import Workers
+from lrmil_jax.progress import progress
 from lrmil_jax.train.encode import BatchEncoder, Encoder
-from lrmil_jax.train.logging import progress
 from lrmil_jax.workspace import cohorts, feature_sets, layout, statuses
 
 log = logging.getLogger(__name__)
 
 # Slides whose features wait to be written: more would only fill the memory.
 _WAITING = 2
+# Slides that are being read before their turn.
+_BEGUN = 2
 
+# patches(slide, processes that read slide files)
+Patches = Callable[[SlideJob, Workers], PatchSource]
 # write(slide, what was read of it, its features)
 Write = Callable[[SlideJob, PatchSource, features.SlideFeatures], None]
 
 
 def encode_slides(
+    config: ConfigDict,
     workdir: Path,
     encoder: BatchEncoder,
-    patches: Iterable[tuple[SlideJob, PatchSource]],
+    pending: Sequence[SlideJob],
+    patches: Patches,
     write: Write,
     *,
     label: str,
     total: int,
-    done: int,
 ) -> None:
     """Encodes slide after slide; reading, encoding and writing go on at the same time.
 
     A slide of which nothing can be decoded is marked as failed, and the others go on.
 
     Args:
-      workdir: of the run.
+      config, workdir: of the run.
       encoder: in the cohort's batch shape.
-      patches: the slides to be done.
+      pending: the slides to be done.
+      patches: says what is read of a slide.
       write: called in one thread of its own; what it writes must be whole or not there.
       label: for the progress display.
-      total: slides of the cohort; done: those that are finished already.
+      total: slides that are to have features in the end.
 
     Raises:
       DataError: a shard cannot be read; the other slides are encoded first.
     """
     errors: list[UserError] = []
-    sources = ((pair, pair[1]) for pair in patches)
-    with progress(label, total, done=done) as bar, _Writer() as writer:
-        for (job, source), encoded in encoder.stream(sources):
+    with (
+        beside.slide_readers(config.encoder.workers) as readers,
+        progress(label, total, done=total - len(pending)) as bar,
+        _Writer() as writer,
+    ):
+        pairs = _begun((job, patches(job, readers)) for job in pending)
+        for (job, source), encoded in encoder.stream((pair, pair[1]) for pair in pairs):
             try:
                 if isinstance(encoded, UserError):
                     raise encoded
@@ -73,6 +84,17 @@ def encode_slides(
         raise DataError(f"{errors[0]}{others}")
 
 
+def _begun(patches: Iterable[tuple[SlideJob, PatchSource]]) -> Iterator:
+    """The same; who reads beside this process has begun with the next slides before their turn."""
+    waiting: collections.deque = collections.deque()
+    for pair in patches:
+        pair[1].begin()
+        waiting.append(pair)
+        if len(waiting) > _BEGUN:
+            yield waiting.popleft()
+    yield from waiting
+
+
 def encode_lr(
     config: ConfigDict, workdir: Path, load_encoder: Callable[[], Encoder], folder: Path
 ) -> None:
@@ -82,13 +104,14 @@ def encode_lr(
     jobs, pending = missing(config, workdir, folder)
     if pending:
         encode_slides(
+            config,
             workdir,
             trained.batch_encoder(config, load_encoder()),
-            ((job, cohorts.patch_source(config, workdir, job, high=False)) for job in pending),
+            pending,
+            lambda job, _: cohorts.patch_source(config, workdir, job, high=False),
             lambda job, source, rows: write(config, folder, job, rows),
             label="encode_lr",
             total=len(jobs),
-            done=len(jobs) - len(pending),
         )
     features.write_view(folder, table.slide_id.tolist(), feature_sets.record(config, workdir))
 

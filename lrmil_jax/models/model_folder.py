@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from lrmil_jax import config as configuration
 from lrmil_jax import files
-from lrmil_jax.data import regions, schema, splits
+from lrmil_jax.data import schema, slide_jobs, splits
 from lrmil_jax.encoders import pretrained
 from lrmil_jax.errors import WeightsError
 from lrmil_jax.models import loading
@@ -157,7 +157,7 @@ def load(folder: Path | str) -> SlideModel:
         facts = json.loads(path.read_text(encoding="utf-8"))
         _refuse_other_schema(folder, facts["schema"])
         geometry = schema.Geometry(**facts["geometry"])
-        settings = regions.TilingSettings(geometry=geometry, with_hr=False, **facts["prepare"])
+        settings = slide_jobs.TilingSettings(geometry=geometry, with_hr=False, **facts["prepare"])
         hashes = dict(facts["sha256"])
         guided, encoder = facts["method"] == "wise_fuse", dict(facts["encoder"])
         parts = [folder / name for name in facts["members"]]

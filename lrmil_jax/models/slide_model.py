@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import softmax
 
-from lrmil_jax.data import regions, schema
+from lrmil_jax.data import schema, slide_jobs
 from lrmil_jax.errors import SlideError, UserError
 from lrmil_jax.models.guided import Guide
 from lrmil_jax.models.result import SlideResult
@@ -35,7 +35,7 @@ class SlideModel:
     """
 
     members: Sequence[tuple[BatchEncoder, BagClassifier]]
-    settings: regions.TilingSettings
+    settings: slide_jobs.TilingSettings
     dtype: str
     high: bool = False
     guide: Guide | None = None

@@ -9,7 +9,7 @@ from lrmil_jax import files
 from lrmil_jax.data import labels as label_csv
 from lrmil_jax.models import loading, model_folder, trained
 from lrmil_jax.models.slide_model import SlideModel
-from lrmil_jax.train.logging import progress
+from lrmil_jax.progress import progress
 from lrmil_jax.train.mil import BagClassifier
 from lrmil_jax.workspace import cohorts, layout, stage_files
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from lrmil_jax.data import regions
+from lrmil_jax.data.slide_jobs import TilingSettings
 from lrmil_jax.errors import SlideError, UserError
 from lrmil_jax.models import result
 from lrmil_jax.patches import PatchSource
@@ -37,7 +38,7 @@ class Visit:
         self._mistake: UserError | None = None
         self._began = 0.0
 
-    def open(self, settings: regions.TilingSettings, *, high: bool) -> "Visit":
+    def open(self, settings: TilingSettings, *, high: bool) -> "Visit":
         """Opens the slide and finds its patches; a mistake is kept for when it is read."""
         start = time.perf_counter()
         try:
@@ -52,7 +53,11 @@ class Visit:
         return self
 
     def patches(
-        self, settings: regions.TilingSettings, *, high: bool, chosen: Sequence[int] | None = None
+        self,
+        settings: TilingSettings,
+        *,
+        high: bool,
+        chosen: Sequence[int] | None = None,
     ) -> Iterator[Sequence[np.ndarray]]:
         """Images of the slide's patches, group by group.
 
@@ -76,7 +81,7 @@ class Visit:
         self.seconds[encode] = max(0.0, now - max(since, self._began) - reading)
         return now
 
-    def facts(self, settings: regions.TilingSettings, side: int) -> dict:
+    def facts(self, settings: TilingSettings, side: int) -> dict:
         """What a `SlideResult` tells of the slide itself, for patches of this level-0 side.
 
         Raises:
@@ -105,7 +110,7 @@ class Visit:
 
 
 def planned(
-    slides: Iterable[tuple[Path, float | None]], settings: regions.TilingSettings, *, high: bool
+    slides: Iterable[tuple[Path, float | None]], settings: TilingSettings, *, high: bool
 ) -> Iterator[Visit]:
     """The slides in order, opened and searched for tissue some ahead of the one that is read."""
     waiting: collections.deque[concurrent.futures.Future[Visit]] = collections.deque()

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
-from lrmil_jax.data import regions, schema, source
+from lrmil_jax.data import regions, schema, slide_jobs, source
 from lrmil_jax.data.schema import Geometry
 from lrmil_jax.errors import TileError
 from lrmil_jax.slides import Slide, open_slide
@@ -58,16 +58,26 @@ class Origin(Protocol):
     damage: list[dict]
     levels: dict[int, int]
 
+    def begin(self, wanted: Sequence[int] | None, *, high: bool) -> None:
+        """Begins to read, where others do it; `regions` is asked for the same later."""
+
     def regions(self, wanted: Sequence[int] | None, *, high: bool) -> Iterator[Region]:
         """The wanted regions in order, or all; with `high` their children instead of tiles."""
         ...
 
 
-class Shards:
+class ReadHere:
+    """An origin that reads in this process, when it is asked."""
+
+    def begin(self, wanted: Sequence[int] | None, *, high: bool) -> None:
+        """See `Origin`: there is nothing to begin."""
+
+
+class Shards(ReadHere):
     """Regions as `prepare` stored them, decoded in threads.
 
     Args:
-      shard: the slide's LR shard; its HR shard lies where `regions.mosaics_path` says.
+      shard: the slide's LR shard; its HR shard lies where `slide_jobs.mosaics_path` says.
       geometry: of the run.
       threads: tiles or mosaics decoded at once.
 
@@ -84,7 +94,7 @@ class Shards:
         """See `Origin`."""
         kept = ("lr_xy", "lr_side", "child_mask")
         if high:
-            path = regions.mosaics_path(self._shard)
+            path = slide_jobs.mosaics_path(self._shard)
             features = schema.mosaic_features(self._geometry)
             records = source.RecordSource([path], schema.RecordParser(features, (*kept, "hr")))
         else:
@@ -103,7 +113,7 @@ class Shards:
         yield from source.stream(wanted, decode, threads=self._threads)
 
 
-class OpenSlide:
+class OpenSlide(ReadHere):
     """Regions read from an open slide, which this does not close."""
 
     def __init__(self, slide: Slide, places: Places, geometry: Geometry):
@@ -142,10 +152,10 @@ class OpenSlide:
         return _present(source.cut_mosaic(mosaic, self._geometry.ratio), mask)
 
 
-class SlideAtRegions:
+class SlideAtRegions(ReadHere):
     """HR patches of a prepared slide whose shard has none: they are read from the slide file."""
 
-    def __init__(self, job: regions.SlideJob):
+    def __init__(self, job: slide_jobs.SlideJob):
         self._job = job
         self.damage: list[dict] = []
         self.levels: dict[int, int] = {}

@@ -11,6 +11,7 @@ from lrmil_jax.data import source
 from lrmil_jax.data.features import read_index
 from lrmil_jax.data.schema import Geometry, RecordParser
 from lrmil_jax.patches.origins import tile_parser
+from lrmil_jax.processes import Workers
 
 
 class PatchPairs:
@@ -86,18 +87,32 @@ class PatchPairs:
         return item
 
     def batches(
-        self, *, batch: int, seed: int, steps: int, threads: int, flips: bool = False
+        self,
+        *,
+        batch: int,
+        seed: int,
+        steps: int,
+        threads: int,
+        flips: bool = False,
+        makers: Workers | None = None,
     ) -> grain.IterDataset:
-        """Shuffled batches for `steps`; decode runs in Grain's threads.
+        """Shuffled batches for `steps`; decode runs in Grain's threads, or in processes.
 
-        With `flips`, every example is turned and mirrored at random, its children with it.
+        Args:
+          batch: examples a batch.
+          seed: of the order and the flips.
+          steps: batches that will be asked for.
+          threads: examples made at once.
+          flips: every example is turned and mirrored at random, its children with it.
+          makers: processes that hold these pairs; None, or one, makes them here.
         """
+        beside = makers is not None and makers.count > 1
         return source.training_batches(
-            self,
+            _Beside(self, makers) if beside else self,
             batch=batch,
             seed=seed,
             steps=steps,
-            threads=threads,
+            threads=max(threads, makers.room) if beside else threads,
             augment=Flip() if flips else None,
         )
 
@@ -105,6 +120,19 @@ class PatchPairs:
         """At most `most` evenly spaced examples in batches; the last batch's filling weighs 0."""
         chosen = np.unique(np.linspace(0, len(self) - 1, min(most, len(self))).round().astype(int))
         return source.held_out_batches(self, chosen, batch=batch)
+
+
+class _Beside:
+    """The same examples, each made in one of the processes that hold them."""
+
+    def __init__(self, pairs: PatchPairs, makers: Workers):
+        self._pairs, self._makers = pairs, makers
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        return self._makers.submit(PatchPairs.__getitem__, int(index)).result()
 
 
 class Flip(grain.transforms.RandomMap):

@@ -42,6 +42,10 @@ class PatchSource:
         self._origin, self._chosen = origin, chosen
         self._read: list[Region] = []
 
+    def begin(self) -> None:
+        """Lets whoever reads beside this process begin; iterating then waits less."""
+        self._origin.begin(self._chosen, high=self.high)
+
     def __iter__(self) -> Iterator[Sequence[UInt8[np.ndarray, "px px 3"]]]:
         self._read, start = [], time.perf_counter()
         for region in self._origin.regions(self._chosen, high=self.high):

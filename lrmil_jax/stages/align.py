@@ -10,12 +10,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from lrmil_jax.data.labels import Cohort
-from lrmil_jax.data.regions import SlideJob
+from lrmil_jax.data.slide_jobs import SlideJob
 from lrmil_jax.distill import cross_scale
 from lrmil_jax.encoders import pretrained, prompts
 from lrmil_jax.models import encoding, loading, trained
 from lrmil_jax.patches import PatchSource
 from lrmil_jax.patches.pairs import PatchPairs
+from lrmil_jax.processes import Workers
 from lrmil_jax.selection import score, shared_space
 from lrmil_jax.train.encode import Encoder
 from lrmil_jax.train.pairs import drawn, fit_pairs
@@ -44,6 +45,7 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
         constants=constants,
         **_pairs(config, workdir, fold),
         threads=config.encoder.threads,
+        workers=config.encoder.workers,
         seed=config.seed,
     )
     if settings.how == "prompts":
@@ -128,19 +130,22 @@ def _encode_children(
     if not pending:
         return
 
-    def patches(job: SlideJob) -> PatchSource:
+    def patches(job: SlideJob, readers: Workers) -> PatchSource:
         total = statuses.read(workdir, job.slide_id)["lr_patches"]
         chosen = score.select_random(
             total, math.ceil(share * total), seed=config.seed, slide_id=job.slide_id
         )
-        return cohorts.patch_source(config, workdir, job, high=True, chosen=chosen.tolist())
+        return cohorts.patch_source(
+            config, workdir, job, high=True, chosen=chosen.tolist(), readers=readers
+        )
 
     encoding.encode_slides(
+        config,
         workdir,
         trained.batch_encoder(config, trained.hr_encoder(config, workdir)),
-        ((job, patches(job)) for job in pending),
+        pending,
+        patches,
         lambda job, source, rows: encoding.write(config, folder, job, rows, by_region=True),
         label="align: HR children",
         total=len(jobs),
-        done=len(jobs) - len(pending),
     )

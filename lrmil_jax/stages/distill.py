@@ -41,6 +41,7 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
         train=_pairs(config, workdir, fold, "train", blocks),
         val=_pairs(config, workdir, fold, "val", blocks),
         threads=config.encoder.threads,
+        workers=config.encoder.workers,
         seed=config.seed,
     )
     pretrained.save(

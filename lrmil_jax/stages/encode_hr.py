@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from lrmil_jax.data import features, regions
+from lrmil_jax.data import features, slide_jobs
 from lrmil_jax.models import encoding, trained
 from lrmil_jax.workspace import claims, cohorts, feature_sets, layout, stage_files, statuses
 
@@ -26,13 +26,16 @@ def run(config: ConfigDict, workdir: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     if pending:
         encoding.encode_slides(
+            config,
             workdir,
             trained.batch_encoder(config, encoder, blocks),
-            ((job, cohorts.patch_source(config, workdir, job, high=True)) for job in pending),
+            pending,
+            lambda job, readers: cohorts.patch_source(
+                config, workdir, job, high=True, readers=readers
+            ),
             lambda job, source, rows: _write_slide(config, workdir, job, rows, blocks),
             label="encode_hr",
             total=len(jobs),
-            done=len(jobs) - len(pending),
         )
         cohorts.write_slides_csv(config, workdir)
     slide_ids = cohorts.prepared(config, workdir).table.slide_id.tolist()
@@ -48,7 +51,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         cohorts.write_view(config, workdir, jobs)
 
 
-def _is_done(workdir: Path, job: regions.SlideJob, blocks: tuple[int, ...]) -> bool:
+def _is_done(workdir: Path, job: slide_jobs.SlideJob, blocks: tuple[int, ...]) -> bool:
     # `prepare` removes the features of a slide that it makes anew.
     return all(
         layout.shard(folder, job.slide_id).is_file()
@@ -59,7 +62,7 @@ def _is_done(workdir: Path, job: regions.SlideJob, blocks: tuple[int, ...]) -> b
 def _write_slide(
     config: ConfigDict,
     workdir: Path,
-    job: regions.SlideJob,
+    job: slide_jobs.SlideJob,
     rows: features.SlideFeatures,
     blocks: tuple[int, ...],
 ) -> None:
@@ -71,7 +74,7 @@ def _write_slide(
         encoding.write(config, found["embedding"], job, dataclasses.replace(rows, cls=None))
 
 
-def _drop_mosaics(workdir: Path, job: regions.SlideJob) -> None:
+def _drop_mosaics(workdir: Path, job: slide_jobs.SlideJob) -> None:
     """Deletes the HR mosaics: most of the bytes, needed no more."""
     if statuses.read(workdir, job.slide_id)["hr"]:
         statuses.mark(workdir, job, hr=False)

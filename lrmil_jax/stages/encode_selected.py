@@ -12,9 +12,10 @@ from ml_collections import ConfigDict
 
 from lrmil_jax import files
 from lrmil_jax.data.features import SlideFeatures, join
-from lrmil_jax.data.regions import SlideJob
+from lrmil_jax.data.slide_jobs import SlideJob
 from lrmil_jax.models import encoding, model_folder, trained
 from lrmil_jax.patches import PatchSource
+from lrmil_jax.processes import Workers
 from lrmil_jax.workspace import cohorts, feature_sets, layout, stage_files
 
 
@@ -30,11 +31,13 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
         if other != fold
     ]
 
-    def patches(job: SlideJob) -> PatchSource:
+    def patches(job: SlideJob, readers: Workers) -> PatchSource:
         chosen = stage_files.read_chosen(workdir, fold, job.slide_id)[1]
         known = _of_other_folds(config, workdir, job, others, chosen)
         missing = np.setdiff1d(chosen, () if known is None else known.parent).tolist()
-        return cohorts.patch_source(config, workdir, job, high=True, chosen=missing, known=known)
+        return cohorts.patch_source(
+            config, workdir, job, high=True, chosen=missing, known=known, readers=readers
+        )
 
     def write(job: SlideJob, source: PatchSource, rows: SlideFeatures) -> None:
         read = {str(level): pixels for level, pixels in source.levels.items()}
@@ -42,13 +45,14 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
         encoding.write(config, folder, job, rows)
 
     encoding.encode_slides(
+        config,
         workdir,
         trained.batch_encoder(config, trained.hr_encoder(config, workdir)),
-        ((job, patches(job)) for job in pending),
+        pending,
+        patches,
         write,
         label="encode_selected",
         total=len(jobs),
-        done=len(jobs) - len(pending),
     )
 
 

@@ -15,15 +15,15 @@ import pandas as pd
 from lrmil_jax import files, processes
 from lrmil_jax.data import labels as label_csv
 from lrmil_jax.data import splits
-from lrmil_jax.data.regions import file_identity
+from lrmil_jax.data.slide_jobs import file_identity
 from lrmil_jax.errors import DataError, UserError
 from lrmil_jax.evals import intervals, metrics
 from lrmil_jax.models import model_folder
 from lrmil_jax.models.result import SlideResult
 from lrmil_jax.models.slide_model import SlideModel
+from lrmil_jax.progress import progress
 from lrmil_jax.report import prediction
 from lrmil_jax.report.prediction import SlidePrediction
-from lrmil_jax.train.logging import progress
 
 log = logging.getLogger(__name__)
 

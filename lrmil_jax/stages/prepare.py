@@ -6,7 +6,8 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from lrmil_jax import processes
-from lrmil_jax.data.regions import SlideJob, tile_slide
+from lrmil_jax.data.regions import fail, tile_slide
+from lrmil_jax.data.slide_jobs import SlideJob
 from lrmil_jax.errors import DataError
 from lrmil_jax.workspace import cohorts, layout, statuses
 
@@ -29,7 +30,13 @@ def run(config: ConfigDict, workdir: Path) -> None:
         for job in pending:  # what was encoded from an earlier file of this name is not its own
             for path in workdir.glob(f"features/*/{job.shard.name}"):
                 path.unlink()
-        processes.map_jobs(tile_slide, pending, workers=config.prepare.workers, label="prepare")
+        processes.map_jobs(
+            tile_slide,
+            pending,
+            workers=config.prepare.workers,
+            label="prepare",
+            lost=lambda job, _: fail(job, f"{job.path}: {processes.DIED}"),
+        )
         statuses.forget()  # the workers wrote them
     cohorts.write_slides_csv(config, workdir)
     cohorts.write_view(config, workdir, jobs)

@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 from lrmil_jax import files
 from lrmil_jax.data import param_files
 from lrmil_jax.models import encoding, text_guidance, trained
+from lrmil_jax.progress import progress
 from lrmil_jax.selection import shared_space
-from lrmil_jax.train.logging import progress
 from lrmil_jax.workspace import claims, cohorts, feature_sets, layout, stage_files
 
 

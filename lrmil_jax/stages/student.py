@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 from lrmil_jax.data.features import FeatureStore
 from lrmil_jax.distill import guidance
 from lrmil_jax.models import model_folder
+from lrmil_jax.progress import progress
 from lrmil_jax.train import mil
-from lrmil_jax.train.logging import progress
 from lrmil_jax.workspace import cohorts, feature_sets, layout, stage_files
 
 _LOSS_KEYS = (

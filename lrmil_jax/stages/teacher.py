@@ -7,8 +7,8 @@ from ml_collections import ConfigDict
 
 from lrmil_jax.data import param_files
 from lrmil_jax.models import trained
+from lrmil_jax.progress import progress
 from lrmil_jax.train import mil
-from lrmil_jax.train.logging import progress
 from lrmil_jax.workspace import cohorts, feature_sets, layout, stage_files
 
 

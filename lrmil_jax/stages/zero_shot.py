@@ -20,11 +20,11 @@ from lrmil_jax.encoders import Transform
 from lrmil_jax.errors import ConfigError, DataError
 from lrmil_jax.evals import intervals, metrics
 from lrmil_jax.models import loading, text_towers, trained
+from lrmil_jax.progress import progress
 from lrmil_jax.report import zero_shot as report
 from lrmil_jax.selection import TextBank
 from lrmil_jax.slides import synthetic
 from lrmil_jax.train.encode import Encoder
-from lrmil_jax.train.logging import progress
 from lrmil_jax.workspace import layout
 
 log = logging.getLogger(__name__)

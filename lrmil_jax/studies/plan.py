@@ -85,6 +85,11 @@ def plan(config: ConfigDict, workdir: Path) -> list[Run]:
     return runs
 
 
+def first(config: ConfigDict, workdir: Path) -> ConfigDict:
+    """The config of the first run, or the config itself if it is no study."""
+    return plan(config, workdir)[0].config if is_study(config) else config
+
+
 def budget_variants(config: ConfigDict) -> dict[str, dict[str, str]]:
     """{name: {key: value}} of `study.budgets`: WISE-FUSE at every budget, its two controls, and the
     two methods that choose nothing.

@@ -12,7 +12,7 @@ from lrmil_jax import config as configuration
 from lrmil_jax import files, pipeline, processes
 from lrmil_jax.errors import ConfigError, UserError
 from lrmil_jax.studies import results
-from lrmil_jax.studies.plan import Run, is_study, plan, same_features, same_slides
+from lrmil_jax.studies.plan import Run, plan, same_features, same_slides
 from lrmil_jax.workspace import claims, layout
 
 log = logging.getLogger(__name__)
@@ -124,11 +124,6 @@ def _waves(runs: Sequence[Run]) -> list[list[int]]:
     if any(same_slides(one, other) for one in others for other in first):
         return [seeds[:1], seeds[1:]]
     return [seeds]
-
-
-def first(config: ConfigDict, workdir: Path) -> ConfigDict:
-    """The config of the first run, or the config itself if it is no study."""
-    return plan(config, workdir)[0].config if is_study(config) else config
 
 
 def _share(run: Run, before: Sequence[Run]) -> None:

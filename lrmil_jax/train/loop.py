@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from lrmil_jax.errors import ConfigError, TrainingError
+from lrmil_jax.progress import Progress, progress
 from lrmil_jax.train import optim, sharding
 from lrmil_jax.train.checkpoint import (
     Checkpoints,
@@ -27,7 +28,7 @@ from lrmil_jax.train.checkpoint import (
     opened,
     save_result,
 )
-from lrmil_jax.train.logging import MetricWriter, Progress, progress
+from lrmil_jax.train.metric_writer import MetricWriter
 from lrmil_jax.train.state import TrainSettings, TrainState
 from lrmil_jax.train.step import LossFn, Stepper
 

@@ -7,7 +7,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from lrmil_jax.patches import beside
 from lrmil_jax.patches.pairs import PatchPairs
+from lrmil_jax.processes import Workers
 from lrmil_jax.train import mil
 from lrmil_jax.train.checkpoint import FitResult
 from lrmil_jax.train.loop import fit
@@ -25,6 +27,7 @@ def fit_pairs(
     train: PatchPairs,
     val: PatchPairs,
     threads: int,
+    workers: int,
     seed: int,
 ) -> FitResult:
     """Trains on shuffled pairs; the checkpoint with the lowest loss on held-out ones is chosen.
@@ -37,28 +40,32 @@ def fit_pairs(
       loss_fn: of a batch of `PatchPairs`.
       constants: what the loss takes beside.
       train: pairs to learn from; val: those held out.
-      threads: examples decoded at once.
+      threads: examples decoded at once in this process.
+      workers: processes that make examples; see `beside.processes`.
       seed: of the order and the flips.
     """
     evaluator = Evaluator(loss_fn, constants=constants)
     held_out = val.sample(batch=block.batch, most=block.val_patches)
-    return fit(
-        name=name,
-        directory=directory,
-        params=params,
-        loss_fn=loss_fn,
-        batches=train.batches(
-            batch=block.batch,
+    count = beside.processes(workers)
+    with Workers(count, label=name, key="encoder.workers", held=train) as makers:
+        return fit(
+            name=name,
+            directory=directory,
+            params=params,
+            loss_fn=loss_fn,
+            batches=train.batches(
+                batch=block.batch,
+                seed=seed,
+                steps=block.steps * block.accumulate,
+                threads=threads,
+                flips=block.flips,
+                makers=makers,
+            ),
+            validate=lambda params: evaluator(params, held_out),
+            settings=mil.train_settings(block, steps=block.steps, accumulate=block.accumulate),
+            constants=constants,
             seed=seed,
-            steps=block.steps * block.accumulate,
-            threads=threads,
-            flips=block.flips,
-        ),
-        validate=lambda params: evaluator(params, held_out),
-        settings=mil.train_settings(block, steps=block.steps, accumulate=block.accumulate),
-        constants=constants,
-        seed=seed,
-    )
+        )
 
 
 def drawn(block: Mapping[str, Any] | ConfigDict) -> int:

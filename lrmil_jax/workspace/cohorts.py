@@ -13,12 +13,13 @@ from lrmil_jax import files
 from lrmil_jax.data import labels as label_csv
 from lrmil_jax.data import schema, writer
 from lrmil_jax.data.features import SlideFeatures
-from lrmil_jax.data.regions import SlideJob, TilingSettings
 from lrmil_jax.data.schema import Geometry
+from lrmil_jax.data.slide_jobs import SlideJob, TilingSettings
 from lrmil_jax.errors import DataError, WorkdirError
 from lrmil_jax.patches import PatchSource
+from lrmil_jax.patches.beside import SlideBeside
 from lrmil_jax.patches.origins import Shards, SlideAtRegions
-from lrmil_jax.processes import map_jobs
+from lrmil_jax.processes import Workers, map_jobs
 from lrmil_jax.slides import synthetic
 from lrmil_jax.workspace import claims, layout, statuses
 
@@ -154,6 +155,7 @@ def patch_source(
     high: bool,
     chosen: Sequence[int] | None = None,
     known: SlideFeatures | None = None,
+    readers: Workers | None = None,
 ) -> PatchSource:
     """Patches of a prepared slide: from its shards or, where these have no HR, from its file.
 
@@ -163,10 +165,12 @@ def patch_source(
       high: HR children instead of LR tiles.
       chosen: LR patches that are wanted; None is all.
       known: features of other patches that are there already.
+      readers: processes that read slide files (`beside.slide_readers`), or None.
     """
     stored = statuses.read(workdir, job.slide_id)["hr"]
     if high and not stored:
-        origin = SlideAtRegions(job)
+        beside = readers is not None and readers.count > 1
+        origin = SlideBeside(job, readers) if beside else SlideAtRegions(job)
     else:
         origin = Shards(job.shard, geometry(config), threads=config.encoder.threads)
     return PatchSource(str(job.path), origin, high=high, chosen=chosen, known=known)

@@ -11,10 +11,10 @@ from ml_collections import ConfigDict
 
 from lrmil_jax import files
 from lrmil_jax.data.labels import Cohort
-from lrmil_jax.data.regions import SlideJob
+from lrmil_jax.data.slide_jobs import SlideJob
 from lrmil_jax.data.splits import SPLITS
 from lrmil_jax.evals import colour
-from lrmil_jax.train.logging import progress
+from lrmil_jax.progress import progress
 from lrmil_jax.workspace import cohorts, statuses
 
 

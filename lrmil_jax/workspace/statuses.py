@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from lrmil_jax import files
-from lrmil_jax.data import regions
+from lrmil_jax.data import slide_jobs
 from lrmil_jax.workspace import layout
 
 # Every stage of every fold asks for every slide's status, and slide folders can be slow.
@@ -21,7 +21,7 @@ def read(workdir: Path, slide_id: str) -> dict | None:
     return _known[path]
 
 
-def mark(workdir: Path, job: regions.SlideJob, **changes) -> None:
+def mark(workdir: Path, job: slide_jobs.SlideJob, **changes) -> None:
     """Notes in a slide's status what only encoding found out."""
     status = read(workdir, job.slide_id) | changes
     files.write_json(job.status_path, status)

@@ -3,7 +3,7 @@
 import imagecodecs
 import numpy as np
 
-from lrmil_jax.data import features, regions, schema, writer
+from lrmil_jax.data import features, schema, slide_jobs, writer
 
 GEOMETRY = schema.Geometry(hr_mpp=0.5, lr_mpp=1.0, patch_px=8)
 
@@ -45,7 +45,7 @@ def write_regions(path, masks, *, slide_id="s"):
 def write_mosaics(path, masks, *, slide_id="s"):
     """The children of the same regions, where a reader of `path` looks for them."""
     found = (mosaic(i, mask=mask, slide_id=slide_id) for i, mask in enumerate(masks))
-    hr = regions.mosaics_path(path)
+    hr = slide_jobs.mosaics_path(path)
     writer.write_records(hr, schema.mosaic_features(GEOMETRY), found)
     return hr
 

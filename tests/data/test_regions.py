@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 import tifffile
 from PIL import Image
 
-from lrmil_jax.data import regions, schema, source, writer
+from lrmil_jax.data import regions, schema, slide_jobs, source, writer
 from lrmil_jax.data.schema import Geometry
 from lrmil_jax.errors import WorkdirError
 from lrmil_jax.slides import open_slide, synthetic
@@ -33,12 +33,12 @@ def tile(tmp_path):
     """Tiles a slide file and gives its status and its job."""
 
     def run(path, *, slide_id="TCGA-1.2", mpp=None, **settings):
-        job = regions.SlideJob(
+        job = slide_jobs.SlideJob(
             slide_id=slide_id,
             path=path,
             mpp=mpp,
             folder=tmp_path / "regions",
-            settings=regions.TilingSettings(**{"geometry": GEOMETRY, **settings}),
+            settings=slide_jobs.TilingSettings(**{"geometry": GEOMETRY, **settings}),
         )
         return regions.tile_slide(job), job
 
@@ -130,7 +130,7 @@ def test_the_status_tells_what_was_found(tile, slide_file):
     assert status["unreadable"] == []
     assert status["source"] == {
         "size": slide_file.stat().st_size,
-        "sample": regions.file_identity(slide_file)["sample"],
+        "sample": slide_jobs.file_identity(slide_file)["sample"],
         "mpp": None,
     }
     for name in ("mask", "overlay"):
@@ -341,8 +341,8 @@ def test_memory_holds_one_region_and_not_the_slide(tile, tmp_path, image, monkey
 def test_a_copy_of_a_slide_is_the_same_slide_and_a_changed_one_is_not(slide_file, tmp_path):
     copy = tmp_path / "copy.tif"
     copy.write_bytes(slide_file.read_bytes())
-    assert regions.file_identity(copy) == regions.file_identity(slide_file)
+    assert slide_jobs.file_identity(copy) == slide_jobs.file_identity(slide_file)
     content = bytearray(copy.read_bytes())
     content[len(content) // 2 + 10] ^= 255
     copy.write_bytes(content)
-    assert regions.file_identity(copy) != regions.file_identity(slide_file)
+    assert slide_jobs.file_identity(copy) != slide_jobs.file_identity(slide_file)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from lrmil_jax import processes
 from lrmil_jax.data import features
 from lrmil_jax.patches.pairs import Flip, PatchPairs
 from tests.data import records
@@ -134,3 +135,23 @@ def test_flips_turn_the_tile_and_its_children_alike():
         seen.add(tuple(now.ravel().tolist()))
     assert len(seen) == 8
     assert element["lr"][0, 0, 0] == 0  # the original is not touched
+
+
+def test_processes_make_the_same_batches_and_go_on_anywhere(cohort):
+    """Their number is no part of the state: a run goes on with as many as there are then."""
+    pairs, _ = cohort
+    options = {"batch": 3, "seed": 7, "steps": 6, "threads": 2, "flips": True}
+    wanted = list(zip(range(6), pairs.batches(**options), strict=False))
+    with processes.Workers(2, label="pairs", held=pairs) as makers:
+        iterator = iter(pairs.batches(**options, makers=makers))
+        found = [next(iterator) for _ in range(2)]
+        state = iterator.get_state()
+    with processes.Workers(3, label="pairs", held=pairs) as makers:
+        iterator = iter(pairs.batches(**options, makers=makers))
+        iterator.set_state(state)
+        found += [next(iterator) for _ in range(4)]
+    assert len(found) == len(wanted)
+    for (_, one), other in zip(wanted, found, strict=True):
+        assert one.keys() == other.keys()
+        for name, values in one.items():
+            np.testing.assert_array_equal(values, other[name])

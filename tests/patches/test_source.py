@@ -1,14 +1,18 @@
 """The one reader of patches: from shards or from the slide, LR or HR, all or some."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from lrmil_jax.data import regions, schema
+from lrmil_jax import processes
+from lrmil_jax.data import regions, schema, slide_jobs
 from lrmil_jax.errors import DataError, SlideError
-from lrmil_jax.patches import PatchSource
+from lrmil_jax.patches import PatchSource, beside
 from lrmil_jax.patches.origins import OpenSlide, Places, Shards, SlideAtRegions, stored_places
 from lrmil_jax.slides import open_slide, synthetic
 from tests.data import records
+from tests.patches.dying import DyingFiles
 from tests.slides.files import damage_tile
 
 GEOMETRY = schema.Geometry(hr_mpp=0.5, lr_mpp=2.0, patch_px=64)
@@ -27,9 +31,9 @@ def job(tmp_path):
     """A prepared slide."""
     image, _ = synthetic.tissue_image(np.random.default_rng(5), size_px=1024, positive=True)
     synthetic.write_slide(tmp_path / "slide.tif", image, mpp=0.5, levels=(1, 4, 16), tile=64)
-    found = regions.SlideJob(
+    found = slide_jobs.SlideJob(
         slide_id="a", path=tmp_path / "slide.tif", mpp=None, folder=tmp_path / "regions",
-        settings=regions.TilingSettings(geometry=GEOMETRY),
+        settings=slide_jobs.TilingSettings(geometry=GEOMETRY),
     )  # fmt: skip
     assert regions.tile_slide(found)["status"] == "ok"
     return found
@@ -66,7 +70,7 @@ def test_children_are_those_that_are_there(shard):
 
 
 def test_a_reader_of_tiles_does_not_need_the_file_of_the_children(shard):
-    regions.mosaics_path(shard).unlink()
+    slide_jobs.mosaics_path(shard).unlink()
     assert len(list(stored(shard, high=False))) == 3
     with pytest.raises(DataError, match=r"hr/s\.array_record cannot be read"):
         list(stored(shard, high=True))
@@ -97,7 +101,7 @@ def test_the_slide_itself_gives_what_its_shards_give(job, high):
 
 
 def test_some_children_from_the_slide_at_the_places_of_its_shard(job):
-    regions.mosaics_path(job.shard).unlink()
+    slide_jobs.mosaics_path(job.shard).unlink()
     source = PatchSource("a", SlideAtRegions(job), high=True, chosen=[3])
     images = [image for group in source for image in group]
     assert set(source.places()["parent"].tolist()) == {3}
@@ -116,3 +120,58 @@ def test_damage_is_told_and_the_rest_goes_on(job):
     assert source.damage == [{"what": "hr", "xy": places.xy[0].tolist(), "side": 64}]
     assert count == places.child_mask[0].sum() - 1
     assert not source.places()["child_mask"][:, 0, 0].any()
+
+
+@pytest.fixture(scope="module")
+def readers():
+    """Two processes that read."""
+    with beside.slide_readers(2) as readers:
+        yield readers
+
+
+def read_beside(job, readers, chosen):
+    source = PatchSource("a", beside.SlideBeside(job, readers), high=True, chosen=chosen)
+    source.begin()
+    return source, [image for group in source for image in group]
+
+
+@pytest.mark.parametrize("chosen", [None, [], [1], [0, 2, 3, 5, 6, 7, 9, 10, 11]])
+def test_processes_read_the_same(job, readers, chosen):
+    """Images, places, damage and what was read of each level, in the same order."""
+    damage_tile(job.path, level=0, index=0, how="zeros")
+    here = PatchSource("a", SlideAtRegions(job), high=True, chosen=chosen)
+    wanted = [image for group in here for image in group]
+    source, images = read_beside(job, readers, chosen)
+    np.testing.assert_array_equal(images, wanted)
+    assert source.damage == here.damage
+    assert source.levels == here.levels
+    if chosen != []:
+        for name, values in here.places().items():
+            np.testing.assert_array_equal(source.places()[name], values)
+    _, again = read_beside(job, readers, chosen)  # the slide is still open there
+    np.testing.assert_array_equal(again, wanted)
+
+
+def test_a_reader_that_dies_loses_its_slide_alone(job):
+    deadly = dataclasses.replace(job, slide_id="deadly")
+    deadly.shard.write_bytes(job.shard.read_bytes())
+    with processes.Workers(2, label="reading", held=DyingFiles()) as readers:
+        good = PatchSource("a", beside.SlideBeside(job, readers), high=True, chosen=[0, 1, 2])
+        bad = PatchSource("b", beside.SlideBeside(deadly, readers), high=True, chosen=[0, 1, 2])
+        bad.begin()
+        good.begin()
+        with pytest.raises(SlideError, match=r"slide\.tif: the process that read it was ended"):
+            list(bad)
+        assert len(list(good)) == 3
+
+
+def test_what_a_reader_finds_is_told_here(job, readers):
+    """A slide that is gone, and a shard cut short: the sentence of reading here."""
+    source = PatchSource("a", beside.SlideBeside(job, readers), high=True, chosen=[0])
+    job.path.rename(job.path.with_name("elsewhere.tif"))
+    with pytest.raises(SlideError, match=r"slide\.tif"):
+        list(source)
+    job.path.with_name("elsewhere.tif").rename(job.path)
+    job.shard.write_bytes(job.shard.read_bytes()[:100])
+    with pytest.raises(DataError, match="cannot be read"):
+        list(PatchSource("a", beside.SlideBeside(job, readers), high=True, chosen=[0]))

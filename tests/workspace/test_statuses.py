@@ -4,16 +4,16 @@ import json
 from pathlib import Path
 
 from lrmil_jax import files
-from lrmil_jax.data import regions, schema
+from lrmil_jax.data import schema, slide_jobs
 from lrmil_jax.workspace import layout, statuses
 
 GEOMETRY = schema.Geometry(hr_mpp=0.5, lr_mpp=2.0, patch_px=64)
 
 
 def job(workdir):
-    return regions.SlideJob(
+    return slide_jobs.SlideJob(
         slide_id="s.1", path=workdir / "s.1.tif", mpp=None, folder=layout.regions_folder(workdir),
-        settings=regions.TilingSettings(geometry=GEOMETRY),
+        settings=slide_jobs.TilingSettings(geometry=GEOMETRY),
     )  # fmt: skip
 
 

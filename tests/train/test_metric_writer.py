@@ -1,13 +1,10 @@
-"""Metric files, and progress with and without a terminal."""
+"""Metric files, and what TensorBoard reads."""
 
 import json
-import logging
 
 import pytest
-import rich.console
 
-from lrmil_jax.train import MetricWriter, progress, setup_logging
-from lrmil_jax.train import logging as train_logging
+from lrmil_jax.train import MetricWriter
 
 
 def lines(directory):
@@ -71,42 +68,3 @@ def test_a_fresh_start_takes_old_rows_away(tmp_path):
         with MetricWriter(tmp_path) as writer:
             writer.write(1, {"a": 1.0})
     assert len(lines(tmp_path)) == 1
-
-
-def test_progress_without_a_terminal_logs_now_and_then(caplog, monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(train_logging.time, "monotonic", lambda: now[0])
-    with caplog.at_level(logging.INFO), progress("slides", 10, done=2) as bar:
-        for _ in range(5):
-            now[0] += 4.0
-            bar.advance(note="x.tiff")
-    assert [record.message for record in caplog.records] == [
-        "slides: 5/10, 0.25/s, 12.0 s, 20 s left, x.tiff",
-        "slides: 7/10, 0.25/s, 20.0 s, 12 s left",
-    ]
-
-
-def test_progress_in_a_terminal_nests(monkeypatch, capsys):
-    console = rich.console.Console(force_terminal=True, width=100)
-    monkeypatch.setattr(train_logging.sys.stderr, "isatty", lambda: True)
-    monkeypatch.setitem(train_logging._shared, "console", console)
-    with progress("outer", 2) as outer, progress("inner", None) as inner:
-        inner.advance(note="a.tiff")
-        outer.advance()
-        assert train_logging._shared["bar"] is not None
-    assert train_logging._shared["bar"] is None
-    with progress("again", 1) as bar:
-        bar.advance()
-
-
-def test_setup_logging_replaces_handlers():
-    root = logging.getLogger()
-    before, level = root.handlers[:], root.level
-    try:
-        setup_logging()
-        setup_logging()
-        assert len(root.handlers) == 1
-        assert logging.getLogger("orbax").level == logging.WARNING
-    finally:
-        root.handlers[:] = before
-        root.setLevel(level)

@@ -1,0 +1,69 @@
+"""One slide to prepare: its file, how it is cut, and where what is made of it lies."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+from lrmil_jax.data.schema import Geometry
+
+_SAMPLE = 1 << 16  # bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class TilingSettings:
+    """What decides which pixels a region holds; part of a cohort's identity."""
+
+    geometry: Geometry
+    reader: str = "auto"
+    tissue_mpp: float = 8.0
+    min_tissue: float = 0.25
+    with_hr: bool = True
+    jpeg_quality: int = 90
+
+
+@dataclasses.dataclass(frozen=True)
+class SlideJob:
+    """One slide to prepare: where it is, the um/px to use if not its own, where regions go."""
+
+    slide_id: str
+    path: Path
+    mpp: float | None
+    folder: Path
+    settings: TilingSettings
+
+    @property
+    def shard(self) -> Path:
+        """The slide's LR tiles."""
+        return self.folder / f"{self.slide_id}.array_record"
+
+    @property
+    def mosaics(self) -> Path:
+        """The HR children of the same LR patches, if they are stored."""
+        return mosaics_path(self.shard)
+
+    @property
+    def status_path(self) -> Path:
+        """What is known of the slide, as JSON."""
+        return self.folder / f"{self.slide_id}.json"
+
+    def source(self) -> dict:
+        """What must be the same for the regions on disk to be this slide's."""
+        return {**file_identity(self.path), "mpp": self.mpp}
+
+
+def mosaics_path(shard: Path) -> Path:
+    """Where the HR mosaics of the LR patches in `shard` lie, record by record."""
+    return shard.parent / "hr" / shard.name
+
+
+def file_identity(path: Path) -> dict:
+    """Size, and a hash of beginning, middle and end: a copy of a slide is the same slide.
+
+    A whole hash would read gigabytes a slide, and times change with every copy.
+    """
+    size, digest = path.stat().st_size, hashlib.sha256()
+    with open(path, "rb") as file:
+        for start in (0, size // 2, max(0, size - _SAMPLE)):
+            file.seek(start)
+            digest.update(file.read(_SAMPLE))
+    return {"size": size, "sample": digest.hexdigest()}
