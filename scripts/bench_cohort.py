@@ -44,6 +44,7 @@ from lrmil_jax.report.table import aligned
 LEVEL = 0.95  # wanted of intervals
 # Wanted of the mean probability that a head on noise gives either of two classes.
 EVEN = 0.5
+_SIZES = ("width", "tiffs", "simulations")  # flags that change `Options`
 
 
 def main() -> None:
@@ -53,6 +54,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write all figures here")
     parser.add_argument("--width", type=int, help="of features; real ones are 768 to 1,536")
     parser.add_argument("--tiffs", type=int, help="slide files")
+    parser.add_argument("--methods", help="that the slide files go through, a,b")
     parser.add_argument("--simulations", type=int, help="of intervals, for each situation")
     parser.add_argument("--part", help=argparse.SUPPRESS)  # run this part here and end
     args = parser.parse_args()
@@ -80,7 +82,8 @@ def main() -> None:
 def chosen_options(args: argparse.Namespace) -> cohort_parts.Options:
     """The usual sizes or the quick ones, changed by flags."""
     base = cohort_parts.QUICK if args.quick else cohort_parts.Options()
-    flags = {name: getattr(args, name) for name in ("width", "tiffs", "simulations")}
+    flags = {name: getattr(args, name) for name in _SIZES}
+    flags["methods"] = tuple(args.methods.split(",")) if args.methods else None
     return dataclasses.replace(base, **{name: value for name, value in flags.items() if value})
 
 
@@ -91,7 +94,7 @@ def run_part(name: str, args: argparse.Namespace) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "part.json"
         flags = ["--quick"] if args.quick else []
-        for flag in ("width", "tiffs", "simulations"):
+        for flag in (*_SIZES, "methods"):
             if getattr(args, flag):
                 flags += [f"--{flag}", str(getattr(args, flag))]
         command = [sys.executable, __file__, "--part", name, "--json", str(path), *flags]
@@ -170,6 +173,9 @@ def figure_rows(parts: dict[str, dict]) -> Iterator[list[str]]:
             per_patch = f"{run['encoded'] / run['lr_patches']:.2f}"
             label = f"{method}: encodings an LR patch, {run['folds']} folds"
             yield [label, per_patch, "1" if method == "lrmil" else ""]
+        for method, share in parts["files"]["hr_encoded_of_all"].items():
+            label = f"{method}: HR patches encoded by all folds, of those that there are"
+            yield [label, f"{share:.2f}", "1" if method == "lrmil" else "1.1"]
 
 
 if __name__ == "__main__":

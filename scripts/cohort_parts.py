@@ -335,14 +335,21 @@ def files(options: Options) -> dict:
         folder = Path(name)
         with product.measured(rows, "writing slides", options.tiffs):
             labels = write_slides(folder / "cohort", count=options.tiffs)
-        predicted = {}
+        predicted, encoded = {}, {}
         for config in _configs(labels, options.methods):
             workdir = folder / config.method
-            product.run_stages(config, workdir, rows, config.method, options.tiffs)
+            encoded[config.method] = product.run_stages(
+                config, workdir, rows, config.method, options.tiffs
+            )
             with product.measured(rows, f"{config.method} predict", options.tiffs):
                 predicted[config.method] = product.run_predict(workdir, labels.parent / "slides")
     encodings = {name: run["encoded"] / run["lr_patches"] for name, run in predicted.items()}
-    return {"rows": rows, "predicted": predicted, "encodings_per_lr_patch": encodings}
+    return {
+        "rows": rows,
+        "predicted": predicted,
+        "encodings_per_lr_patch": encodings,
+        "hr_encoded_of_all": encoded,
+    }
 
 
 def _configs(labels: Path, methods: tuple[str, ...]) -> Iterator[ConfigDict]:

@@ -29,6 +29,7 @@ from lrmil_jax.data.batching import BagBatches
 from lrmil_jax.distill import guidance
 from lrmil_jax.evals import intervals, predictions
 from lrmil_jax.models import text_guidance
+from lrmil_jax.patches import PatchSource
 from lrmil_jax.stages import predict
 from lrmil_jax.train import loop, mil
 from lrmil_jax.workspace import layout
@@ -240,12 +241,26 @@ fused_features = text_guidance.fused_features
 
 def run_stages(
     config: ConfigDict, workdir: Path, rows: list[dict], prefix: str, slides: int
-) -> None:
-    """Runs every stage of the config's method, one after the other, as the command line does."""
-    names = [stage.name for stage in pipeline.choose_stages(config, [])]
-    for name in names:
-        with layout.locked(workdir), measured(rows, f"{prefix} {name}", slides):
-            pipeline.run(config, workdir, [name])
+) -> float:
+    """Runs every stage of the config's method, one after the other, as the command line does.
+
+    Returns:
+      HR patches that all stages and folds encoded, over those that there are. Patches
+      `PatchSource.features`, through which whatever is encoded comes.
+    """
+    encoded = [0]
+    features = PatchSource.features
+
+    def counted(source: PatchSource, found: dict[str, np.ndarray]) -> Any:
+        if source.high and found:
+            encoded[0] += len(found["embedding"])
+        return features(source, found)
+
+    with mock.patch.object(PatchSource, "features", counted):
+        for stage in pipeline.choose_stages(config, []):
+            with layout.locked(workdir), measured(rows, f"{prefix} {stage.name}", slides):
+                pipeline.run(config, workdir, [stage.name])
+    return encoded[0] / pd.read_csv(workdir / "slides.csv").hr_patches.sum()
 
 
 def run_predict(workdir: Path, slides: Path) -> Mapping[str, float]:

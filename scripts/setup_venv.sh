@@ -1,6 +1,19 @@
 # Sourced by quickstart and test: makes .venv once with the pinned versions, and sets PYTHON.
 # Usage: setup_venv EXTRA   (EXTRA may be empty)
 
+# True if an installation of the same versions had all these extras, and perhaps more.
+installed() {
+  local stamp name
+  for stamp in .venv/installed-*; do
+    [ "$(cat "$stamp" 2>/dev/null)" = "$2" ] || continue
+    for name in ${1//,/ }; do
+      case ",${stamp#*installed-}," in *",$name,"*) ;; *) continue 2 ;; esac
+    done
+    return 0
+  done
+  return 1
+}
+
 setup_venv() {
   local extra="$1" base stamp wanted
   for base in python3.11 python3.12 python3.13 python3; do
@@ -14,7 +27,7 @@ setup_venv() {
   PYTHON="$PWD/.venv/bin/python"
   stamp=".venv/installed-${extra:-base}"
   wanted="$(cat pyproject.toml constraints.txt | cksum)"
-  if [ -x "$PYTHON" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then return; fi
+  if [ -x "$PYTHON" ] && installed "$extra" "$wanted"; then return; fi
   echo "Installing into .venv (once, a minute or two) ..."
   [ -x "$PYTHON" ] || "$base" -m venv .venv
   "$PYTHON" -m pip install --quiet --disable-pip-version-check -c constraints.txt \
