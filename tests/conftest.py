@@ -19,6 +19,10 @@ _LONGEST = {name: place for place, name in enumerate((
 
 
 def pytest_configure(config):
+    # Most of the time goes into compiling small programs that run once; the runs of the command
+    # line that tests start are compiled as a user's are.
+    flags_of_user = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags_of_user} --xla_backend_optimization_level=0".strip()
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 8)
     jax.config.update("jax_numpy_rank_promotion", "raise")
