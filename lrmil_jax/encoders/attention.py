@@ -1,4 +1,15 @@
-"""Multi-head attention: the one place that chooses a formulation by backend."""
+"""Multi-head attention: the one place that chooses a formulation.
+
+It is chosen for the platform that a program is compiled for, when it is lowered, so that a program
+exported on one machine runs well on another: on CUDA cuDNN's fused kernels, on CPU a loop over
+heads, elsewhere what JAX has.
+"""
+
+import contextlib
+import contextvars
+import functools
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,8 +44,140 @@ def attend(
     """
     if mask is not None:  # sentences: few tokens, nothing to gain
         return jax.nn.dot_product_attention(query, key, value, mask=mask[:, None])
-    if jax.default_backend() != "cpu":
-        return jax.nn.dot_product_attention(query, key, value)
+    return jax.lax.platform_dependent(
+        query, key, value, cpu=_by_head, default=jax.nn.dot_product_attention
+    )
+
+
+def self_attention(
+    x: Float[Array, "B T W"],
+    kernel: Float[Array, "W _"],
+    bias: Float[Array, " _"] | None,
+    *,
+    heads: int,
+    mask: Bool[AnyArray, "B _ T"] | None = None,
+) -> Float[Array, "B T W"]:
+    """Attention of tokens to one another, with the projection to queries, keys and values.
+
+    Args:
+      x: tokens, of the type of computation.
+      kernel: [W, 3 W], the three projections side by side, each head by head.
+      bias: [3 W], or None.
+      heads: they divide W.
+      mask: as for `attend`.
+
+    Returns:
+      The attended values, head by head, in the type of `x`; still to be projected.
+    """
+    plain = functools.partial(_plain, heads=heads, mask=mask)
+    fuses = mask is None and not _unfused.get()
+    if not fuses or not _cudnn_has(x.dtype, x.shape[-1] // heads):
+        return plain(x, kernel, bias)
+    fused = functools.partial(_fused, heads)
+    return jax.lax.platform_dependent(x, kernel, bias, cuda=fused, default=plain)
+
+
+def _plain(x, kernel, bias, *, heads: int, mask=None) -> Float[Array, "B T W"]:
+    return attend(*_packed(x, kernel, bias, heads), mask=mask).reshape(x.shape)
+
+
+def _packed(x, kernel, bias, heads: int) -> tuple[Array, Array, Array]:
+    """Queries, keys and values [B, T, H, E] from one matmul."""
+    batch, count, width = x.shape
+    qkv = _dense(x, kernel, bias).reshape(batch, count, 3, heads, width // heads)
+    return qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+
+
+def _separate(x, kernel, bias, heads: int) -> tuple[Array, Array, Array]:
+    """The same from three matmuls, whose results lie as cuDNN wants them: no copies."""
+    batch, count, width = x.shape
+    parts = [slice(at, at + width) for at in (0, width, 2 * width)]
+    query, key, value = (
+        _dense(x, kernel[:, part], None if bias is None else bias[part]).reshape(
+            batch, count, heads, width // heads
+        )
+        for part in parts
+    )
+    return query, key, value
+
+
+def _dense(x, kernel, bias) -> Float[Array, "B T V"]:
+    out = jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
+    return out if bias is None else out + bias[None, None]
+
+
+_unfused = contextvars.ContextVar("unfused", default=False)
+
+
+@contextlib.contextmanager
+def unfused() -> Iterator[None]:
+    """What is traced within attends without cuDNN: for a program that is exported for several
+    platforms at once, or for one that JAX must promise to load in later versions."""
+    token = _unfused.set(True)
+    try:
+        yield
+    finally:
+        _unfused.reset(token)
+
+
+_cudnn = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
+
+
+@functools.cache
+def _cudnn_has(dtype: Any, width: int) -> bool:
+    """Whether JAX finds cuDNN here, and cuDNN has attention for heads of this type and width.
+
+    Without cuDNN (a machine without a GPU), JAX cannot even trace the call.
+    """
+    if dtype not in (jnp.bfloat16, jnp.float16):
+        return False
+    head = jax.ShapeDtypeStruct((1, 2, 1, width), dtype)
+    try:
+        jax.eval_shape(lambda *qkv: jax.vjp(_cudnn, *qkv)[0], head, head, head)
+    except RuntimeError:  # of which NotImplementedError is a kind
+        return False
+    # Before Ampere cuDNN has no such kernels, which JAX does not look at.
+    capabilities = [getattr(device, "compute_capability", "8.0") for device in jax.local_devices()]
+    return all(float(capability) >= 8.0 for capability in capabilities)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _fused(heads: int, x, kernel, bias) -> Float[Array, "B T W"]:
+    return _cudnn(*_separate(x, kernel, bias, heads)).reshape(x.shape)
+
+
+def _fused_forward(heads: int, x, kernel, bias):
+    # One matmul here: its gradient is one too, and the padding needs a copy in any case.
+    return jax.vjp(lambda *a: _cudnn_even(*_packed(*a, heads)).reshape(x.shape), x, kernel, bias)
+
+
+def _fused_backward(heads: int, pull, grad):
+    del heads
+    return pull(grad)
+
+
+_fused.defvjp(_fused_forward, _fused_backward)
+
+
+def _cudnn_even(
+    query: Float[Array, "B T H E"], key: Float[Array, "B T H E"], value: Float[Array, "B T H E"]
+) -> Float[Array, "B T H E"]:
+    """The same with an even number of tokens: JAX refuses the gradient of an odd one (257)."""
+    batch, count = query.shape[:2]
+    if count % 2 == 0:
+        return _cudnn(query, key, value)
+    query, key, value = (
+        jnp.pad(one, ((0, 0), (0, 1), (0, 0), (0, 0))) for one in (query, key, value)
+    )
+    # Lengths, not a mask: cuDNN adds a mask to the scores as a bias, which costs a third more.
+    lengths = jnp.full(batch, count, jnp.int32)
+    out = _cudnn(query, key, value, query_seq_lengths=lengths, key_value_seq_lengths=lengths)
+    return out[:, :count]
+
+
+def _by_head(
+    query: Float[Array, "B T H E"], key: Float[Array, "B S H E"], value: Float[Array, "B S H E"]
+) -> Float[Array, "B T H E"]:
     batch, count, heads, width = query.shape
 
     def by_head(a):

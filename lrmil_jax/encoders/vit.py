@@ -62,6 +62,8 @@ class VisionTransformer(nn.Module):
       pool_heads: of the attentional pooler.
       projection: size of a last projection without bias (CLIP), or None.
       norm_eps: epsilon of the layer norms.
+      remat: a gradient computes each block anew instead of keeping what is in it: a third more
+        work, and memory for the tokens between blocks alone. Of the run, not of the weights.
       dtype: compute type; parameters, statistics, softmax and the embedding are f32.
     """
 
@@ -84,6 +86,7 @@ class VisionTransformer(nn.Module):
     pool_heads: int = 8
     projection: int | None = None
     norm_eps: float = 1e-6
+    remat: bool = False
     dtype: Any = jnp.float32
 
     def __post_init__(self) -> None:
@@ -159,7 +162,8 @@ class VisionTransformer(nn.Module):
         return jnp.asarray(prompts)
 
     def _block(self, index: int) -> Block:
-        return Block(
+        block = nn.remat(Block) if self.remat else Block
+        return block(
             heads=self.heads,
             mlp_ratio=self.mlp_ratio,
             mlp=self.mlp,

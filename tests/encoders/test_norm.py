@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lrmil_jax.encoders.norm import LayerNorm
+from lrmil_jax.encoders.norm import LayerNorm, normalise_halves
 
 
 def values(*shape, seed=0):
@@ -48,3 +48,13 @@ def test_gradient_by_hand():
     np.testing.assert_allclose(out, [-1, 1])
     np.testing.assert_allclose(pull(jnp.array([1.0, 1.0]))[0], [0, 0], atol=1e-7)
     np.testing.assert_allclose(pull(jnp.array([-1.0, 1.0]))[0], [0, 0], atol=1e-7)
+
+
+def test_one_pass_over_halves_loses_nothing_where_the_mean_is_far():
+    # The mean is 50 SDs away, and the first value, which is taken off, is no typical one.
+    x = values(4, 64) * 0.2 + 20
+    x = x.at[:, 0].set(35.0).astype(jnp.bfloat16)
+    exact = np.asarray(x, np.float64)
+    exact = (exact - exact.mean(-1, keepdims=True)) / exact.std(-1, keepdims=True)
+    one = jnp.ones((1, 64))
+    np.testing.assert_allclose(normalise_halves(x, one, 0 * one, 0.0), exact, atol=1e-5)

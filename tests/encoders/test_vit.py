@@ -10,7 +10,8 @@ import pytest
 from flax import traverse_util
 
 from lrmil_jax import encoders
-from lrmil_jax.encoders import attention, pretrained, vit
+from lrmil_jax.encoders import attention, blocks, pretrained, vit
+from lrmil_jax.encoders.pretrained import parameter_shapes
 from lrmil_jax.errors import ConfigError
 
 # Test folders are no packages, so the reference is loaded by its path.
@@ -148,6 +149,32 @@ def test_bf16_is_close():
     rough = _run(half, params, images).embedding
     assert rough.dtype == jnp.float32
     assert np.linalg.norm(rough - exact) < 3e-2 * np.linalg.norm(exact)
+
+
+def test_gelu_of_halves_is_the_exact_one_rounded():
+    x = jnp.linspace(-6, 6, 501).astype(jnp.bfloat16)
+    exact = jax.nn.gelu(x.astype(jnp.float32), approximate=False)
+    found = blocks.ACTIVATIONS["gelu"](x)
+    assert found.dtype == jnp.bfloat16
+    # One rounding; far below 0, where little is left of 1 + erf, that of float32.
+    np.testing.assert_allclose(np.asarray(found, np.float32), exact, rtol=2**-8, atol=1e-6)
+
+
+def test_remat_changes_neither_parameters_nor_gradients():
+    model, params, images = _model()
+
+    def grads(model):
+        def total(params):
+            output = model.apply(params, images, blocks=(0,))
+            return (output.embedding**2).sum() + (output.tokens[0] ** 2).sum()
+
+        return jax.jit(jax.grad(total))(params)
+
+    anew = model.clone(remat=True)
+    assert parameter_shapes(anew) == parameter_shapes(model)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-5), grads(anew), grads(model)
+    )
 
 
 @pytest.mark.parametrize("new", [3, 5, 8, 13])
