@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -77,7 +77,6 @@ class BatchEncoder:
     ):
         self._mesh = sharding.make_mesh() if mesh is None else mesh
         self.batch = batch
-        self._params = sharding.place_params(encoder.params, self._mesh, fsdp=fsdp)
         blocks = tuple(blocks)
 
         def apply(params, images):
@@ -89,7 +88,14 @@ class BatchEncoder:
                 **({"cls": jnp.stack(cls, 1).astype(jnp.float32)} if blocks else {}),
             }
 
-        self._apply = jax.jit(apply, out_shardings=sharding.replicated(self._mesh))
+        px = encoder.transform.px
+        params = cast_ahead(apply, encoder.params, np.zeros((1, px, px, 3), np.uint8))
+        self._params = sharding.place_params(params, self._mesh, fsdp=fsdp)
+        self._apply = jax.jit(
+            apply,
+            out_shardings=sharding.replicated(self._mesh),
+            compiler_options=sharding.compiler_options(self._mesh),
+        )
 
     def __call__(
         self, images: Iterable[UInt8[np.ndarray, "_ px px 3"]]
@@ -120,6 +126,35 @@ class BatchEncoder:
         if images is None:
             return {}
         return self.apply(sharding.place_batch({"images": images}, self._mesh)["images"])
+
+
+def cast_ahead(function: Callable[..., Any], params: Any, *args: Any) -> Any:
+    """The parameters in the types that a function of them casts them to, cast once for all calls.
+
+    Of frozen parameters: half the memory and no casts in every call where the encoder computes in
+    16 bits. The function gives the same, because only what it casts first of all is cast.
+
+    Args:
+      function: of the parameters and `args`; it is traced, not computed.
+      params: a tree of arrays on the host or on devices, where they stay.
+      *args: arrays as the function is called with.
+    """
+    leaves, structure = jax.tree.flatten(params)
+    program = jax.make_jaxpr(function)(params, *args).jaxpr
+    uses: dict[Any, set[Any]] = {variable: set() for variable in program.invars[: len(leaves)]}
+    for equation in program.eqns:
+        for variable in equation.invars:
+            if isinstance(variable, Hashable) and variable in uses:
+                is_cast = equation.primitive.name == "convert_element_type"
+                uses[variable].add(equation.params["new_dtype"] if is_cast else None)
+    for variable in program.outvars:
+        if isinstance(variable, Hashable) and variable in uses:
+            uses[variable].add(None)
+    cast = [
+        leaf.astype(next(iter(types))) if len(types) == 1 and None not in types else leaf
+        for leaf, types in zip(leaves, uses.values(), strict=True)
+    ]
+    return jax.tree.unflatten(structure, cast)
 
 
 def stream(

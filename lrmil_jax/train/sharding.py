@@ -54,6 +54,17 @@ def state_shardings(abstract: Any, mesh: Mesh, *, fsdp: bool) -> Any:
     return jax.tree.map(rule, abstract)
 
 
+def compiler_options(mesh: Mesh) -> dict[str, Any]:
+    """What `jax.jit` tells the compiler of a program for these devices.
+
+    On GPUs, XLA would otherwise try Triton's matmuls against cuBLAS's. cuBLAS wins for all of the
+    encoders', but the trial takes half of the compilation, and biases and residuals that were cut
+    out for it no longer go into the matmul: 39 instead of 42 % of an H200's peak for ViT-B/16.
+    """
+    gpu = all(device.platform == "gpu" for device in mesh.devices.flat)
+    return {"xla_gpu_enable_triton_gemm": False} if gpu else {}
+
+
 def _local_devices(mesh: Mesh) -> int:
     return sum(device.process_index == jax.process_index() for device in mesh.devices.flat)
 

@@ -127,7 +127,10 @@ class Stepper:
             summed = gradients(loss_fn, params, constants, batch, key)
             return summed, summed.weight
 
-        self._totals = jax.jit(batch_totals, out_shardings=(totals, copied))
+        options = sharding.compiler_options(mesh)
+        self._totals = jax.jit(
+            batch_totals, out_shardings=(totals, copied), compiler_options=options
+        )
         self._merge = jax.jit(merge, out_shardings=totals, donate_argnums=0)
         self._update = jax.jit(
             lambda state, summed: update(tx, state, summed, examples),
@@ -179,7 +182,8 @@ class Evaluator:
             kept = {name: terms.pop(name) for name in keep}
             return weighted_totals(terms, batch["weight"]), kept, batch["weight"]
 
-        self._totals = jax.jit(totals, out_shardings=copied)
+        options = sharding.compiler_options(self._mesh)
+        self._totals = jax.jit(totals, out_shardings=copied, compiler_options=options)
 
     def __call__(self, params: Any, batches: Iterable[dict[str, Any]]) -> dict[str, float]:
         """Means over every example of `batches` (host arrays, as for `fit`), each weighted."""

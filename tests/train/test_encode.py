@@ -1,5 +1,6 @@
 """A frozen encoder over images in fixed batches: features belong to their image alone."""
 
+import dataclasses
 import itertools
 import threading
 
@@ -11,7 +12,7 @@ import pytest
 from lrmil_jax import encoders
 from lrmil_jax.errors import SlideError
 from lrmil_jax.train import make_mesh
-from lrmil_jax.train.encode import BatchEncoder, Encoder
+from lrmil_jax.train.encode import BatchEncoder, Encoder, cast_ahead
 
 PX = 32
 
@@ -92,6 +93,37 @@ def test_parameters_split_over_the_devices_give_the_same(encoder, images, encode
     found = split([images])
     for name, values in encode([images]).items():
         np.testing.assert_allclose(found[name], values, rtol=1e-4, atol=1e-4)
+
+
+def test_parameters_are_kept_in_the_type_of_computation(encoder, images):
+    half = dataclasses.replace(encoder, module=encoder.module.clone(dtype=jnp.bfloat16))
+    encode = BatchEncoder(half, batch=13)
+    block = encode._params["block_0"]
+    assert block["mlp"]["fc1"]["kernel"].dtype == block["attn"]["qkv"]["kernel"].dtype == "bfloat16"
+    assert block["norm1"]["scale"].dtype == "float32"  # of which statistics in f32 are scaled
+    apply = jax.jit(lambda p, x: half.module.apply({"params": p}, x).embedding)
+    expected = apply(encoder.params, half.transform.normalise(images))
+    np.testing.assert_allclose(encode([images])["embedding"], expected, rtol=1e-2, atol=1e-2)
+    wide = BatchEncoder(encoder, batch=13)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(wide._params)} == {"float32"}
+
+
+def test_only_what_is_cast_first_of_all_is_cast_ahead():
+    params = {name: np.full(2, 1 / 3, np.float32) for name in ("cast", "both", "given", "unused")}
+
+    def function(params, x):
+        half = params["cast"].astype(jnp.bfloat16) * params["both"].astype(jnp.bfloat16)
+        return half * x + params["both"], params["given"]
+
+    cast = cast_ahead(function, params, np.ones(2, np.float32))
+    assert {name: leaf.dtype.name for name, leaf in cast.items()} == {
+        "cast": "bfloat16",
+        "both": "float32",
+        "given": "float32",
+        "unused": "float32",
+    }
+    for before, after in zip(function(params, 2.0), function(cast, 2.0), strict=True):
+        np.testing.assert_array_equal(before, after)
 
 
 def test_it_compiles_once(encoder, images):
