@@ -11,11 +11,13 @@ short lists.
 import dataclasses
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import grain
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num, Shaped
+
+if TYPE_CHECKING:
+    import grain
 
 # More candidate lengths than this do not lower the waste visibly, but the search is quadratic.
 _MAX_CANDIDATES = 256
@@ -254,8 +256,10 @@ class BagBatches:
             for part in np.array_split(order, self.updates)
         ]
 
-    def dataset(self, *, threads: int = 2, prefetch: int = 4) -> grain.IterDataset:
+    def dataset(self, *, threads: int = 2, prefetch: int = 4) -> "grain.IterDataset":
         """The batches in order, made ahead in threads; its iterator can be checkpointed."""
+        import grain  # late: plans and batches need no Grain
+
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
         return grain.MapDataset.source(self).to_iter_dataset(options)
 

@@ -18,7 +18,7 @@ from lrmil_jax.patches import PatchSource
 from lrmil_jax.patches.pairs import PatchPairs
 from lrmil_jax.processes import Workers
 from lrmil_jax.selection import score, shared_space
-from lrmil_jax.train.encode import Encoder
+from lrmil_jax.train.encode import Encoder, cast_ahead
 from lrmil_jax.train.pairs import drawn, fit_pairs
 from lrmil_jax.workspace import claims, cohorts, feature_sets, layout, stage_files, statuses
 
@@ -33,6 +33,8 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
         return
     claims.claim(workdir, "encoder", trained.encoder_facts(config, workdir))
     tower = loading.low_resolution(trained.hr_encoder(config, workdir), cohorts.geometry(config))
+    if settings.remat:
+        tower = loading.rematerialised(tower)
     space = shared_space.SharedSpace(stage_files.texts_path(workdir))
     params, constants, module = _parts(config, tower)
     folder = layout.stage_folder(workdir, "align", fold)
@@ -70,7 +72,13 @@ def _parts(config: ConfigDict, tower: Encoder) -> tuple[dict, dict, Any]:
     start = prompts.initial(
         tower.module, count=settings.prompts, deep=settings.deep, seed=config.seed
     )
-    return {"prompts": start}, {"tower": tower.params}, module
+    images = np.zeros((1, tower.module.px, tower.module.px, 3), np.float32)
+    frozen = cast_ahead(
+        lambda params, images: tower.module.apply({"params": params}, images).embedding,
+        tower.params,
+        images,
+    )
+    return {"prompts": start}, {"tower": frozen}, module
 
 
 def make_loss(tower: Encoder, module, space: shared_space.SharedSpace, *, beta: float, tuned: str):

@@ -3,16 +3,14 @@ at 5x what that one says of the children at 20x, most of all where the teacher l
 
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from lrmil_jax.data import features
-from lrmil_jax.distill import patch
+from lrmil_jax.distill import stage1
 from lrmil_jax.encoders import pretrained
 from lrmil_jax.models import loading, trained
 from lrmil_jax.patches.pairs import PatchPairs
-from lrmil_jax.train.encode import Encoder
 from lrmil_jax.train.pairs import fit_pairs
 from lrmil_jax.workspace import cohorts, feature_sets, layout, stage_files
 
@@ -25,14 +23,18 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     scale = np.ones(len(blocks))
     if settings.normalise:
         scale = _target_variance(_targets(config, workdir, fold, "train", blocks))
+    reader = loading.low_resolution(encoder, cohorts.geometry(config))
+    if settings.remat:
+        reader = loading.rematerialised(reader)
     folder = layout.stage_folder(workdir, "distill", fold)
     result = fit_pairs(
         name=f"distill, {layout.fold_title(fold)}",
         directory=folder / "training",
         block=settings,
         params=encoder.params,
-        loss_fn=make_loss(
-            loading.low_resolution(encoder, cohorts.geometry(config)),
+        loss_fn=stage1.make_loss(
+            reader.module,
+            reader.transform,
             blocks,
             lambda_layer=settings.lambda_layer,
             lambda_attn=settings.lambda_attn,
@@ -48,37 +50,6 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
         folder / "encoder.safetensors", encoder.name, encoder.options, result.params,
         {"stage": "distill", "fold": str(fold), "step": str(result.step)},
     )  # fmt: skip
-
-
-def make_loss(
-    encoder: Encoder, blocks: tuple[int, ...], *, lambda_layer: float, lambda_attn: float
-):
-    """L_stage1 of a batch of `PatchPairs`, with its two terms (`method.md` part 2)."""
-
-    def loss_fn(params, constants, batch, key, train):
-        del key, train  # the encoder has no dropout
-        images = encoder.transform.normalise(batch["lr"])
-        wanted = blocks if lambda_layer else ()
-        output = encoder.module.apply({"params": params}, images, blocks=wanted)
-        terms = {}
-        if lambda_layer:
-            tokens = jnp.stack([output.tokens[block] for block in blocks])
-            child_cls = jnp.moveaxis(batch["child_cls"], 3, 0)
-            terms["layer"] = patch.layer_losses(
-                tokens, child_cls, batch["child_mask"], constants["scale"]
-            )
-        if lambda_attn:
-            terms["attn"] = patch.attention_loss(
-                output.embedding,
-                batch["child_embedding"],
-                batch["attention"],
-                batch["child_mask"].reshape(len(images), -1),
-            )
-        weights = {"layer": lambda_layer, "attn": lambda_attn}
-        total = sum(weights[name] * value for name, value in terms.items())
-        return {"loss": total, **terms}
-
-    return loss_fn
 
 
 def _pairs(

@@ -1,20 +1,28 @@
-"""One trainer for every stage: jitted sharded steps, exact resume, metrics on disk."""
+"""One trainer for every stage: jitted sharded steps, exact resume, metrics on disk.
 
-from lrmil_jax.train.loop import FitResult, fit
-from lrmil_jax.train.metric_writer import MetricWriter
-from lrmil_jax.train.sharding import make_mesh, place_batch, replicate, to_host
-from lrmil_jax.train.state import TrainSettings, TrainState
-from lrmil_jax.train.step import Evaluator
+The names below are imported when they are asked for: a module that computes steps or encodes
+images needs neither Grain nor TensorBoard.
+"""
 
-__all__ = [
-    "Evaluator",
-    "FitResult",
-    "MetricWriter",
-    "TrainSettings",
-    "TrainState",
-    "fit",
-    "make_mesh",
-    "place_batch",
-    "replicate",
-    "to_host",
-]
+import importlib
+from typing import Any
+
+_HOMES = {
+    "Evaluator": "step",
+    "FitResult": "loop",
+    "MetricWriter": "metric_writer",
+    "TrainSettings": "state",
+    "TrainState": "state",
+    "fit": "loop",
+    "make_mesh": "sharding",
+    "place_batch": "sharding",
+    "replicate": "sharding",
+    "to_host": "sharding",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"lrmil_jax.train.{_HOMES[name]}"), name)
