@@ -18,19 +18,16 @@ import tempfile
 import time
 from pathlib import Path
 
-import imagecodecs
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from bench_encoder import in_turns, timm_model, unflatten
+from bench_tools import in_turns, timm_model, unflatten
 
 from lrmil_jax import encoders, processes
-from lrmil_jax.data import features, schema, writer
+from lrmil_jax.distill.stage1 import make_loss
 from lrmil_jax.encoders import convert
 from lrmil_jax.encoders.layouts import LAYOUTS
-from lrmil_jax.patches.pairs import PatchPairs
-from lrmil_jax.stages.distill import make_loss
 from lrmil_jax.train import optim, sharding
 from lrmil_jax.train.encode import Encoder
 from lrmil_jax.train.state import TrainSettings, TrainState
@@ -55,12 +52,13 @@ def random_batch(args: argparse.Namespace, blocks: tuple[int, ...]) -> dict[str,
 
 
 def our_step(encoder: Encoder, batch: dict, blocks: tuple[int, ...]):
-    """The trainer's step as a function without arguments, and loss and gradient of the first."""
-    loss_fn = make_loss(encoder, blocks, lambda_layer=1.0, lambda_attn=1.0)
+    """The trainer's step, and loss and gradient of the first, as functions without arguments."""
+    loss_fn = make_loss(
+        encoder.module, encoder.transform, blocks, lambda_layer=1.0, lambda_attn=1.0
+    )
     mesh, tx = sharding.make_mesh(), optim.create(SETTINGS)
     constants = {"scale": jnp.ones(len(blocks))}
     params = jax.tree.map(jnp.asarray, encoder.params)
-    summed = jax.jit(lambda p: gradients(loss_fn, p, constants, batch, jax.random.key(0)))(params)
     state = TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=tx.init(params))
     shardings = jax.tree.map(lambda _: sharding.replicated(mesh), state)
     stepper = Stepper(loss_fn, tx, mesh, shardings)
@@ -72,8 +70,13 @@ def our_step(encoder: Encoder, batch: dict, blocks: tuple[int, ...]):
         held[0], measured = stepper.update(held[0], totals)
         jax.block_until_ready(measured)
 
-    grad = optax.tree.norm(summed.grads) / len(batch["lr"])
-    return step, float(summed.terms["loss"]) / len(batch["lr"]), float(grad)
+    def first() -> tuple[float, float]:
+        run = jax.jit(lambda p: gradients(loss_fn, p, constants, batch, jax.random.key(0)))
+        summed = run(encoder.params)
+        grad = optax.tree.norm(summed.grads) / len(batch["lr"])
+        return float(summed.terms["loss"]) / len(batch["lr"]), float(grad)
+
+    return step, first
 
 
 def torch_step(reference, encoder: Encoder, batch: dict, blocks: tuple[int, ...]):
@@ -134,7 +137,8 @@ def against_torch(args: argparse.Namespace) -> None:
     encoder = Encoder("vit", {}, module, unflatten(flat), transform, "random")
     blocks = tuple(block % args.depth for block in encoders.default_layers(args.depth))
     batch = random_batch(args, blocks)
-    ours, loss, norm = our_step(encoder, batch, blocks)
+    ours, first = our_step(encoder, batch, blocks)
+    loss, norm = first()
     theirs, their_loss, their_norm = torch_step(reference, encoder, batch, blocks)
     found = in_turns({"ours": ours, "torch": theirs}, rounds=args.rounds, repeats=2)
     ratios = np.array(found["torch"]) / np.array(found["ours"])
@@ -149,8 +153,13 @@ def against_torch(args: argparse.Namespace) -> None:
     )
 
 
-def write_pairs(folder: Path, *, patches: int, width: int, layers: int) -> PatchPairs:
+def write_pairs(folder: Path, *, patches: int, width: int, layers: int):
     """A slide's LR tiles of 256 px with the children's features, as stage 1 reads them."""
+    import imagecodecs
+
+    from lrmil_jax.data import features, schema, writer
+    from lrmil_jax.patches.pairs import PatchPairs
+
     geometry = schema.Geometry(hr_mpp=0.5, lr_mpp=2.0, patch_px=256)
     rng = np.random.default_rng(0)
     tiles = [np.clip(rng.normal(180, 14, (256, 256, 3)), 0, 255).astype(np.uint8) for _ in range(8)]

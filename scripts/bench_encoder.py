@@ -19,7 +19,6 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs memory too
@@ -28,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from bench_memory import write_slide
+from bench_tools import flops, in_turns, seconds, timm_model, unflatten
 
 from lrmil_jax import config as configuration
 from lrmil_jax import encoders, processes
@@ -39,55 +39,6 @@ from lrmil_jax.train.encode import BatchEncoder, Encoder
 from lrmil_jax.workspace import cohorts
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-
-
-def seconds(run: Callable[[], None], *, repeats: int) -> float:
-    """Mean seconds of a call, the device's work done."""
-    start = time.perf_counter()
-    for _ in range(repeats):
-        run()
-    return (time.perf_counter() - start) / repeats
-
-
-def in_turns(runs: dict[str, Callable[[], None]], *, rounds: int, repeats: int) -> dict:
-    """Seconds of every contestant, round by round, after a warm-up."""
-    for run in runs.values():
-        run()
-    found: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            found[name].append(seconds(run, repeats=repeats))
-    return found
-
-
-def timm_model(module, *, px: int):
-    """timm's model of the same architecture."""
-    import torch
-
-    if torch.library is not None and not _has_operators():
-        library = torch.library.Library("torchvision", "DEF")
-        for name in ("nms", "qnms"):  # declared for an import, never called
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    import timm
-    from timm.layers import SwiGLUPacked
-
-    extra = {}
-    if module.mlp == "swiglu":
-        extra = {"mlp_layer": SwiGLUPacked, "act_layer": torch.nn.SiLU}
-    return timm.models.vision_transformer.VisionTransformer(
-        img_size=px, patch_size=module.patch, embed_dim=module.width, depth=module.depth,
-        num_heads=module.heads, mlp_ratio=module.mlp_ratio, reg_tokens=module.registers,
-        no_embed_class=not module.class_position, num_classes=0, global_pool="token",
-        init_values=1e-5 if module.layer_scale else None, **extra,
-    ).eval()  # fmt: skip
-
-
-def _has_operators() -> bool:
-    try:
-        import torchvision  # noqa: F401
-    except (RuntimeError, ImportError):
-        return False
-    return True
 
 
 def against_timm(name: str, *, dtype: str, batch: int, px: int, rounds: int, repeats: int) -> None:
@@ -133,23 +84,6 @@ def against_timm(name: str, *, dtype: str, batch: int, px: int, rounds: int, rep
         f"(lowest {ratios.min():.3f}, highest {ratios.max():.3f}); largest difference {error:.1e}",
         flush=True,
     )
-
-
-def unflatten(flat: dict) -> dict:
-    """Nested parameters."""
-    from flax import traverse_util
-
-    return traverse_util.unflatten_dict(flat, sep="/")
-
-
-def flops(module, px: int) -> float:
-    """Floating point operations of one image's forward pass: two for each product summed."""
-    tokens = (px // module.patch) ** 2 + 1 + module.registers
-    width, hidden = module.width, int(module.width * module.mlp_ratio)
-    back = hidden // 2 if module.mlp == "swiglu" else hidden
-    dense = 4 * width**2 + width * hidden + back * width
-    block = 2 * tokens * dense + 4 * tokens**2 * width
-    return module.depth * block + 2 * (px // module.patch) ** 2 * 3 * module.patch**2 * width
 
 
 def throughput(name: str, *, dtype: str, batch: int, px: int, peak: float | None) -> None:

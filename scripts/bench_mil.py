@@ -23,7 +23,7 @@ import numpy as np
 
 from lrmil_jax import heads
 from lrmil_jax.data.batching import BagBatches, padding_waste
-from lrmil_jax.train import TrainSettings, fit, make_mesh, place_batch, replicate, sharding
+from lrmil_jax.train import TrainSettings, make_mesh, place_batch, replicate, sharding
 from lrmil_jax.train.optim import create
 from lrmil_jax.train.state import TrainState
 from lrmil_jax.train.step import Stepper
@@ -31,10 +31,10 @@ from lrmil_jax.train.step import Stepper
 WIDTH, HIDDEN, CLASSES = 768, 128, 2
 
 
-def make_bags(count, seed):
+def make_bags(count, seed, sizes=None):
     """Sizes, one bank of features and labels."""
     rng = np.random.default_rng(seed)
-    sizes = rng.integers(200, 1201, count)
+    sizes = rng.integers(200, 1201, count) if sizes is None else sizes
     bank = rng.standard_normal((sizes.sum(), WIDTH), dtype=np.float32)
     return sizes, bank, rng.integers(0, CLASSES, count).astype(np.int32)
 
@@ -54,9 +54,9 @@ def make_loss(head):
 
 
 class JaxRun:
-    """Whole epochs of the trainer's step over Grain's batches."""
+    """Whole epochs of the trainer's step over Grain's batches, or over an iterator's."""
 
-    def __init__(self, name, sizes, bank, labels, *, budget, bags):
+    def __init__(self, name, sizes, bank, labels, *, budget, bags, iterate=None):
         self.source = BagBatches(
             sizes, budget=budget, bags_per_update=bags, per_bag={"label": labels}
         )
@@ -71,7 +71,8 @@ class JaxRun:
         self.bank = replicate(bank, self.mesh)
         examples = self.source.bags_of_an_update
         self.stepper = Stepper(make_loss(head), tx, self.mesh, where, examples)
-        self.iterator, self.key = iter(self.source.dataset()), jax.random.key(0)
+        iterate = iterate or (lambda source: iter(source.dataset()))
+        self.iterator, self.key = iterate(self.source), jax.random.key(0)
 
     def epoch(self):
         """Seconds for every bag once."""
@@ -92,7 +93,7 @@ class JaxRun:
 class TorchRun:
     """The usual loop: one bag, forward, backward, Adam."""
 
-    def __init__(self, name, sizes, bank, labels, threads):
+    def __init__(self, name, sizes, bank, labels, threads, device="cpu"):
         import torch
 
         torch.set_num_threads(threads)
@@ -105,9 +106,9 @@ class TorchRun:
                 "w": torch.nn.Linear(HIDDEN, 1),
                 "classifier": torch.nn.Linear(WIDTH, CLASSES),
             }
-        )
-        self.bags = torch.split(torch.from_numpy(bank), sizes.tolist())
-        self.labels = torch.from_numpy(labels).long()
+        ).to(device)
+        self.bags = torch.split(torch.from_numpy(bank).to(device), sizes.tolist())
+        self.labels = torch.from_numpy(labels).long().to(device)
         self.adam = torch.optim.Adam(self.layers.parameters(), lr=2e-4)
         self.rng = np.random.default_rng(0)
 
@@ -126,6 +127,7 @@ class TorchRun:
             self.adam.zero_grad()
             loss.backward()
             self.adam.step()
+        loss.item()  # waits for the device
         return time.perf_counter() - start
 
 
@@ -155,6 +157,8 @@ def compare(arguments):
 def stream(slides):
     """Trains on features read from disk bag by bag; prints the peak of host memory in MiB."""
     import resource
+
+    from lrmil_jax.train import fit
 
     rng = np.random.default_rng(0)
     sizes = rng.integers(200, 1201, slides)
