@@ -5,6 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from lrmil_jax import heads, tasks
 from lrmil_jax.config import flatten
 from lrmil_jax.errors import ConfigError
 
@@ -46,7 +47,6 @@ _TRAINING_CHECKS = {
     "budget": _range(1, _INFINITE),
     "bags": _range(1, _INFINITE),
     "balance": _one_of("none", "weights", "sampling"),
-    "select": _one_of("loss", "auc"),
     "dropout": _range(0, 0.99),
     "dtype": _one_of("float32", "bfloat16"),
     "hidden": _range(1, _INFINITE),
@@ -54,6 +54,7 @@ _TRAINING_CHECKS = {
 }
 _CHECKS = {
     "method": _one_of("lrmil", "wise_fuse", "mil", "mil_lr", "zero_shot"),
+    "data.bins": _range(2, 100),
     "align.how": _one_of("prompts", "full", "lrmil", "none"),
     "align.prompts": _range(1, 1024),
     "align.beta": _range(0, 1e6),
@@ -141,9 +142,47 @@ def validate(config: ConfigDict, stages: Sequence[str] = ()) -> None:
     for key, check in checks.items():
         if key in flat and not check(flat[key]):
             raise ConfigError(f"config.{key} is {flat[key]!r}, but it must be {check.wanted}")
+    _heads(config)
+    _task(config)
     _fits_together(config)
     if list(stages) != ["pretrain"]:
         _has_data(config)
+
+
+def _heads(config: ConfigDict) -> None:
+    for name in ("teacher", "student", "mil"):
+        given = config[name].options
+        if isinstance(given, str) or not all(isinstance(text, str) for text in given):
+            raise ConfigError(
+                f"config.{name}.options is {given!r}, but it must be a tuple of words like ('k=3',)"
+            )
+        try:
+            heads.parse_options(config[name].head, given)
+        except ConfigError as error:
+            raise ConfigError(f"config.{name}: {error}") from error
+
+
+def _task(config: ConfigDict) -> None:
+    """What the task cannot do is told before anything runs."""
+    task = tasks.kind(config.task)
+    for name in ("teacher", "student", "mil"):
+        block = config[name]
+        if heads.find(block.head).needs_classes and not task.has_output_a_class:
+            raise ConfigError(
+                f"config.{name}.head={block.head} has an output a class, which the task "
+                f"{config.task} does not ask for; choose another head"
+            )
+        known = ("loss", "headline", *task.metrics)
+        if block.select not in known:
+            raise ConfigError(
+                f"config.{name}.select is {block.select!r}, but it must be one of "
+                f"{', '.join(dict.fromkeys(known))}, of the task {config.task}"
+            )
+    if config.evaluate.colour_baseline and not task.has_classes:
+        raise ConfigError(
+            f"evaluate.colour_baseline tells classes apart, which the task {config.task} has none "
+            "of; switch it off"
+        )
 
 
 def _fits_together(config: ConfigDict) -> None:

@@ -41,13 +41,17 @@ def bag_training(**changes: Any) -> ConfigDict:
     # In epochs, as the length is: between validations, between log rows, without improvement.
     block.update(eval_every=1, log_every=1, patience=20)
     block.epochs = 100
+    # Of the head, beyond its hidden, dropout and dtype: ("bag_weight=0.7", "subtyping=true").
+    block.options = ()
     block.bags = 16  # slides of an update, drawn at random; what is learned depends on it
     block.dtype = "float32"  # compute of the head; "bfloat16" on GPU and TPU, sums stay float32
     # Instances that a device computes at once, padding included: bags of an update are computed in
     # so many goes. Speed and memory depend on it, what is learned does not.
     block.budget = 4096
     block.balance = "weights"  # class balance: "none", "weights" (of the loss) or "sampling"
-    block.select = "loss"  # validation figure that picks the checkpoint: "loss" or "auc"
+    # Validation figure that picks the checkpoint: "loss", "headline" (the task's own: auc, kappa,
+    # pearson, c_index) or any other of its metrics.
+    block.select = "loss"
     # Features up to this size stay on the device, larger ones are streamed; unset asks the device
     # how much memory it has free.
     block.resident_gib = placeholder(float)
@@ -60,6 +64,9 @@ def default() -> ConfigDict:
     config = ConfigDict()
     # Or "wise_fuse"; plain MIL, the baselines: "mil" at HR, "mil_lr" at LR; or "zero_shot": tiles.
     config.method = "lrmil"
+    # What is said of a slide: "classification", "ordinal", "multi_label", "regression" or
+    # "survival".
+    config.task = "classification"
     config.seed = 0
     config.folds = 5
     # What `model/` holds after several folds: "final", one model trained on all patients but those
@@ -85,7 +92,10 @@ def _slides(config: ConfigDict) -> None:
     data.captions = placeholder(str)  # CSV of tiles with captions of your own, for `pretrain`
     data.masks = placeholder(str)  # folder of lesion masks, <slide_id>.png, each a whole slide
     data.classes = ()  # names in order; empty takes the CSV's, sorted
-    data.label_column = "label"
+    data.label_column = "label"  # the class or number; of "multi_label" the findings, "a,b,c"
+    data.time_column = "time"  # of "survival": any unit, above 0
+    data.event_column = "event"  # 1 where the event was observed, 0 where the time is censored
+    data.bins = 4  # of "survival": intervals of time, by the training slides' events
 
     config.geometry = geometry = ConfigDict()
     geometry.hr_mpp = 0.5  # um/px, 20x
@@ -258,7 +268,11 @@ def tiny(config: ConfigDict) -> ConfigDict:
         config.synthetic.slides = 20
         config.synthetic.size_px = 512
         config.synthetic.tiles_per_class = 12
-        config.data.classes = ()
+        # What synthetic slides have of each task (`slides.outcomes`); "label" of the others.
+        config.data.classes = ("none", "small", "large") if config.task == "ordinal" else ()
+        asked = {"ordinal": "grade", "regression": "burden"}
+        config.data.label_column = asked.get(config.task, "label")
+        config.data.update(time_column="time", event_column="event", bins=2)
         if config.text.descriptions is not None:
             config.text.descriptions = "shipped:procedural"
         config.select.classes = ()

@@ -41,7 +41,10 @@ class Stage:
     own_inputs: bool = False
 
 
-_IDENTITY = ("seed", "geometry.", "data.classes", "data.label_column")
+_IDENTITY = (
+    *("seed", "geometry.", "task", "data.classes", "data.label_column"),
+    *("data.time_column", "data.event_column", "data.bins"),
+)
 # What the student learns from its teacher: the baseline, which has none, does not depend on it.
 _TEACHING = (
     *("student.no_distillation", "student.lambda_", "student.temperature_"),
@@ -142,7 +145,7 @@ def _inputs(config: ConfigDict, workdir: Path, stage: Stage, fold: int | None) -
     if not stage.after:
         return own
     cohort = cohorts.prepared(config, workdir)
-    columns = ["slide_id", "patient_id", "label"]
+    columns = ["slide_id", "patient_id", *cohort.task.columns]
     columns += [f"fold_{fold}"] if fold else [c for c in cohort.table if c.startswith("fold_")]
     sources = [statuses.read(workdir, name)["source"] for name in cohort.table.slide_id]
     claimed = claims.read(workdir).get("encoder")

@@ -72,7 +72,7 @@ def _listed_slides(config: ConfigDict, problems: list[str]) -> pd.DataFrame:
     if data.labels is None or not Path(data.labels).is_file():
         return pd.DataFrame()
     labels, slides = Path(data.labels), Path(data.slides) if data.slides else None
-    problems += label_csv.problems(labels, slides, label_column=data.label_column)
+    problems += label_csv.problems(labels, slides, cohorts.read_task(config))
     listed = _attempt([], lambda: label_csv.read_slide_list(labels, slides, strict=False))
     return pd.DataFrame() if listed is None else listed
 
@@ -127,13 +127,9 @@ def _log_folds(cohort: label_csv.Cohort) -> None:
     for fold in range(1, cohort.folds + 1):
         for split in splits.SPLITS:
             table = cohort.slides(fold, split)
-            counts = [
-                f"{name} {int((table.label == index).sum())}"
-                for index, name in enumerate(cohort.classes)
-            ]
             log.info(
                 "fold %d %s: %d slides of %d patients (%s)",
-                fold, split, len(table), table.patient_id.nunique(), ", ".join(counts),
+                fold, split, len(table), table.patient_id.nunique(), cohort.task.summary(table),
             )  # fmt: skip
 
 

@@ -28,8 +28,9 @@ from lrmil_jax.encoders import pretrained
 from lrmil_jax.models import model_folder
 from lrmil_jax.models.slide_model import SlideModel
 from lrmil_jax.stages import predict
+from lrmil_jax.tasks.classification import Classification
+from lrmil_jax.train.bag_model import BagModel
 from lrmil_jax.train.encode import BatchEncoder, Encoder
-from lrmil_jax.train.mil import BagClassifier
 
 PHASES = ("open_tissue", "read", "encode", "mil")
 
@@ -44,13 +45,15 @@ def random_encoder(name: str, *, px: int) -> Encoder:
     return Encoder(name, options, module, params, transform, "random")
 
 
-def random_head(width: int) -> BagClassifier:
+def random_head(width: int) -> BagModel:
     """A gated ABMIL head of two classes on features of this width."""
     head = heads.create("gated_abmil", num_classes=2)
     bags, mask = np.zeros((1, 8, width), np.float32), np.ones((1, 8), bool)
     params = head.init(jax.random.key(0), bags, mask)["params"]
     mean, deviation = np.zeros(width, np.float32), np.ones(width, np.float32)
-    return BagClassifier("gated_abmil", {}, ("negative", "positive"), params, mean, deviation)
+    return BagModel(
+        "gated_abmil", {}, Classification(("negative", "positive")), params, mean, deviation
+    )
 
 
 def tissue_block(u: np.ndarray, v: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 
 from lrmil_jax import config as configuration
 from lrmil_jax.data import features
-from lrmil_jax.train import mil
+from lrmil_jax.train import bag_model, mil
 
 _DEVICE_GIB = 4.0  # features of the full width that a device of the simulation holds
 _STUDENT_LOSS = ("lambda_ce", "lambda_bag", "lambda_soft", "lambda_hard", "temperature_bag",
@@ -69,7 +69,9 @@ def gradients(options: Options) -> dict:
         data, block = cohort.bags(level, width=2), configuration.default()[name]
         weights = product.bag_weights(data, block, epochs=options.probe_epochs)
         result[name] = gradient_shares(
-            weights[data.train], data.labels[data.train], data.store.sizes[data.train]
+            weights[data.train],
+            data.targets[:, 0].astype(int)[data.train],
+            data.store.sizes[data.train],
         )
         print(f"  {name}: {result[name]}", flush=True)
     return result
@@ -121,14 +123,14 @@ def _noise_probability(
         patience=0,
     )  # fmt: skip
     data = cohort.bags(level, width=8)
-    with product.measured(rows, name, len(data.labels)):
+    with product.measured(rows, name, len(data.targets[:, 0].astype(int))):
         head, _ = _train(block, data, mil.SlideLoss())
     return float(_probabilities(head, cohort, level, 8)[:, 1].mean())
 
 
 def _train(
     block: ConfigDict, data: mil.BagData, loss: mil.SlideLoss
-) -> tuple[mil.BagClassifier, int]:
+) -> tuple[bag_model.BagModel, int]:
     """The trained head, and how often it was validated."""
     with tempfile.TemporaryDirectory() as folder:
         head = mil.train_head(
@@ -137,14 +139,13 @@ def _train(
             block=block,
             loss=loss,
             data=data,
-            classes=CLASSES,
             seed=0,
         )
         return head, product.validations(Path(folder) / "training")
 
 
 def _probabilities(
-    head: mil.BagClassifier, cohort: Cohort, level: str, width: int
+    head: bag_model.BagModel, cohort: Cohort, level: str, width: int
 ) -> Float[np.ndarray, "s 2"]:
     """Of the first fold's test slides."""
     store = SimulatedStore(cohort, level, cohort.split(1, "test"), width=width)
@@ -209,13 +210,13 @@ def _learn(
     loss = mil.SlideLoss(
         **({key: config.student[key] for key in _STUDENT_LOSS} if name == "student" else {})
     )
-    training = product.measured(rows, f"{name} training", len(data.labels))
+    training = product.measured(rows, f"{name} training", len(data.targets[:, 0].astype(int)))
     with training as row, product.waiting() as account:
         head, validations = _train(block, data, loss)
     row["waits"] = account.seconds / row["wall_s"]
     if name == "teacher":
-        with product.measured(rows, "teacher outputs", len(data.labels)):
-            for place in range(len(data.labels)):
+        with product.measured(rows, "teacher outputs", len(data.targets[:, 0].astype(int))):
+            for place in range(len(data.targets[:, 0].astype(int))):
                 head.predict(data.store.embedding(place))
     test = cohort.split(1, "test")
     with product.measured(rows, f"{name} evaluation", len(test)):

@@ -24,13 +24,15 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 from ml_collections import ConfigDict
 
-from lrmil_jax import pipeline
+from lrmil_jax import pipeline, tasks
 from lrmil_jax.data.batching import BagBatches
 from lrmil_jax.distill import guidance
-from lrmil_jax.evals import intervals, predictions
+from lrmil_jax.evals import intervals
 from lrmil_jax.models import text_guidance
 from lrmil_jax.patches import PatchSource
 from lrmil_jax.stages import predict
+from lrmil_jax.tasks import predictions
+from lrmil_jax.tasks.classification import Classification
 from lrmil_jax.train import loop, mil
 from lrmil_jax.workspace import layout
 
@@ -93,7 +95,7 @@ def bag_weights(
     at rate 1. What a bag's number has fallen by is what its loss weighed. Patches `mil.fit`, to put
     the model in place of the head, and the optimiser that `train.loop` makes.
     """
-    weights = np.zeros(len(data.labels))
+    weights = np.zeros(len(data.targets))
 
     def loss_fn(params, constants, batch, key, train):
         del constants, key, train
@@ -123,7 +125,6 @@ def bag_weights(
             block=training_block(block, epochs=epochs),
             loss=mil.SlideLoss(),
             data=data,
-            classes=("negative", "positive"),
             seed=seed,
         )
     return weights
@@ -215,23 +216,20 @@ def frame(
     slides: pd.DataFrame, probabilities: Float[np.ndarray, "S 2"], classes: tuple[str, ...]
 ) -> pd.DataFrame:
     """Rows as `evaluate` writes them to `predictions.csv`."""
-    rows = slides[["slide_id", "patient_id"]].assign(case_id=slides.patient_id, arm="model")
-    rows["label"] = [classes[label] for label in slides.label]
-    for index, name in enumerate(classes):
-        rows[f"prob_{name}"] = probabilities[:, index]
-    return rows
+    table = slides.assign(case_id=slides.patient_id)
+    return predictions.rows(Classification(classes), "model", table, probabilities)
 
 
 def auc_and_interval(rows: pd.DataFrame) -> tuple[float, tuple[float, float]]:
     """What `evaluate` says of a fold."""
-    result = predictions.measure(rows)
+    result = predictions.measure(tasks.of_columns(rows), rows)
     return result["metrics"]["auc"], result["intervals"]["auc"]
 
 
 def mean_interval(models: list[pd.DataFrame]) -> tuple[float, float]:
     """The 95 % interval of the mean AUC of several models, as the report gives it for folds and a
     study for seeds; equal patient names are one patient."""
-    auc = [predictions.figures(rows)["auc"] for rows in models]
+    auc = [predictions.figures(tasks.of_columns(rows), rows)["auc"] for rows in models]
     return intervals.summarise(auc).interval
 
 

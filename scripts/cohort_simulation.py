@@ -21,6 +21,7 @@ from scipy import stats
 from lrmil_jax.data.features import FeatureStore
 from lrmil_jax.data.splits import make_folds
 from lrmil_jax.slides import synthetic
+from lrmil_jax.tasks.classification import Classification
 from lrmil_jax.train import mil
 
 CLASSES = ("negative", "positive")
@@ -107,7 +108,8 @@ class Cohort:
         split = self.table[f"fold_{fold}"].to_numpy()[slides]
         return mil.BagData(
             store=SimulatedStore(self, level, slides, width=width),
-            labels=self.labels[slides],
+            targets=self.labels[slides, None].astype(np.float32),
+            task=Classification(CLASSES),
             cases=self.table.patient_id.to_numpy()[slides].tolist(),
             train=np.flatnonzero(split == "train"),
             val=np.flatnonzero(split == "val"),
@@ -154,7 +156,11 @@ def make_cohort(
         }
     )
     return Cohort(
-        table=table.assign(**make_folds(table, folds=folds, seed=seed, source="the simulation")),
+        table=table.assign(
+            **make_folds(
+                table, table.label.to_numpy(), folds=folds, seed=seed, source="the simulation"
+            )
+        ),
         lr_sizes=lr_sizes,
         coverage=np.minimum(1.0, wanted["hr"] / (CHILDREN * lr_sizes)),
         signal=signal or Signal(),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lrmil_jax import checks, graph
+from lrmil_jax import checks, graph, tasks
 from lrmil_jax import config as configuration
 from lrmil_jax.errors import ConfigError
 
@@ -72,10 +72,19 @@ def test_shipped_configs_build_and_shrink(path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_shipped_configs_state_classes_csv_and_command(path):
-    text = load(path).__doc__
+    module = load(path)
+    text = module.__doc__
     assert f"python -m lrmil_jax.main --config {path.relative_to(ROOT)}" in text
     if path.stem not in PROCEDURAL:
-        for word in ("Classes:", "CSV:", "Geometry:", "Run:", "Smoke:"):
+        classes = tasks.kind(module.get_config().task).has_classes
+        words = (
+            "CSV:",
+            "Geometry:",
+            "Run:",
+            "Smoke:",
+            *(("Classes:",) if classes else ("Model:",)),
+        )
+        for word in words:
             assert word in text
 
 
@@ -105,6 +114,8 @@ def test_another_word_after_the_colon_is_refused():
         ("teacher.hidden", 0),
         ("teacher.dropout", 1.0),
         ("teacher.balance", "weight"),
+        ("teacher.select", "c_index"),
+        ("data.bins", 1),
         ("student.learning_rate", float("nan")),
         ("student.lambda_bag", -0.5),
         ("student.temperature_attn", 0.0),
@@ -125,6 +136,39 @@ def test_values_out_of_range_are_refused_by_name(key, value):
         checks.validate(valid(**{key: value}))
     assert repr(value) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"task": "survivel"}, "did you mean 'survival'"),
+        ({"task": "ordinal", "teacher.head": "clam_mb"}, "clam_mb has an output a class"),
+        ({"task": "survival", "student.head": "clam_sb"}, "clam_sb has an output a class"),
+        ({"task": "survival", "teacher.select": "auc"}, "loss, headline, c_index, td_auc"),
+        ({"task": "regression", "evaluate.colour_baseline": True}, "tells classes apart"),
+    ],
+)
+def test_what_a_task_cannot_do_is_refused_before_anything_runs(changes, said):
+    with pytest.raises(ConfigError, match=said):
+        checks.validate(valid(**changes))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("bag_wieght=0.5",), "config.teacher: .* did you mean 'bag_weight'"),
+        (("k=many",), "config.teacher: option k .* a whole number"),
+        ("k=3", r"config.teacher.options is 'k=3', but .* like \('k=3',\)"),
+        ((3,), "config.teacher.options is"),
+    ],
+)
+def test_options_of_a_head_are_checked(options, sentence):
+    checks.validate(valid(**{"teacher.head": "clam_sb", "teacher.options": ("bag_weight=0.5",)}))
+    changed = valid(**{"teacher.head": "clam_sb"})
+    with changed.unlocked(), changed.ignore_type():
+        changed.teacher.options = options
+    with pytest.raises(ConfigError, match=sentence):
+        checks.validate(changed)
 
 
 @pytest.mark.parametrize("ratio", [1, 3, 16, 2.5])

@@ -1,14 +1,15 @@
 """The label CSV and the slides it names, checked before anything runs.
 
 Two CSV shapes are read as they are: one row a slide
-(`slide_id,patient_id,label[,path][,mpp][,fold_1..fold_k]`), and one row a patient as the LRMIL
+(`slide_id,patient_id,<targets>[,path][,mpp][,fold_1..fold_k]`), and one row a patient as the LRMIL
 authors keep it (`P_ID`, a task column, `fold_k` of train/val/test), whose slides are found in the
 slide folder by name.
 """
 
 import dataclasses
 import re
-from collections.abc import Collection
+import typing
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
@@ -23,19 +24,40 @@ SLIDE_SUFFIXES = {
 }
 
 
+@typing.runtime_checkable
+class Question(typing.Protocol):
+    """What the reading of a CSV asks of a `tasks.Task`."""
+
+    columns: tuple[str, ...]
+    classes: tuple[str, ...]
+
+    def targets(self, table: pd.DataFrame) -> np.ndarray: ...
+
+    def groups(self, targets: np.ndarray) -> np.ndarray: ...
+
+
+# read(rows of the CSV, its name) -> the task and the targets of the rows
+ReadTask = Callable[[pd.DataFrame, str], tuple[typing.Any, pd.DataFrame]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Cohort:
-    """Slides with labels and folds.
+    """Slides with their targets and folds.
 
     Attributes:
-      table: columns slide_id, patient_id, case_id (what is predicted and measured as one), label
-        (int), path, mpp (NaN: the file's own), fold_1..., and pool where the CSV has that column:
-        the pool of images that a composed slide is made of (NaN: none).
-      classes: class names in the order of the labels.
+      table: columns slide_id, patient_id, case_id (what is predicted and measured as one), the
+        task's targets, path, mpp (NaN: the file's own), fold_1..., and pool where the CSV has that
+        column: the pool of images that a composed slide is made of (NaN: none).
+      task: what is asked of a slide, a `tasks.Task`.
     """
 
     table: pd.DataFrame
-    classes: tuple[str, ...]
+    task: typing.Any
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of the labels; () of a task without classes."""
+        return self.task.classes
 
     @property
     def folds(self) -> int:
@@ -61,8 +83,8 @@ class Cohort:
         if not slide_ids:
             return self
         kept = self.table[~self.table.slide_id.isin(slide_ids)].reset_index(drop=True)
-        splits.check_folds(kept, self.classes, "the label CSV, less the slides that failed")
-        return Cohort(table=kept, classes=self.classes)
+        _check_folds(kept, self.task, "the label CSV, less the slides that failed")
+        return Cohort(table=kept, task=self.task)
 
 
 def find_slides(folder: Path, wanted: Collection[str] | None = None) -> dict[str, Path]:
@@ -92,9 +114,8 @@ def find_slides(folder: Path, wanted: Collection[str] | None = None) -> dict[str
 def read_cohort(
     labels: Path,
     slides: Path | None,
+    read_task: ReadTask,
     *,
-    classes: tuple[str, ...] = (),
-    label_column: str = "label",
     folds: int = 5,
     seed: int = 0,
     saved_folds: Path | None = None,
@@ -104,22 +125,21 @@ def read_cohort(
     Args:
       labels: the CSV.
       slides: the folder in which slides without a path are looked for.
-      classes: class names in order; empty takes the CSV's own, sorted.
-      label_column: the column with the class (`label`, or the reference's task column).
+      read_task: makes the task and its targets of the rows (`tasks.Task.read`).
       folds: how many folds to use; made ones are stratified and grouped by patient.
       seed: of made folds.
       saved_folds: a CSV of folds made earlier for this cohort; it wins over making them again.
 
     Raises:
-      DataError: a missing column, duplicate or unknown slide, missing or single class, a patient
-        in two splits, an empty fold.
+      DataError: a missing column, duplicate or unknown slide, a target that is none, a patient
+        with two or in two splits, an empty fold.
     """
     frame = _read_csv(labels)
     if "slide_id" not in frame and "P_ID" in frame:
         frame = _expand_patients(frame, slides, labels)
     if "patient_id" not in frame:
         frame = frame.rename(columns={"P_ID": "patient_id"})
-    _require_columns(frame, ("slide_id", "patient_id", label_column), labels)
+    _require_columns(frame, ("slide_id", "patient_id"), labels)
     table = pd.DataFrame(
         {
             "slide_id": frame["slide_id"].str.strip(),
@@ -127,15 +147,36 @@ def read_cohort(
         }
     )
     _check_ids(table, labels)
-    table["label"], names = _encode_labels(frame[label_column], classes, labels, label_column)
-    table["case_id"] = splits.cases(table.patient_id, table.label)
+    task, targets = read_task(frame, str(labels))
+    table = pd.concat([table, targets.set_axis(table.index)], axis=1)
+    table["case_id"] = _cases(table, task, labels)
     table["path"] = _resolve_paths(table, frame.get("path"), slides, labels)
     table["mpp"] = _read_mpp(frame, table, labels)
     if "pool" in frame:
         table["pool"] = frame["pool"].str.strip()
-    table = splits.with_folds(table, frame, folds, seed, saved_folds, labels)
-    splits.check_folds(table, names, str(labels))
-    return Cohort(table=table, classes=names)
+    groups = task.groups(task.targets(table))
+    table = splits.with_folds(table, frame, groups, folds, seed, saved_folds, labels)
+    _check_folds(table, task, str(labels))
+    return Cohort(table=table, task=task)
+
+
+def _cases(table: pd.DataFrame, task: Question, path: Path) -> pd.Series:
+    """What is predicted and measured as one: the patient; or, of classes, the patient's slides of
+    one class."""
+    if task.columns == ("label",):
+        return splits.cases(table.patient_id, table.label)
+    outcomes = table.groupby("patient_id")[list(task.columns)].nunique().max(axis=1)
+    if (outcomes > 1).any():
+        raise DataError(
+            f"{path}: patient {outcomes.index[outcomes > 1][0]} has slides with different outcomes "
+            f"({', '.join(task.columns)}); a patient has one"
+        )
+    return table.patient_id
+
+
+def _check_folds(table: pd.DataFrame, task: Question, source: str) -> None:
+    labels = table.label if task.columns == ("label",) else None
+    splits.check_folds(table, task.classes, labels, source)
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
@@ -156,7 +197,7 @@ def _require_columns(frame: pd.DataFrame, names: tuple[str, ...], path: Path) ->
     if missing:
         raise DataError(
             f"the label CSV {path} has no column {', '.join(missing)}; "
-            f"its columns are {', '.join(frame.columns)} (data.label_column names the class column)"
+            f"its columns are {', '.join(frame.columns)}"
         )
 
 
@@ -173,34 +214,6 @@ def _check_ids(table: pd.DataFrame, path: Path) -> None:
         raise DataError(
             f"{path}: slide_id {odd[0]!r} cannot be a file name; use letters and digits"
         )
-
-
-def _encode_labels(
-    column: pd.Series, classes: tuple[str, ...], path: Path, label_column: str
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    if column.isna().any():
-        line = int(column.index[column.isna()][0]) + 2
-        raise DataError(f"{path} has no {label_column} in line {line}")
-    values = column.str.strip()
-    names = classes or tuple(sorted(values.unique()))
-    # The reference's CSVs number the classes: a number is an index into data.classes.
-    if classes and not set(values) <= set(names) and values.str.fullmatch(r"\d+").all():
-        if values.astype(int).max() >= len(names):
-            raise DataError(
-                f"{path}: {label_column} goes up to {values.astype(int).max()}, "
-                f"but data.classes names only {len(names)} classes"
-            )
-        values = values.astype(int).map(lambda index: names[index])
-    unknown = sorted(set(values) - set(names))
-    if unknown:
-        raise DataError(
-            f"{path}: {label_column} {unknown[0]!r} is not among data.classes ({', '.join(names)})"
-        )
-    absent = [name for name in names if name not in set(values)]
-    if absent or len(names) < 2:
-        detail = f"no slide of class {', '.join(absent)}" if absent else f"only class {names[0]}"
-        raise DataError(f"{path} has {detail}; a classifier needs slides of at least two classes")
-    return values.map({name: index for index, name in enumerate(names)}).to_numpy(np.int32), names
 
 
 def _resolve_paths(
@@ -290,17 +303,17 @@ def one_slide(path: Path, mpp: float | None = None) -> pd.DataFrame:
     )
 
 
-def problems(labels: Path, slides: Path | None, *, label_column: str = "label") -> list[str]:
+def problems(labels: Path, slides: Path | None, read_task: ReadTask) -> list[str]:
     """Every mistake in the CSV's rows that can be found on its own, for `check`."""
     try:
         frame = _read_csv(labels).rename(columns={"P_ID": "patient_id"})
-        _require_columns(frame, ("slide_id", "patient_id", label_column), labels)
+        _require_columns(frame, ("slide_id", "patient_id"), labels)
     except DataError as error:
         return [str(error)]
     table = frame[["slide_id", "patient_id"]].map(str.strip, na_action="ignore")
     checks = (
         lambda: _check_ids(table, labels),
-        lambda: _encode_labels(frame[label_column], (), labels, label_column),
+        lambda: read_task(frame, str(labels)),
         lambda: _resolve_paths(table.fillna(""), frame.get("path"), slides, labels),
         lambda: _read_mpp(frame, table, labels),
     )
@@ -326,7 +339,7 @@ def read_slide_list(
       strict: refuse double and odd ids; False keeps what can be opened, once each.
 
     Returns:
-      Columns slide_id, patient_id, path, mpp and, from a CSV that has it, label (text).
+      Columns slide_id, patient_id, path, mpp and whatever else a CSV has, as text.
 
     Raises:
       DataError: neither folder nor CSV, or no slide in it.
@@ -351,4 +364,5 @@ def read_slide_list(
     table["mpp"] = _read_mpp(frame, table, source)
     if not strict:
         table = table[[Path(path).exists() for path in table.path]].reset_index(drop=True)
-    return table.assign(label=frame["label"].str.strip()) if "label" in frame else table
+    others = frame.drop(columns=[name for name in frame if name in table])
+    return table.join(others.map(str.strip, na_action="ignore"))

@@ -21,6 +21,7 @@ FINAL = 0
 def with_folds(
     table: pd.DataFrame,
     frame: pd.DataFrame,
+    groups: np.ndarray,
     folds: int,
     seed: int,
     saved: Path | None,
@@ -31,6 +32,7 @@ def with_folds(
     Args:
       table: slides with ids, patients and labels.
       frame: the CSV as read, of the same rows.
+      groups: [S] which slides are alike (`tasks.Task.groups`).
       folds: how many.
       seed: of made folds; saved ones of another seed are not taken.
       saved: where earlier folds of this cohort are kept.
@@ -59,18 +61,30 @@ def with_folds(
         same &= "seed" not in kept or set(kept.seed) == {str(seed)}
         if same and [c for c in kept if c.startswith("fold_")] == wanted:
             return table.merge(kept[["slide_id", *wanted]], on="slide_id", how="left")
-    return table.assign(**make_folds(table, folds=folds, seed=seed, source=str(path)))
+    return table.assign(**make_folds(table, groups, folds=folds, seed=seed, source=str(path)))
 
 
-def make_folds(table: pd.DataFrame, *, folds: int, seed: int, source: str) -> dict[str, np.ndarray]:
+def make_folds(
+    table: pd.DataFrame, groups: np.ndarray, *, folds: int, seed: int, source: str
+) -> dict[str, np.ndarray]:
     """Stratified folds in which a patient is in one split only: 1/k test, and as much val.
 
     With folds=1 one split of 3/5 train, 1/5 val, 1/5 test is made.
+
+    Args:
+      table: slides with `patient_id`.
+      groups: [S] of which every fold gets as many as can be.
+      folds: how many.
+      seed: of the order in which patients are placed.
+      source: of the table, for messages.
+
+    Raises:
+      DataError: a group has fewer patients than there are parts.
     """
     from sklearn.model_selection import StratifiedGroupKFold  # late: it takes over a second
 
     parts = folds if folds > 2 else 5
-    patients = table.groupby(["label", "patient_id"]).size().groupby("label").size()
+    patients = table.patient_id.groupby(groups).nunique()
     if patients.min() < parts:
         raise DataError(
             f"{source}: class {patients.idxmin()} (counted from 0) has {patients.min()} patients, "
@@ -78,7 +92,7 @@ def make_folds(table: pd.DataFrame, *, folds: int, seed: int, source: str) -> di
         )
     splitter = StratifiedGroupKFold(n_splits=parts, shuffle=True, random_state=seed)
     part = np.zeros(len(table), np.int64)
-    placed = splitter.split(np.zeros(len(table)), table.label, table.patient_id)
+    placed = splitter.split(np.zeros(len(table)), groups, table.patient_id)
     for number, (_, members) in enumerate(placed):
         part[members] = number
     made = {}
@@ -90,8 +104,16 @@ def make_folds(table: pd.DataFrame, *, folds: int, seed: int, source: str) -> di
     return made
 
 
-def check_folds(table: pd.DataFrame, classes: tuple[str, ...], source: str) -> None:
+def check_folds(
+    table: pd.DataFrame, classes: tuple[str, ...], labels: pd.Series | None, source: str
+) -> None:
     """Refuses unknown split names, a patient in two splits, and a split without a class.
+
+    Args:
+      table: slides with `patient_id` and fold_1 ...
+      classes: their names.
+      labels: numbers of the slides' classes; None where there are none.
+      source: of the table, for messages.
 
     Raises:
       DataError: with the fold, the patient or the class in question.
@@ -109,9 +131,11 @@ def check_folds(table: pd.DataFrame, classes: tuple[str, ...], source: str) -> N
                 "all slides of a patient belong in one split"
             )
         for split in SPLITS:
-            present = set(table.label[names == split])
-            if not present:
+            if not (names == split).any():
                 raise DataError(f"{source}: {column} has no slide in its {split} split")
+            if labels is None:
+                continue
+            present = set(labels[names == split])
             absent = [name for i, name in enumerate(classes) if i not in present]
             if absent and split != "train":
                 log.warning(

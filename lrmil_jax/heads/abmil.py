@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Shaped
 
+from lrmil_jax.heads.base import Head
 from lrmil_jax.heads.output import HeadOutput
 from lrmil_jax.types import AnyArray
 
 
-class ABMIL(nn.Module):
+class ABMIL(Head):
     """Attention-based multiple-instance learning over rows of instances.
 
     `e_n = w . h_n`, `h_n = tanh(V t_n)` or, gated, `tanh(V t_n) * sigmoid(U t_n)`;
@@ -39,13 +40,19 @@ class ABMIL(nn.Module):
 
     @nn.compact
     def __call__(
-        self, bags: Float[AnyArray, "B N D"], mask: Shaped[AnyArray, "B N"], *, train: bool = False
+        self,
+        bags: Float[AnyArray, "B N D"],
+        mask: Shaped[AnyArray, "B N"],
+        *,
+        xy: Any = None,
+        train: bool = False,
     ) -> HeadOutput:
         """Classify bags.
 
         Args:
           bags: instance features; rows outside the mask may hold any finite number.
           mask: True for real instances; a bag without any gives finite logits.
+          xy: ignored.
           train: switch dropout on.
 
         Returns:
@@ -72,3 +79,9 @@ class ABMIL(nn.Module):
             instance_logits = instance_logits.reshape(batch, count, self.instance_classes)
             instance_logits = jnp.where(mask[..., None], instance_logits, 0.0)
         return HeadOutput(logits, jnp.where(mask, scores, 0.0), instance_logits)
+
+
+class GatedABMIL(ABMIL):
+    """`ABMIL` with the gate, equation 9."""
+
+    gated: bool = True

@@ -6,11 +6,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Float, Shaped
 
+from lrmil_jax.heads.base import Head
 from lrmil_jax.heads.output import HeadOutput
 from lrmil_jax.types import AnyArray
 
 
-class MeanPool(nn.Module):
+class MeanPool(Head):
     """A linear classifier on the mean of a bag's instances.
 
     Attributes:
@@ -19,13 +20,20 @@ class MeanPool(nn.Module):
       dtype: type in which the instances are read; the mean and the logits are f32.
     """
 
+    has_attention = False
+
     num_classes: int
     dropout: float = 0.0
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
-        self, bags: Float[AnyArray, "B N D"], mask: Shaped[AnyArray, "B N"], *, train: bool = False
+        self,
+        bags: Float[AnyArray, "B N D"],
+        mask: Shaped[AnyArray, "B N"],
+        *,
+        xy: Any = None,
+        train: bool = False,
     ) -> HeadOutput:
         """Classify bags; a bag without instances pools to 0. `attention_logits` is None."""
         bags, mask = jnp.asarray(bags), jnp.asarray(mask).astype(bool)

@@ -1,24 +1,63 @@
 """MIL heads by name."""
 
 import difflib
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import flax.linen as nn
-
 from lrmil_jax.errors import ConfigError
-from lrmil_jax.heads.abmil import ABMIL
+from lrmil_jax.heads import options
+from lrmil_jax.heads.abmil import ABMIL, GatedABMIL
+from lrmil_jax.heads.acmil import ACMIL
+from lrmil_jax.heads.base import Head
+from lrmil_jax.heads.clam import ClamMB, ClamSB
+from lrmil_jax.heads.dsmil import DSMIL
+from lrmil_jax.heads.dtfd import DTFD
+from lrmil_jax.heads.max import MaxPool
 from lrmil_jax.heads.mean import MeanPool
+from lrmil_jax.heads.perceiver import Perceiver
+from lrmil_jax.heads.transformer import Transformer
+from lrmil_jax.heads.transmil import TransMIL
 
-HEADS: Mapping[str, Callable[..., nn.Module]] = {
+HEADS: Mapping[str, type[Head]] = {
     "abmil": ABMIL,
-    "gated_abmil": functools.partial(ABMIL, gated=True),
+    "gated_abmil": GatedABMIL,
     "mean": MeanPool,
+    "max": MaxPool,
+    "clam_sb": ClamSB,
+    "clam_mb": ClamMB,
+    "dsmil": DSMIL,
+    "dtfd": DTFD,
+    "acmil": ACMIL,
+    "transmil": TransMIL,
+    "transformer": Transformer,
+    "perceiver": Perceiver,
 }
 
 
-def create(name: str, num_classes: int, **kwargs: Any) -> nn.Module:
+def find(name: str) -> type[Head]:
+    """A head's class by its registered name.
+
+    Raises:
+      ConfigError: there is no such head.
+    """
+    if name not in HEADS:
+        near = difflib.get_close_matches(name, HEADS, n=1, cutoff=0.0)[0]
+        raise ConfigError(
+            f"Unknown MIL head {name!r}: did you mean {near!r}? Heads: {', '.join(HEADS)}."
+        )
+    return HEADS[name]
+
+
+def parse_options(name: str, texts: Iterable[str]) -> dict[str, Any]:
+    """Options of a head as a config gives them, `("bag_weight=0.7",)`.
+
+    Raises:
+      ConfigError: see `options.parse`.
+    """
+    return options.parse(name, find(name), texts)
+
+
+def create(name: str, num_classes: int, **kwargs: Any) -> Head:
     """A MIL head by its registered name.
 
     Args:
@@ -27,19 +66,16 @@ def create(name: str, num_classes: int, **kwargs: Any) -> nn.Module:
       **kwargs: options of the head, such as `hidden`, `dropout` or `dtype`.
 
     Returns:
-      A linen module called as `head(bags [B, N, D], mask [B, N], *, train=False)`.
+      A linen module called as `head(bags [B, N, D], mask [B, N], *, xy=None, train=False)`.
 
     Raises:
-      ConfigError: unknown name, unknown option, or no class to tell apart.
+      ConfigError: unknown name, unknown option or value of it, or no class to tell apart.
     """
-    if name not in HEADS:
-        near = difflib.get_close_matches(name, HEADS, n=1, cutoff=0.0)[0]
-        raise ConfigError(
-            f"Unknown MIL head {name!r}: did you mean {near!r}? Heads: {', '.join(HEADS)}."
-        )
+    head = find(name)
     if num_classes < 1:
         raise ConfigError(f"A MIL head needs at least one class, num_classes is {num_classes}.")
+    options.check(name, head, kwargs)
     try:
-        return HEADS[name](num_classes=num_classes, **kwargs)
+        return head(num_classes=num_classes, **kwargs)
     except TypeError as error:
         raise ConfigError(f"MIL head {name!r} does not take these options: {error}.") from error

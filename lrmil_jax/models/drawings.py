@@ -31,14 +31,15 @@ def save_attention(config: ConfigDict, workdir: Path, folder: Path) -> list[tupl
         rows = cohort.slides(fold, "test").head(config.report.heatmaps)
         arms = compared.arms(config, workdir, fold, rows.slide_id.tolist())
         classifier, store = arms[config.method]
+        truth = [
+            ", ".join(f"{name} {value}" for name, value in one.items())
+            for one in cohort.task.truth(rows).to_dict("records")
+        ]
         for place, row in enumerate(rows.itertuples()):
-            logits, scores = classifier.predict(store.embedding(place))
-            said, best = softmax(logits), int(np.argmax(logits))
+            logits, scores = classifier.predict_slide(store, place)
             name = f"heatmaps/fold_{fold}-{row.slide_id}.png"
-            title = (
-                f"{row.slide_id}: {cohort.classes[best]} {said[best]:.2f} "
-                f"(label {cohort.classes[row.label]})"
-            )
+            said = classifier.task.sentence(classifier.task.link(logits))
+            title = f"{row.slide_id}: {said} ({truth[place]})"
             drawn_on, downsample, side = thumbnail(config, row)
             if config.method == "wise_fuse":  # what was read: the chosen regions' HR patches
                 side //= cohorts.geometry(config).ratio

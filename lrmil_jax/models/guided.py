@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
-from scipy.special import softmax
 
 from lrmil_jax.distill import guidance as attention_mass
 from lrmil_jax.errors import SlideError
@@ -13,8 +12,8 @@ from lrmil_jax.models import text_guidance
 from lrmil_jax.models.result import Guidance
 from lrmil_jax.models.visit import Visit
 from lrmil_jax.selection.shared_space import SharedSpace
+from lrmil_jax.train.bag_model import BagModel
 from lrmil_jax.train.encode import BatchEncoder
-from lrmil_jax.train.mil import BagClassifier
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,36 +58,38 @@ class Guide:
 
     def said(
         self,
-        heads: list[BagClassifier],
+        heads: list[BagModel],
         choices: Choices,
         rows: Float[np.ndarray, "M D"],
         visit: Visit,
-    ) -> list[tuple[Float[np.ndarray, " C"], Float[np.ndarray, " N"]]]:
-        """Probabilities, and attention over LR patches, of each member from what it chose.
+    ) -> list[tuple[Float[np.ndarray, " V"], Float[np.ndarray, " N"]]]:
+        """Predicted values, and attention over LR patches, of each member from what it chose.
 
         Raises:
           SlideError: nothing of what a member chose could be decoded.
         """
         low, high = visit.sources
         # Places among the LR patches that were read: others cannot have been chosen.
-        parent = np.searchsorted(low.regions_read, high.places()["parent"])
+        places = high.places()
+        parent = np.searchsorted(low.regions_read, places["parent"])
         said = []
         for head, chosen in zip(heads, choices.chosen, strict=True):
             own = np.isin(parent, chosen)
             if not own.any():
                 raise SlideError(f"{visit.path}: none of the chosen regions can be decoded")
             fused = text_guidance.fused_features(self.config, self.space, rows[own])
-            logits, weights = head.predict(fused)
+            logits, weights = head.predict(fused, places["xy"][own])
             present = np.ones(int(own.sum()), bool)
             patches = len(choices.embedding)
             mass = attention_mass.mass(weights, parent[own], patches, present)
-            said.append((softmax(logits), np.asarray(mass)))
+            said.append((head.task.link(logits), np.asarray(mass)))
         return said
 
     def guidance(self, choices: Choices, xy: Int[np.ndarray, "N 2"], side: int) -> Guidance:
         """What led the choice, for those who look at it."""
         guides = text_guidance.guides(self.config, self.space)
         return Guidance(
+            classes=tuple(self.space.texts.classes),
             xy=xy,
             side=side,
             scores=choices.scores,

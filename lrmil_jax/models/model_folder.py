@@ -17,13 +17,13 @@ from lrmil_jax.models import loading
 from lrmil_jax.models.guided import Guide
 from lrmil_jax.models.slide_model import SlideModel
 from lrmil_jax.selection.shared_space import SharedSpace
+from lrmil_jax.train.bag_model import BagModel
 from lrmil_jax.train.encode import BatchEncoder, Encoder
-from lrmil_jax.train.mil import BagClassifier
 from lrmil_jax.workspace import claims, cohorts, layout
 
 # The stage that ends the training of the model that a method delivers.
 DELIVERED_BY = {"lrmil": "student", "wise_fuse": "mil"}
-_SCHEMA = 2
+_SCHEMA = 3
 # What a guided classifier asks of the run's config.
 _GUIDED = ("select.", "fuse.", "features.dtype", "seed")
 
@@ -50,7 +50,7 @@ def export(
     prepare = ("prepare.reader", "prepare.tissue_mpp", "prepare.min_tissue")
     facts = {
         "method": config.method,
-        "classes": list(cohorts.prepared(config, workdir).classes),
+        "task": cohorts.prepared(config, workdir).task.facts(),
         "geometry": dict(config.geometry),
         "prepare": {key.removeprefix("prepare."): flat[key] for key in prepare},
         "encoder": {key: config.encoder[key] for key in ("name", "batch", "dtype")},
@@ -206,7 +206,7 @@ def _tower(folder: Path, encoder: dict) -> Encoder:
 
 def _member_of(
     part: Path, encoder: dict, geometry: schema.Geometry, tower: Encoder | None
-) -> tuple[BatchEncoder, BagClassifier]:
+) -> tuple[BatchEncoder, BagModel]:
     """One member: its LR encoder, or that which its prompts make of the tower, and its head."""
     weights, tuned = part / "encoder.safetensors", part / "prompts.safetensors"
     if tower is None or weights.is_file():
@@ -216,7 +216,7 @@ def _member_of(
         reader = loading.low_resolution(tower, geometry)
         if tuned.is_file():
             reader = loading.prompted(reader, tuned)
-    head = BagClassifier.load(part / "head.safetensors")
+    head = BagModel.load(part / "head.safetensors")
     return BatchEncoder(reader, batch=encoder["batch"]), head
 
 

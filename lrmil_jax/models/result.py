@@ -16,6 +16,7 @@ class Guidance:
     """What led the choice of regions (WISE-FUSE), as the model's first member sees it.
 
     Attributes:
+      classes: C names, as the descriptions have them.
       xy: [N, 2] level-0 corners of the LR patches; side: theirs in level-0 px.
       scores: [N, C] cosines with the classes' descriptions; likeness: [N] the best of those that
         the choice goes by (`select.classes`).
@@ -23,6 +24,7 @@ class Guidance:
       sentences: of each chosen LR patch, the description that fits it best.
     """
 
+    classes: tuple[str, ...]
     xy: Int[np.ndarray, "N 2"]
     side: int
     scores: Float[np.ndarray, "N C"]
@@ -36,7 +38,10 @@ class SlideResult:
     """What a model says of one slide.
 
     Attributes:
-      probabilities: of each class, the mean over the model's members.
+      probabilities: of each class, the mean over the model's members; of another task what it
+        predicts, by name (`tasks.Task.parts`).
+      prediction: the same as columns of `predictions.csv`, with what follows from it.
+      sentence: the same in a few words.
       attention: [N] of each patch, sums to 1, mean over the members.
       xy: [N, 2] level-0 corners of the patches; side: theirs in level-0 px.
       mpp: um/px of level 0.
@@ -50,6 +55,8 @@ class SlideResult:
     """
 
     probabilities: dict[str, float]
+    prediction: dict[str, float | str]
+    sentence: str
     attention: Float[np.ndarray, " N"]
     xy: Int[np.ndarray, "N 2"]
     side: int
@@ -64,9 +71,10 @@ class SlideResult:
     guidance: Guidance | None = None
 
     @property
-    def predicted(self) -> str:
-        """The most probable class."""
-        return max(self.probabilities, key=self.probabilities.__getitem__)
+    def predicted(self) -> float | str:
+        """The predicted class; of a task without classes the first that it predicts."""
+        found = self.prediction
+        return found["predicted"] if "predicted" in found else next(iter(found.values()))
 
 
 def picture(

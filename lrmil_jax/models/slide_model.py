@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.special import softmax
 
 from lrmil_jax.data import schema, slide_jobs
@@ -15,8 +15,9 @@ from lrmil_jax.errors import SlideError, UserError
 from lrmil_jax.models.guided import Guide
 from lrmil_jax.models.result import SlideResult
 from lrmil_jax.models.visit import Visit, planned
+from lrmil_jax.tasks import Task
+from lrmil_jax.train.bag_model import BagModel
 from lrmil_jax.train.encode import BatchEncoder, stream
-from lrmil_jax.train.mil import BagClassifier
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,8 +25,8 @@ class SlideModel:
     """A slide classifier; `lrmil_jax.load_model` loads one.
 
     Attributes:
-      members: an encoder of the patches that are read first and a head, each; their probabilities
-        and attention are averaged.
+      members: an encoder of the patches that are read first and a head, each; what they predict
+        and their attention are averaged.
       settings: how tissue and lattice are found.
       dtype: type in which features were stored in training.
       high: HR patches are read instead of LR patches.
@@ -34,7 +35,7 @@ class SlideModel:
       folder: where it was loaded from, or None.
     """
 
-    members: Sequence[tuple[BatchEncoder, BagClassifier]]
+    members: Sequence[tuple[BatchEncoder, BagModel]]
     settings: slide_jobs.TilingSettings
     dtype: str
     high: bool = False
@@ -43,9 +44,14 @@ class SlideModel:
     folder: Path | None = None
 
     @property
+    def task(self) -> Task:
+        """What is predicted."""
+        return self.members[0][1].task
+
+    @property
     def classes(self) -> tuple[str, ...]:
-        """In the order of the probabilities."""
-        return self.members[0][1].classes
+        """In the order of the probabilities; () of a task without classes."""
+        return self.task.classes
 
     def predict(self, path: Path | str, mpp: float | None = None) -> SlideResult:
         """Classifies one slide.
@@ -147,7 +153,8 @@ class SlideModel:
         cells, guidance = visit.plan.lattice, None
         if self.guide is None:
             heads = zip(self.members, features, strict=True)
-            said = [_probabilities(head.predict(rows)) for (_, head), rows in heads]
+            xy = visit.sources[0].places()["xy"]
+            said = [_predicted(head, rows, xy) for (_, head), rows in heads]
             places, encoded = visit.sources[0].places(), sum(map(len, features))
             side = cells.child_side if self.high else cells.lr_side
             read_side = side
@@ -158,9 +165,12 @@ class SlideModel:
             encoded = len(self.members) * len(places["xy"]) + len(rows)
             guidance = self.guide.guidance(choices, places["xy"], side)
         visit.seconds["mil"] = time.perf_counter() - start
-        mean = np.mean([probabilities for probabilities, _ in said], axis=0)
+        mean = np.mean([values for values, _ in said], axis=0)
+        columns = self.task.said(mean[None])
         return SlideResult(
-            probabilities=dict(zip(self.classes, mean.tolist(), strict=True)),
+            probabilities=dict(zip(self.task.parts, mean.tolist(), strict=True)),
+            prediction={name: _plain(column[0]) for name, column in columns.items()},
+            sentence=self.task.sentence(mean),
             attention=np.mean([attention for _, attention in said], axis=0),
             xy=places["xy"],
             side=side,
@@ -170,10 +180,16 @@ class SlideModel:
         )
 
 
-def _probabilities(
-    said: tuple[Float[np.ndarray, " C"], Float[np.ndarray, " N"]],
-) -> tuple[Float[np.ndarray, " C"], Float[np.ndarray, " N"]]:
-    return softmax(said[0]), softmax(said[1])
+def _predicted(
+    head: BagModel, rows: Float[np.ndarray, "N D"], xy: Int[np.ndarray, "N 2"]
+) -> tuple[Float[np.ndarray, " V"], Float[np.ndarray, " N"]]:
+    logits, attention = head.predict(rows, xy)
+    return head.task.link(logits), softmax(attention)
+
+
+def _plain(value: np.generic | str) -> float | str:
+    """As JSON holds it."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _raising(error: UserError) -> Iterator:

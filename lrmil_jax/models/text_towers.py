@@ -82,7 +82,8 @@ def _paths(config: ConfigDict) -> tuple[Path, Path | None]:
 
 
 def read_bank(config: ConfigDict, classes: tuple[str, ...]) -> TextBank:
-    """The descriptions of the cohort's classes, in their order.
+    """The descriptions of the cohort's classes, in their order; all that there are where the task
+    has no classes.
 
     Raises:
       ConfigError: `text.descriptions` is not set.
@@ -93,6 +94,7 @@ def read_bank(config: ConfigDict, classes: tuple[str, ...]) -> TextBank:
             "text.descriptions is not set; WISE-FUSE needs --config.text.descriptions=FILE.toml "
             "with a table a class, or shipped:NAME"
         )
-    bank = TextBank.load(config.text.descriptions).only(classes)
+    bank = TextBank.load(config.text.descriptions)
+    bank = bank.only(classes) if classes else bank
     bank.sentences(config.text.power)
     return bank

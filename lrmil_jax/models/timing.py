@@ -10,7 +10,7 @@ from lrmil_jax.data import labels as label_csv
 from lrmil_jax.models import loading, model_folder, trained
 from lrmil_jax.models.slide_model import SlideModel
 from lrmil_jax.progress import progress
-from lrmil_jax.train.mil import BagClassifier
+from lrmil_jax.train.bag_model import BagModel
 from lrmil_jax.workspace import cohorts, layout, stage_files
 
 
@@ -52,7 +52,7 @@ def _models(config: ConfigDict, workdir: Path) -> dict[str, SlideModel]:
     if config.method == "mil_lr":
         tower = trained.hr_encoder(config, workdir)
         encoder = loading.low_resolution(tower, settings.geometry)
-        head = BagClassifier.load(stage_files.baseline_head(workdir, 1))
+        head = BagModel.load(stage_files.baseline_head(workdir, 1))
         member = trained.batch_encoder(config, encoder), head
         models["no_distillation"] = SlideModel(members=[member], settings=settings, dtype=dtype)
     if model_folder.members(config):

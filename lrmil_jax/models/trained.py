@@ -10,8 +10,8 @@ from lrmil_jax import encoders, heads
 from lrmil_jax.encoders import pretrained
 from lrmil_jax.errors import ConfigError, WeightsError
 from lrmil_jax.models import loading
+from lrmil_jax.train.bag_model import BagModel
 from lrmil_jax.train.encode import BatchEncoder, Encoder
-from lrmil_jax.train.mil import BagClassifier
 from lrmil_jax.workspace import cohorts, layout
 
 log = logging.getLogger(__name__)
@@ -120,23 +120,41 @@ def preflight(config: ConfigDict, *, encodes: bool = True) -> None:
     module = encoders.create(config.encoder.name)
     if config.method == "lrmil":
         layers(config, module)
+        check_guidance(config)
     for block in (config.teacher, config.student, config.mil):
-        heads.create(block.head, num_classes=2)
+        heads.find(block.head)
     if config.method == "wise_fuse":
         loading.lr_side(cohorts.geometry(config), module)
-    guided = config.method == "lrmil" and (config.student.lambda_soft or config.student.lambda_hard)
-    if config.student.head == "mean" and guided:
+
+
+def check_guidance(config: ConfigDict) -> None:
+    """Whether the student's head can be told where to look, as its losses want.
+
+    Raises:
+      ConfigError: it has no attention, or no classifier of instances.
+    """
+    student, name = heads.find(config.student.head), config.student.head
+    if not student.has_attention and (config.student.lambda_soft or config.student.lambda_hard):
         raise ConfigError(
-            "student.head=mean has no attention to guide; set student.lambda_soft and "
+            f"student.head={name} has no attention to guide; set student.lambda_soft and "
             "student.lambda_hard to 0, or choose another head"
         )
-    if config.teacher.head == "mean":
-        log.warning("teacher.head=mean looks at all patches alike, so it guides nobody's attention")
+    by_instance = config.student.lambda_hard and config.student.hard == "instance"
+    if by_instance and "instance_classes" not in heads.defaults(student):
+        raise ConfigError(
+            f"student.head={name} has no classifier of instances for student.hard=instance; set "
+            "student.hard=rank, or choose abmil or gated_abmil"
+        )
+    if not heads.find(config.teacher.head).has_attention:
+        log.warning(
+            "teacher.head=%s looks at all patches alike, so it guides nobody's attention",
+            config.teacher.head,
+        )
 
 
-def teacher(workdir: Path, fold: int) -> BagClassifier:
+def teacher(workdir: Path, fold: int) -> BagModel:
     """The fold's frozen HR teacher."""
-    return BagClassifier.load(layout.stage_folder(workdir, "teacher", fold) / "model.safetensors")
+    return BagModel.load(layout.stage_folder(workdir, "teacher", fold) / "model.safetensors")
 
 
 def lr_encoder(config: ConfigDict, workdir: Path, fold: int) -> Encoder:

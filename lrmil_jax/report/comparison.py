@@ -17,7 +17,13 @@ _INK, _GREY, _TEST, _VALIDATION = "#222222", "#9a9a9a", "#1f5fa8", "#c77d2e"
 def cells(rows: Sequence[dict]) -> list[list[str]]:
     """The table as shown, the first line being the heading; rows are `studies.results`' ones."""
     reference = rows[0].get("reference", table.ARM_NAMES["lrmil"])
-    head = ["model", "AUC mean ± SD [95 %]", "lowest", f"{reference} minus it [95 %]", "ahead"]
+    head = [
+        "model",
+        f"{rows[0]['title']} mean ± SD [95 %]",
+        "lowest",
+        f"{reference} minus it [95 %]",
+        "ahead",
+    ]
     head += ["patches/slide"]
     timed = any(row.get(f"seconds_{table.PHASES[0]}") is not None for row in rows)
     lesions = any(row.get("attention_auc") is not None for row in rows)
@@ -27,9 +33,9 @@ def cells(rows: Sequence[dict]) -> list[list[str]]:
 
 
 def _line(row: dict, timed: bool, lesions: bool) -> list[str]:
-    bounds = row["auc_low"], row["auc_high"]
-    line = [row["model"], table.mean_and_spread(row["auc_mean"], row["auc_sd"], bounds)]
-    line += [table.number(row["auc_smallest"])]
+    bounds = row["figure_low"], row["figure_high"]
+    line = [row["model"], table.mean_and_spread(row["figure_mean"], row["figure_sd"], bounds)]
+    line += [table.number(row["figure_smallest"])]
     if row.get("gain_mean") is None:
         line += ["-", "-"]
     else:
@@ -52,31 +58,34 @@ def save_table(folder: Path, rows: Sequence[dict], notes: Sequence[str]) -> None
 
 
 def save_plot(path: Path, rows: Sequence[dict]) -> None:
-    """AUC of every model: mean, interval and the seeds' range, from top to bottom."""
-    known = [row for row in rows if row["auc_mean"] is not None]
+    """The headline of every model: mean, interval and the seeds' range, from top to bottom."""
+    known = [row for row in rows if row["figure_mean"] is not None]
     figure = Figure(figsize=(8, 0.9 + 0.36 * max(len(known), 1)), layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
     for place, row in enumerate(known):
         colour = _TEST if row["model"] == row.get("reference") else _INK
-        if row["auc_low"] is not None:
-            axis.plot([row["auc_low"], row["auc_high"]], [place] * 2, color=colour, lw=1.2)
-        axis.plot([row["auc_smallest"], row["auc_largest"]], [place] * 2, color=colour, lw=5,
+        if row["figure_low"] is not None:
+            axis.plot([row["figure_low"], row["figure_high"]], [place] * 2, color=colour, lw=1.2)
+        axis.plot([row["figure_smallest"], row["figure_largest"]], [place] * 2, color=colour, lw=5,
                   alpha=0.25, solid_capstyle="butt")  # fmt: skip
-        axis.plot(row["auc_mean"], place, "o", color=colour, ms=5)
-    axis.axvline(0.5, color=_GREY, lw=0.8, ls=":")
+        axis.plot(row["figure_mean"], place, "o", color=colour, ms=5)
+    title = rows[0]["title"]
+    if title in ("AUC", "C-index"):
+        axis.axvline(0.5, color=_GREY, lw=0.8, ls=":")  # by chance
     axis.set_yticks(range(len(known)), [row["model"] for row in known])
     axis.invert_yaxis()
-    axis.set_xlabel("test AUC: mean over seeds, 95 % interval (line), range of the seeds (band)")
+    axis.set_xlabel(f"test {title}: mean over seeds, 95 % interval (line), range of seeds (band)")
     save_figure(figure, path)
 
 
 def save_effects(path: Path, rows: Sequence[dict]) -> None:
-    """One panel a setting: test and validation AUC over its values, mean and SD over seeds.
+    """One panel a setting: test and validation figure over its values, mean and SD over seeds.
 
     Args:
       path: PNG to write.
-      rows: dicts with `factor`, `value` (text), `default`, `seed`, `auc`, `val_auc`.
+      rows: dicts with `factor`, `value` (text), `default`, `seed`, `figure`,
+        `val_figure`, `headline_title`.
     """
     frame = pd.DataFrame(rows)
     factors = frame.factor.unique().tolist()
@@ -92,13 +101,16 @@ def save_effects(path: Path, rows: Sequence[dict]) -> None:
         axis.set_visible(False)
     panels[0].legend(fontsize=7, frameon=False)
     for axis in panels[::across]:
-        axis.set_ylabel("AUC", fontsize=8)
+        axis.set_ylabel(frame.headline_title.iloc[0], fontsize=8)
     save_figure(figure, path)
 
 
 def _draw_effect(axis, frame: pd.DataFrame) -> None:
     values = sorted(frame.value.unique(), key=_order)
-    drawn = (("auc", "test", _TEST, -0.06), ("val_auc", "validation", _VALIDATION, 0.06))
+    drawn = (
+        ("figure", "test", _TEST, -0.06),
+        ("val_figure", "validation", _VALIDATION, 0.06),
+    )
     for column, label, colour, shift in drawn:
         figures = frame.assign(figure=frame[column].astype(float)).groupby("value").figure
         mean, sd = figures.mean().reindex(values), figures.std().reindex(values).fillna(0)

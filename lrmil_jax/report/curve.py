@@ -15,7 +15,7 @@ _COLOURS = ("#1f5fa8", "#c77d2e", "#9a9a9a", "#4c8c4a", "#8a4f9e")
 _DASHES = ("--", ":", "-.")
 # What is drawn: a key of the rows, its SD if it has one, and what it is called.
 _PANELS = (
-    ("auc_mean", "auc_sd", "test AUC"),
+    ("figure_mean", "figure_sd", "test"),
     ("accuracy", None, "accuracy"),
     ("recall", "recall_sd", "share of lesion area chosen"),
     ("patches", None, "patches encoded a slide"),
@@ -25,7 +25,12 @@ _PANELS = (
 
 def cells(rows: Sequence[dict]) -> list[list[str]]:
     """The table as shown, the first line being the heading; rows are `studies.curve.points`."""
-    head = ["model", "budget", "AUC mean ± SD [95 %]", f"minus {table.EXHAUSTIVE} [95 %]"]
+    head = [
+        "model",
+        "budget",
+        f"{rows[0]['title']} mean ± SD [95 %]",
+        f"minus {table.EXHAUSTIVE} [95 %]",
+    ]
     head += ["minus random [95 %]", "accuracy", "lesion area chosen", "patches/slide", "encode s"]
     whole = (row for row in rows if row["line"] == table.EXHAUSTIVE)
     full = next(whole, {}).get("seconds_encode")
@@ -36,7 +41,7 @@ def cells(rows: Sequence[dict]) -> list[list[str]]:
             [
                 row["line"],
                 "-" if row["budget"] is None else f"{row['budget']:g}",
-                f"{_spread(row, 'auc')} {_bounds(row, 'auc')}".strip(),
+                f"{_spread(row, 'figure')} {_bounds(row, 'figure')}".strip(),
                 _difference(row, "to_exhaustive"),
                 _difference(row, "to_random"),
                 table.number(row.get("accuracy")),
@@ -54,7 +59,7 @@ def cells(rows: Sequence[dict]) -> list[list[str]]:
 def _spread(row: dict, stem: str) -> str:
     mean, sd = row.get(f"{stem}_mean", row.get(stem)), row.get(f"{stem}_sd")
     if mean is None:
-        return "undefined" if stem == "auc" else "-"
+        return "undefined" if stem == "figure" else "-"
     return f"{mean:.3f}" if sd is None or pd.isna(sd) else f"{mean:.3f} ± {sd:.3f}"
 
 
@@ -91,8 +96,9 @@ def save_plot(path: Path, rows: Sequence[dict]) -> None:
     FigureCanvasAgg(figure)
     axes = figure.subplots(down, across, squeeze=False).ravel()
     frame = pd.DataFrame(rows)
-    for axis, panel in zip(axes, panels, strict=False):
-        _draw(axis, frame, *panel)
+    for axis, (name, deviation, label) in zip(axes, panels, strict=False):
+        shown = f"{label} {rows[0]['title']}" if name == "figure_mean" else label
+        _draw(axis, frame, name, deviation, shown)
     for axis in axes[len(panels) :]:
         axis.axis("off")
     handles, labels = axes[0].get_legend_handles_labels()
@@ -104,7 +110,7 @@ def _draw(axis, frame: pd.DataFrame, name: str, deviation: str | None, label: st
     swept, level = frame[frame.budget.notna()], frame[frame.budget.isna()]
     for number, (line, own) in enumerate(swept.groupby("line", sort=False)):
         own = own.sort_values("budget")
-        spread = None if deviation is None else own[deviation].fillna(0).astype(float)
+        spread = None if deviation is None else own[deviation].astype(float).fillna(0)
         axis.errorbar(own.budget, own[name].astype(float), spread, fmt="o-", ms=4, lw=1.4,
                       capsize=2, color=_COLOURS[number % len(_COLOURS)], label=line)  # fmt: skip
     for number, row in enumerate(level.to_dict("records")):

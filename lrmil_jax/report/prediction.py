@@ -51,8 +51,7 @@ def save(prediction: SlidePrediction) -> dict:
 
 def _save(prediction: SlidePrediction) -> None:
     result = prediction.result
-    best = prediction.record["predicted"]
-    title = f"{prediction.slide_id}: {best} {result.probabilities[best]:.3f}"
+    title = f"{prediction.slide_id}: {result.sentence}"
     save_attention(prediction.folder, prediction.slide_id, result, title)
     if result.guidance is not None:
         _save_regions(prediction.folder, result, title)
@@ -81,7 +80,7 @@ def _save_regions(folder: Path, result: Any, title: str) -> None:
     """What led the choice of regions: every LR patch's scores, and which description fits."""
     guide = result.guidance
     table = pd.DataFrame({"x": guide.xy[:, 0], "y": guide.xy[:, 1], "side": guide.side})
-    for index, name in enumerate(result.probabilities):
+    for index, name in enumerate(guide.classes):
         table[f"score_{name}"] = guide.scores[:, index]
     table["chosen"] = np.isin(np.arange(len(table)), guide.chosen)
     table["sentence"] = ""

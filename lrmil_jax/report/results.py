@@ -7,17 +7,20 @@ import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
 
-from lrmil_jax.evals import intervals, localisation, metrics, predictions, thresholds
+from lrmil_jax import tasks
+from lrmil_jax.evals import intervals, localisation, thresholds
 from lrmil_jax.report import table
+from lrmil_jax.tasks import predictions
 from lrmil_jax.workspace import layout, lesions
 
 
 def result_rows(config: ConfigDict, workdir: Path, tested: pd.DataFrame) -> list[dict]:
     """One row a model: test figures of all folds, patches and seconds per slide.
 
-    Of each of `metrics.NAMES` a row has the mean over folds, `_sd` over folds and the `_interval`
-    of the mean (`intervals.summarise`); of the AUC also `auc_folds`, how many folds define it, and
-    `auc_pooled`, that of all folds' probabilities taken as one model's.
+    Of each of the task's metrics a row has the mean over folds, `_sd` over folds and the
+    `_interval` of the mean (`intervals.summarise`). Of the one that stands for the task, named by
+    `headline` and `headline_title`, also `<name>_folds`, how many folds define it, and
+    `<name>_pooled`, that of all folds' predictions taken as one model's.
     """
     folders = _evaluate_folders(config, workdir)
     seconds = _read_json(layout.stage_folder(workdir, "report") / "timing.json")
@@ -50,20 +53,22 @@ def result_rows(config: ConfigDict, workdir: Path, tested: pd.DataFrame) -> list
 
 def _figures(tested: pd.DataFrame) -> dict:
     """One arm's metrics over folds."""
-    folds = [predictions.figures(rows) for _, rows in tested.groupby("fold")]
-    row = {}
-    for name in metrics.NAMES:
+    task = tasks.of_columns(tested)
+    title = task.titles.get(task.headline, task.headline)
+    folds = [predictions.figures(task, rows) for _, rows in tested.groupby("fold")]
+    row: dict = {"headline": task.headline, "headline_title": title}
+    for name in task.metrics:
         over_folds = intervals.summarise([fold[name] for fold in folds])
         row |= {
             name: over_folds.mean,
             f"{name}_sd": over_folds.sd,
             f"{name}_interval": over_folds.interval,
         }
-        if name == "auc":
-            row["auc_folds"] = over_folds.count
-    each_fold = [predictions.patients(rows) for _, rows in tested.groupby("fold")]
-    pooled = metrics.compute(*metrics.arrays(pd.concat(each_fold)))
-    return row | {"auc_pooled": pooled["auc"]}
+        if name == task.headline:
+            row[f"{name}_folds"] = over_folds.count
+    each_fold = [predictions.patients(task, rows)[1:] for _, rows in tested.groupby("fold")]
+    pooled = task.measure(*(np.concatenate(part) for part in zip(*each_fold, strict=True)))
+    return row | {f"{task.headline}_pooled": pooled[task.headline]}
 
 
 def _operating_points(folds: list[dict[str, dict]]) -> dict[str, float | None]:
@@ -84,17 +89,20 @@ def _operating_points(folds: list[dict[str, dict]]) -> dict[str, float | None]:
 
 def result_notes(rows: list[dict], tested: pd.DataFrame) -> list[str]:
     """What a reader of the table has to know of its intervals."""
-    folds = rows[0]["folds"]
+    folds, name, title = (rows[0][key] for key in ("folds", "headline", "headline_title"))
     if folds == 1:
-        notes = ["AUC with a 95 % interval over patients."]
+        notes = [f"{title} with a 95 % interval over patients."]
     else:
         notes = [
-            f"AUC: mean of {folds} folds, each model on its own test patients, with the 95 % "
+            f"{title}: mean of {folds} folds, each model on its own test patients, with the 95 % "
             "interval of the mean over patients and models; a patient tested in several folds is "
-            "one. Pooled: the probabilities of all folds ranked together."
+            "one. Pooled: the predictions of all folds taken together."
         ]
-        if any(row["auc_folds"] < folds for row in rows):
-            notes.append("Folds whose test patients lack a class have no AUC and are left out.")
+        if any(row[f"{name}_folds"] < folds for row in rows):
+            notes.append(
+                f"Folds whose test patients leave the {title} undefined (without a class, or an "
+                "event) are left out."
+            )
     if any("youden_accuracy" in row for row in rows):
         notes.append(
             "Accuracy is that of the most probable class, and at the threshold that has the "

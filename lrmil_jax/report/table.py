@@ -53,16 +53,22 @@ def cells(rows: Sequence[dict]) -> list[list[str]]:
     """The table as shown, the first line being the heading.
 
     Args:
-      rows: dicts with `arm`, `auc`, `auc_interval`, `accuracy`, `patches`, `seconds_<phase>`, of
-        two classes `youden_accuracy`, and of several `folds` also `auc_sd`, `auc_folds` (how many
-        have an AUC) and `auc_pooled`.
+      rows: dicts with `arm`, `headline` (the metric that stands for the task), `headline_title`,
+        that metric and its `_interval`, `patches`, `seconds_<phase>`, `accuracy` where there are
+        classes, of two of them `youden_accuracy`, and of several `folds` the metric's `_sd`,
+        `_folds` (how many define it) and `_pooled`.
     """
     several = any(row.get("folds", 1) > 1 for row in rows)
+    title = rows[0]["headline_title"] if rows else "AUC"
+    classes = any("accuracy" in row for row in rows)
     head = ["model"]
     head += (
-        ["AUC mean ± SD over folds [95 %]", "pooled AUC"] if several else ["AUC [95 % interval]"]
+        [f"{title} mean ± SD over folds [95 %]", f"pooled {title}"]
+        if several
+        else [f"{title} [95 % interval]"]
     )
-    head += ["accuracy", "accuracy at Youden's", "patches/slide"]
+    head += ["accuracy", "accuracy at Youden's"] if classes else []
+    head += ["patches/slide"]
     head += [f"{phase.replace('_', '+')} s" for phase in PHASES] + ["total s"]
     shown = [head]
     for row in rows:
@@ -71,9 +77,8 @@ def cells(rows: Sequence[dict]) -> list[list[str]]:
         shown.append(
             [
                 ARM_NAMES.get(row["arm"], row["arm"]),
-                *_auc_cells(row, several),
-                number(row["accuracy"]),
-                cell(row.get("youden_accuracy")),
+                *_headline_cells(row, several),
+                *((number(row["accuracy"]), cell(row.get("youden_accuracy"))) if classes else ()),
                 number(row["patches"], 1),
                 *("-" if value is None else number(value) for value in (*seconds, total)),
             ]
@@ -81,14 +86,15 @@ def cells(rows: Sequence[dict]) -> list[list[str]]:
     return shown
 
 
-def _auc_cells(row: dict, several: bool) -> list[str]:
-    bounds = row.get("auc_interval")
+def _headline_cells(row: dict, several: bool) -> list[str]:
+    name = row["headline"]
+    bounds = row.get(f"{name}_interval")
     if not several:
-        return [interval(row["auc"], bounds)]
-    shown = mean_and_spread(row["auc"], row["auc_sd"], bounds)
-    if row["auc_folds"] < row["folds"]:
-        shown += f" ({row['auc_folds']} of {row['folds']} folds)"
-    return [shown, number(row["auc_pooled"])]
+        return [interval(row[name], bounds)]
+    shown = mean_and_spread(row[name], row[f"{name}_sd"], bounds)
+    if row[f"{name}_folds"] < row["folds"]:
+        shown += f" ({row[f'{name}_folds']} of {row['folds']} folds)"
+    return [shown, number(row[f"{name}_pooled"])]
 
 
 def attention_cells(rows: Sequence[dict]) -> list[list[str]]:

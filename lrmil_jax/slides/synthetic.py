@@ -20,6 +20,7 @@ from PIL import Image
 
 from lrmil_jax.errors import DataError
 from lrmil_jax.files import atomic_path, write_json, write_text
+from lrmil_jax.slides import outcomes
 from lrmil_jax.slides.morphology import CAPTIONS
 from lrmil_jax.slides.procedural import TISSUES, paint, random_map, slide_map
 
@@ -102,7 +103,9 @@ def write_cohort(
     """Write a labelled cohort, half of it positive; what is there already is kept.
 
     The folder gets `slides/<slide_id>.tif`, `masks/<slide_id>.png` (tumour white) and `labels.csv`
-    with slide_id, patient_id, label ("benign" or "tumour") and path (inside `slides`).
+    with slide_id, patient_id, label ("benign" or "tumour"), path (inside `slides`) and what other
+    tasks ask for: see
+    `outcomes.of_slides`.
 
     Args:
       folder: where to write.
@@ -135,11 +138,12 @@ def write_cohort(
     _claim(folder, recipe)
     for name in ("slides", "masks"):
         (folder / name).mkdir(exist_ok=True)
-    rows, jobs = [], []
+    rows, positive, jobs = [], [], []
     for i in range(slides):
         patient = i // slides_per_patient
         slide_id, label = f"slide_{i:04d}", patient % 2
         rows.append((slide_id, f"patient_{patient:04d}", LABELS[label], f"{slide_id}.tif"))
+        positive.append(label == 1)
         if not (folder / "slides" / f"{slide_id}.tif").exists():
             jobs.append({"folder": folder, "slide_id": slide_id, "seed": [seed, i],
                          "positive": label == 1, "size_px": size_px, "mpp": mpp,
@@ -149,8 +153,14 @@ def write_cohort(
     else:
         for job in jobs:
             _write_one(job)
-    header = ("slide_id", "patient_id", "label", "path")
-    _write_csv(folder / "labels.csv", [header, *rows])
+    patients = np.arange(slides) // slides_per_patient
+    burden = outcomes.burden(folder / "masks" / f"{row[0]}.png" for row in rows)
+    found = outcomes.of_slides(np.array(positive), burden, patients, seed=seed)
+    header = ("slide_id", "patient_id", "label", "path", *found)
+    whole = [
+        (*row, *more) for row, more in zip(rows, zip(*found.values(), strict=True), strict=True)
+    ]
+    _write_csv(folder / "labels.csv", [header, *whole])
     return folder / "labels.csv"
 
 

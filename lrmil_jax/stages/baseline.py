@@ -35,6 +35,5 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
                 config, workdir, stage_files.undistilled_folder(workdir), slide_ids
             ),
         ),
-        classes=cohort.classes,
         seed=config.seed,
     ).save(path)

@@ -8,10 +8,11 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from lrmil_jax import files
-from lrmil_jax.evals import localisation, predictions
+from lrmil_jax.evals import localisation
 from lrmil_jax.models import compared
 from lrmil_jax.report.table import ARM_NAMES
 from lrmil_jax.selection import score
+from lrmil_jax.tasks import predictions
 from lrmil_jax.workspace import cohorts, colours, layout, lesions, stage_files
 
 log = logging.getLogger(__name__)
@@ -35,21 +36,21 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     frames, attentions, measured = {}, {}, {}
     for arm, (classifier, store) in found.items():
         name = ARM_NAMES.get(arm, arm)
-        probabilities, attention = compared.predict(
+        values, attention = compared.predict(
             classifier, store, lesions_of, label=f"evaluate {name}"
         )
-        frames[arm] = compared.frame(arm, table, probabilities, cohort.classes)
-        if compared.has_attention(classifier):
+        frames[arm] = predictions.rows(cohort.task, arm, table, values)
+        if classifier.has_attention:
             attentions[arm] = attention
         measured[arm] = {"patches": float(np.median(store.sizes[test]))}
     if config.evaluate.colour_baseline:
-        probabilities, measured["colour"] = colours.predictions(config, workdir, fold, cohort)
-        frames["colour"] = compared.frame("colour", table, probabilities, cohort.classes)
+        values, measured["colour"] = colours.predictions(config, workdir, fold, cohort)
+        frames["colour"] = predictions.rows(cohort.task, "colour", table, values)
     for arm, frame in frames.items():
-        measured[arm] |= predictions.measure(frame[test])
-        measured[arm]["validation"] = predictions.measure(frame[~test])
+        measured[arm] |= predictions.measure(cohort.task, frame[test])
+        measured[arm]["validation"] = predictions.measure(cohort.task, frame[~test])
         measured[arm]["thresholds"] = predictions.operating_points(
-            frame[~test], frame[test], sensitivity=config.evaluate.sensitivity
+            cohort.task, frame[~test], frame[test], sensitivity=config.evaluate.sensitivity
         )
     _localise(config, folder, table, lesions_of, attentions, ~test, measured)
     if config.method == "wise_fuse":

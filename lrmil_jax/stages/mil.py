@@ -22,7 +22,6 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
         data=feature_sets.fold_data(
             cohort, fold, feature_sets.fused_store(config, workdir, fold, slide_ids)
         ),
-        classes=cohort.classes,
         seed=config.seed,
     ).save(path)
     own = {"head.safetensors": path, **trained.lr_encoder_files(config, workdir, fold)}

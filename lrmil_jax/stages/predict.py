@@ -9,21 +9,20 @@ import json
 import logging
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from lrmil_jax import files, processes
 from lrmil_jax.data import labels as label_csv
 from lrmil_jax.data import splits
 from lrmil_jax.data.slide_jobs import file_identity
-from lrmil_jax.errors import DataError, UserError
-from lrmil_jax.evals import intervals, metrics
+from lrmil_jax.errors import UserError
 from lrmil_jax.models import model_folder
 from lrmil_jax.models.result import SlideResult
 from lrmil_jax.models.slide_model import SlideModel
 from lrmil_jax.progress import progress
 from lrmil_jax.report import prediction
 from lrmil_jax.report.prediction import SlidePrediction
+from lrmil_jax.tasks import predictions
 
 log = logging.getLogger(__name__)
 
@@ -42,14 +41,15 @@ def run(
       model: a model folder.
       workdir: where the output goes.
       slide: one slide file, or
-      slides: a folder of slides or a CSV (`slide_id[,path][,mpp][,patient_id][,label]`).
+      slides: a folder of slides or a CSV (`slide_id[,path][,mpp][,patient_id][,label]`, where
+        `label` stands for whatever columns of `predictions.csv` hold the truth).
       mpp: um/px of `slide`, if the file's own is not right.
 
     Returns:
       How many slides failed; they are listed in the CSV with their reason.
 
     Raises:
-      DataError: no slide is named, or a label is none of the model's classes.
+      DataError: no slide is named, or a target is none of the model's task.
       WeightsError: the model folder is not whole.
     """
     loaded = model_folder.load(model)
@@ -57,14 +57,13 @@ def run(
         table = label_csv.one_slide(slide, mpp)
     else:
         table = label_csv.read_slide_list(slides)
-    truth = _true_classes(loaded, table)
+    truth = _targets(loaded, table)
     folder = workdir / "predictions"
     files.remove_leftovers(folder)
     done, failed = _predict(loaded, table, folder)
-    predictions = pd.DataFrame([_csv_row(record) for record in done] + failed)
-    files.write_table(folder / "predictions.csv", predictions)
-    if truth and done:
-        _write_metrics(loaded, table, truth, done, folder)
+    table = pd.DataFrame([_csv_row(loaded, record) for record in done] + failed)
+    files.write_table(folder / "predictions.csv", table)
+    _write_metrics(loaded, truth, done, folder)
     for record in done[:20]:
         log.info("%s", _line(record))
     log.info("predictions of %d slides in %s", len(done), folder)
@@ -100,26 +99,17 @@ def _predict(model: SlideModel, table: pd.DataFrame, folder: Path) -> tuple[list
     undrawn = (record for record in saved if "reason" in record)
     failed += [_failure(record["slide_id"], record["reason"]) for record in undrawn]
     there = [record for record in known if record is not None]
-    there += [record for record in saved if "probabilities" in record]
+    there += [record for record in saved if "prediction" in record]
     order = {row.slide_id: place for place, (row, _) in enumerate(rows)}
     return sorted(there, key=lambda record: order[record["slide_id"]]), failed
 
 
-def _true_classes(model: SlideModel, table: pd.DataFrame) -> dict[str, int]:
-    """Class of every labelled slide: the label is a class name, or its number."""
-    truth = {}
-    for row in table.itertuples() if "label" in table else ():
-        if not isinstance(row.label, str) or not row.label:
-            continue
-        names = {name: index for index, name in enumerate(model.classes)}
-        names |= {str(index): index for index in names.values() if str(index) not in names}
-        if row.label not in names:
-            raise DataError(
-                f"slide {row.slide_id} has label {row.label!r}, which is none of the model's "
-                f"classes ({', '.join(model.classes)}); mend the CSV or leave its label out"
-            )
-        truth[row.slide_id] = names[row.label]
-    return truth
+def _targets(model: SlideModel, table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the slides whose truth the CSV tells, in the columns of `predictions.csv`."""
+    known = table[~model.task.missing(table)]
+    if len(known):
+        model.task.targets_of(known)  # a wrong one is told before hours of prediction
+    return known
 
 
 def _identity(model: Path) -> str:
@@ -156,7 +146,8 @@ def _record(model: SlideModel, row, source: dict, result: SlideResult) -> dict:
         "path": str(Path(row.path)),
         "source": source,
         "probabilities": result.probabilities,
-        "predicted": result.predicted,
+        "prediction": result.prediction,
+        "sentence": result.sentence,
         "predicted_at": {
             name: model.classes[int(result.probabilities[model.classes[1]] >= threshold)]
             for name, threshold in model.thresholds.items()
@@ -171,15 +162,12 @@ def _record(model: SlideModel, row, source: dict, result: SlideResult) -> dict:
     }
 
 
-def _csv_row(record: dict) -> dict:
-    row = {
-        "slide_id": record["slide_id"],
-        "status": "ok",
-        "reason": "",
-        "predicted": record["predicted"],
-    }
+def _csv_row(model: SlideModel, record: dict) -> dict:
+    row = {"slide_id": record["slide_id"], "status": "ok", "reason": ""}
+    # A record that was read again has its keys in another order.
+    others = sorted(record["prediction"].keys() - set(model.task.values))
+    row |= {name: record["prediction"][name] for name in (*others, *model.task.values)}
     row |= {f"predicted_{name}": value for name, value in record["predicted_at"].items()}
-    row |= {f"prob_{name}": value for name, value in record["probabilities"].items()}
     row |= {name: record[name] for name in ("mpp", "lr_patches", "patches_encoded")}
     row |= {
         "unreadable": len(record["unreadable"]),
@@ -190,33 +178,24 @@ def _csv_row(record: dict) -> dict:
 
 
 def _line(record: dict) -> str:
-    said = ", ".join(f"{name} {value:.3f}" for name, value in record["probabilities"].items())
+    said = record["sentence"]
     phases = ", ".join(f"{name} {value:.2f} s" for name, value in record["seconds"].items())
     return f"{record['slide_id']}: {said}; {record['lr_patches']} patches; {phases}"
 
 
-def _write_metrics(
-    model: SlideModel, table: pd.DataFrame, truth: dict[str, int], done: list[dict], folder: Path
-) -> None:
-    known = [record for record in done if record["slide_id"] in truth]
-    if not known:
+def _write_metrics(model: SlideModel, truth: pd.DataFrame, done: list[dict], folder: Path) -> None:
+    task, said = model.task, {record["slide_id"]: record for record in done}
+    known = truth[truth.slide_id.isin(said)].reset_index(drop=True)
+    if not len(known):
         return
-    labelled = table[table.slide_id.isin(truth)]
-    cases = splits.cases(labelled.patient_id, labelled.slide_id.map(truth))
-    case_of = dict(zip(labelled.slide_id, cases, strict=True))
-    patients = metrics.by_patient(
-        metrics.slide_frame(
-            [case_of[record["slide_id"]] for record in known],
-            np.array([truth[record["slide_id"]] for record in known]),
-            np.array(
-                [[record["probabilities"][name] for name in model.classes] for record in known]
-            ),
-        )
+    known["case_id"] = known.patient_id
+    if task.has_classes:
+        known["case_id"] = splits.cases(known.patient_id, known.label)
+    values = [said[slide_id]["prediction"] for slide_id in known.slide_id]
+    rows = known[["case_id", *task.written]].assign(
+        **{name: [one[name] for one in values] for name in task.values}
     )
-    labels, probabilities = metrics.arrays(patients)
-    measured = metrics.compute(labels, probabilities)
-    bounds = intervals.of_one(
-        intervals.figures(labels, probabilities, patients.patient_id.to_numpy(str))
-    )
-    files.write_json(folder / "metrics.json", {"metrics": measured, "intervals": bounds})
-    log.info("AUC %s over %d patients", measured["auc"], len(labels))
+    found = predictions.measure(task, rows)
+    files.write_json(folder / "metrics.json", found)
+    title = task.titles.get(task.headline, task.headline)
+    log.info("%s %s over %d patients", title, found["metrics"][task.headline], found["patients"])

@@ -10,9 +10,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from lrmil_jax import files
+from lrmil_jax import files, tasks
 from lrmil_jax.models import compared, drawings, model_folder, timing
-from lrmil_jax.report import attention, html, results, table
+from lrmil_jax.report import attention, follow_up, html, results, table
 from lrmil_jax.workspace import cohorts, layout, lesions
 
 log = logging.getLogger(__name__)
@@ -42,13 +42,16 @@ def run(config: ConfigDict, workdir: Path) -> None:
     table.save(folder, rows, notes)
     _save_curves(config, workdir, folder / "training.png")
     pictures = [("training.png", "Validation loss of every training")]
+    if tasks.of_columns(tested).has_follow_up:
+        follow_up.save(folder / "follow_up.png", tested)
+        pictures.append(("follow_up.png", "Test patients above and below the median risk"))
     pictures += _save_attention(config, workdir, folder)
     if config.method == "wise_fuse":
         pictures += drawings.save_regions(config, workdir, folder)
     if members:
         pictures += drawings.save_attention(config, workdir, folder)
     notes += [
-        "AUC and accuracy are per patient. Seconds per slide are medians, from the slide "
+        "Figures are per patient. Seconds per slide are medians, from the slide "
         "file, after a warm-up; LR without distillation costs what LRMIL costs."
     ]
     shown = table.attention_cells(rows)
@@ -119,7 +122,7 @@ def _lesion_slide(
     maps = {}
     for arm in auc:
         classifier, store = arms[arm]
-        scores = classifier.predict(store.embedding(0))[1]
+        scores = classifier.predict_slide(store, 0)[1]
         maps[arm] = lesions.lr_attention(scores, store, 0, len(lesion.share))
     row = next(rows.itertuples())
     drawn_on, downsample, side = drawings.thumbnail(config, row)

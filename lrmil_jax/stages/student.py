@@ -34,7 +34,6 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
         block=config.student,
         loss=mil.SlideLoss(**{key: config.student[key] for key in _LOSS_KEYS}),
         data=feature_sets.fold_data(cohort, fold, store, **_teaching(config, workdir, fold, store)),
-        classes=cohort.classes,
         seed=config.seed,
     ).save(folder / "lrmil.safetensors")
     stage_one = layout.stage_folder(workdir, "distill", fold) / "encoder.safetensors"

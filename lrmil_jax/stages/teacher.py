@@ -26,7 +26,6 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
             block=config.teacher,
             loss=mil.SlideLoss(),
             data=feature_sets.fold_data(cohort, fold, store),
-            classes=cohort.classes,
             seed=config.seed,
         ).save(folder / "model.safetensors")
     paths = [stage_files.teacher_path(workdir, fold, slide_id) for slide_id in store.slide_ids]
@@ -36,6 +35,6 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     classifier = trained.teacher(workdir, fold)
     with progress("teacher's attention", len(paths), done=len(paths) - len(pending)) as bar:
         for slide in pending:
-            logits, attention = classifier.predict(store.embedding(slide))
+            logits, attention = classifier.predict_slide(store, slide)
             param_files.save_params(paths[slide], {"logits": logits, "attention_logits": attention})
             bar.advance()

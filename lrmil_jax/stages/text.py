@@ -14,9 +14,8 @@ from lrmil_jax.workspace import cohorts, stage_files
 
 def run(config: ConfigDict, workdir: Path) -> None:
     """Writes `text/classes.safetensors`, and every sentence's embedding beside it."""
-    classes = cohorts.prepared(config, workdir).classes
-    score.guiding(classes, config.select.classes)  # a wrong name is told before `align`
-    bank = text_towers.read_bank(config, classes)
+    bank = text_towers.read_bank(config, cohorts.prepared(config, workdir).classes)
+    score.guiding(tuple(bank.classes), config.select.classes)  # a wrong name before `align`
     tower = text_towers.load(config, workdir)
     texts = bank.embed(tower, config.text.power)
     facts = {
@@ -46,8 +45,8 @@ def preflight(config: ConfigDict, workdir: Path, classes: tuple[str, ...]) -> No
         sentence is too long; `select.classes` has a name that is no class.
       WeightsError: the text tower's file is missing, broken, or of another image tower.
     """
-    score.guiding(classes, config.select.classes)
     bank = text_towers.read_bank(config, classes)
+    score.guiding(tuple(bank.classes), config.select.classes)
     if config.encoder.weights is not None and not stage_files.texts_path(workdir).is_file():
         bank.embed(text_towers.load(config), config.text.power)
 

@@ -18,9 +18,9 @@ def points(measured: Sequence[Measured]) -> list[dict]:
     A line is named as its variants are, less the budget at the end.
 
     Returns:
-      Rows with `line`, `budget` (None without), `auc_<of intervals.Summary>`, `accuracy`, `recall`
-      and its SD, `patches`, `seconds_encode`, `seconds_select`, `seconds`, and the paired
-      differences of AUC `to_exhaustive_*` and `to_random_*`, the line's less the other's.
+      Rows with `line`, `budget` (None without), `title`, `figure_<of intervals.Summary>`,
+      `accuracy`, `recall` and its SD, `patches`, `seconds_encode`, `seconds_select`, `seconds`, and
+      the paired differences `to_exhaustive_*` and `to_random_*`, the line's less the other's.
     """
     groups: dict[tuple, list[Measured]] = {}
     for one in measured:
@@ -37,7 +37,8 @@ def _line(one: Measured) -> str:
 
 
 def _point(line: str, budget: float | int | None, own: list[Measured], groups: dict) -> dict:
-    row = {"line": line, "budget": budget, **_named("auc", over_seeds(own))}
+    row = {"line": line, "budget": budget, "title": own[0].record["headline_title"]}
+    row |= _named("figure", over_seeds(own))
     for name, other in (("exhaustive", (EXHAUSTIVE, None)), ("random", (RANDOM, budget))):
         if other in groups and other[0] != line:
             difference = paired(own, groups[other])

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from lrmil_jax.evals import intervals, predictions
+from lrmil_jax import tasks
+from lrmil_jax.evals import intervals
 from lrmil_jax.evals.intervals import Figure, Summary
 from lrmil_jax.report import results, table
 from lrmil_jax.studies.plan import BASE, Run
+from lrmil_jax.tasks import predictions
 from lrmil_jax.workspace import layout
 
 # The arm that stands for a run in the table: what its method is about.
@@ -24,7 +26,8 @@ class Measured:
     Attributes:
       model: its name in the table.
       record: the tidy row.
-      folds: AUC of each fold's test patients, whose names say of which cohort they are.
+      folds: the task's headline (such as the AUC) on each fold's test patients, whose names say of
+        which cohort they are.
       note: what shared pools of fields mean for the intervals, or None.
     """
 
@@ -34,7 +37,7 @@ class Measured:
     note: str | None = None
 
     @property
-    def auc(self) -> float | None:
+    def figure(self) -> float | None:
         """Mean over the folds that define it, or None."""
         return intervals.mean(self.folds).value
 
@@ -51,18 +54,19 @@ def measure(run: Run) -> list[Measured]:
             model = run.variant
         else:
             continue
-        folds = _fold_aucs(run, tested[tested.arm == row["arm"]])
+        folds = _fold_figures(run, tested[tested.arm == row["arm"]])
         measured.append(Measured(model, _record(run, model, row), folds, note))
     return measured
 
 
-def _fold_aucs(run: Run, tested: pd.DataFrame) -> tuple[Figure, ...]:
+def _fold_figures(run: Run, tested: pd.DataFrame) -> tuple[Figure, ...]:
     """The patients of one label CSV are the same in every seed, which {seed} in its name prevents;
     synthetic ones of one name are others in every seed."""
     cohort = run.config.data.labels or f"synthetic, seed {run.seed}"
-    aucs = [predictions.figures(rows)["auc"] for _, rows in tested.groupby("fold")]
+    task = tasks.of_columns(tested)
+    folds = [predictions.figures(task, rows)[task.headline] for _, rows in tested.groupby("fold")]
     return tuple(
-        dataclasses.replace(auc, patients=np.char.add(f"{cohort}: ", auc.patients)) for auc in aucs
+        dataclasses.replace(one, patients=np.char.add(f"{cohort}: ", one.patients)) for one in folds
     )
 
 
@@ -74,7 +78,8 @@ def _record(run: Run, model: str, row: dict) -> dict:
         "changes": " ".join(f"{key}={value}" for key, value in run.changes.items()),
         "budget": _budget(run),
         **table.flat(row),
-        "val_auc": _validation_auc(run, row["arm"]),
+        "figure": row[row["headline"]],
+        "val_figure": _validation_figure(run, row),
     }
 
 
@@ -84,25 +89,25 @@ def _budget(run: Run) -> float | int | None:
     return (chosen.count or chosen.rho) if run.config.method == "wise_fuse" else None
 
 
-def _validation_auc(run: Run, arm: str) -> float | None:
-    """Mean over folds of the AUC on validation patients, by which settings are chosen."""
+def _validation_figure(run: Run, row: dict) -> float | None:
+    """Mean over folds of the headline on validation patients, by which settings are chosen."""
     values = []
     for fold in range(1, run.config.folds + 1):
         path = layout.stage_folder(run.folder, "evaluate", fold) / "metrics.json"
-        known = json.loads(path.read_text(encoding="utf-8"))[arm].get("validation")
-        values.append(None if known is None else known["metrics"]["auc"])
+        known = json.loads(path.read_text(encoding="utf-8"))[row["arm"]].get("validation")
+        values.append(None if known is None else known["metrics"][row["headline"]])
     return None if None in values else float(np.mean(values))
 
 
 def over_seeds(measured: Sequence[Measured]) -> Summary:
-    """The AUC of one model over its seeds; of a single seed over its folds."""
+    """The headline of one model over its seeds; of a single seed over its folds."""
     if len(measured) == 1:
         return intervals.summarise(measured[0].folds)
     return intervals.summarise([intervals.mean(one.folds) for one in measured])
 
 
 def paired(reference: Sequence[Measured], other: Sequence[Measured]) -> Summary | None:
-    """The reference's AUC less the other model's, of the same seeds, folds and patients.
+    """The reference's headline less the other model's, of the same seeds, folds and patients.
 
     Returns:
       None where a seed of the other has no reference, or other patients.

@@ -41,10 +41,11 @@ def notes(measured: Sequence[Measured], closed: float | None) -> list[str]:
     """What a reader of the table has to know."""
     patients = {one.record["seed"]: one.record["patients"] for one in measured}
     tested = ", ".join(map(str, patients.values()))
+    title = measured[0].record["headline_title"]
     over = "seeds" if len(patients) > 1 else "folds of the one seed"
     told = [
-        f"AUC of {len(patients)} seeds ({tested} test patients), each the mean of its folds; SD "
-        f"over {over}; 95 % intervals of the mean are over {over} and patients, and a patient "
+        f"{title} of {len(patients)} seeds ({tested} test patients), each the mean of its folds; "
+        f"SD over {over}; 95 % intervals of the mean are over {over} and patients, and a patient "
         "tested more than once is one; differences are paired: same seeds, same patients."
     ]
     told += dict.fromkeys(one.note for one in measured if one.note is not None)
@@ -57,20 +58,21 @@ def notes(measured: Sequence[Measured], closed: float | None) -> list[str]:
 
 
 def summarise(measured: Sequence[Measured], reference: str) -> list[dict]:
-    """One row a model in the order of appearance: its AUC over seeds, and by how much the model
-    named `reference` is ahead of it, paired."""
+    """One row a model in the order of appearance: its headline over seeds, and by how much the
+    model named `reference` is ahead of it, paired."""
     rows, base = [], [one for one in measured if one.model == reference]
     for model in dict.fromkeys(one.model for one in measured):
         own = [one for one in measured if one.model == model]
-        row = {"model": model, "reference": reference}
-        row |= {f"auc_{k}": v for k, v in dataclasses.asdict(over_seeds(own)).items()}
+        row = {"model": model, "reference": reference, "title": own[0].record["headline_title"]}
+        row |= {f"figure_{k}": v for k, v in dataclasses.asdict(over_seeds(own)).items()}
         gain = None if model == reference else paired(base, own)
         if gain is not None:
             row |= {f"gain_{k}": v for k, v in dataclasses.asdict(gain).items()}
         frame = pd.DataFrame([one.record for one in own])
         told = ("patches", "seconds_", "attention_", "lesion_recall")
         wanted = [name for name in frame if name.startswith(told)]
-        means = frame[["accuracy", "val_auc", *wanted]].astype(float).mean()
+        wanted += [name for name in ("accuracy", "val_figure") if name in frame]
+        means = frame[wanted].astype(float).mean()
         row |= {name: None if np.isnan(value) else float(value) for name, value in means.items()}
         rows.append(row)
     return rows
@@ -81,7 +83,7 @@ def gap_closed(measured: Sequence[Measured]) -> float | None:
     the means over seeds; None where there is no gap."""
     means = {}
     for arm in ("teacher", "no_distillation", "lrmil"):
-        values = [one.auc for one in measured if one.model == table.ARM_NAMES[arm]]
+        values = [one.figure for one in measured if one.model == table.ARM_NAMES[arm]]
         if not values or None in values:
             return None
         means[arm] = float(np.mean(values))
@@ -91,7 +93,7 @@ def gap_closed(measured: Sequence[Measured]) -> float | None:
 
 def effect_rows(runs: Sequence[Run], measured: Sequence[Measured]) -> list[dict]:
     """One row for each run of a variant that changes a single key, and for the config itself under
-    every key that some variant changes: `factor`, `value`, `seed`, test and validation AUC."""
+    every key that some variant changes: `factor`, `value`, `seed`, test and validation figure."""
     base = next(run for run in runs if run.variant == BASE)
     flat = configuration.flatten(base.config)
     factors = dict.fromkeys(key for run in runs if len(run.changes) == 1 for key in run.changes)
@@ -107,7 +109,8 @@ def effect_rows(runs: Sequence[Run], measured: Sequence[Measured]) -> list[dict]
             told = [(key, value, False)]
         else:
             continue
-        figures = {name: one.record[name] for name in ("seed", "auc", "val_auc")}
+        kept = ("seed", "figure", "val_figure", "headline_title")
+        figures = {name: one.record[name] for name in kept}
         rows += [
             {"factor": key, "value": str(value).replace(" ", ""), "default": default} | figures
             for key, value, default in told

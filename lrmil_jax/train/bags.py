@@ -13,8 +13,10 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
+from lrmil_jax import heads
 from lrmil_jax.data.batching import BagBatches, balanced_probabilities
 from lrmil_jax.errors import TrainingError
+from lrmil_jax.tasks import Task
 from lrmil_jax.train import memory, sharding
 from lrmil_jax.types import AnyArray
 
@@ -39,6 +41,9 @@ class BagStore(typing.Protocol):
     def embedding(self, slide: int) -> Float[np.ndarray, "n D"]:
         """Features of the slide at this place in the order."""
 
+    def places(self, slide: int) -> Mapping[str, np.ndarray]:
+        """`xy` [n, 2] of its patches, level-0 px; asked for heads with positions alone."""
+
     def statistics(self, slides: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Mean and SD [D] of all patches of some slides."""
 
@@ -49,14 +54,16 @@ class BagData:
 
     Attributes:
       store: features of training and validation slides.
-      labels: [S] class of each.
+      targets: [S, T] of each (`tasks.Task.targets`).
+      task: what they are of.
       cases: [S] what counts as one in validation: the patient.
       train, val: places in the store.
       per_bag, per_instance: teacher outputs [S, ...] and guides [rows, ...], for the student.
     """
 
     store: BagStore
-    labels: Int[np.ndarray, " S"]
+    targets: Float[np.ndarray, "S T"]
+    task: Task
     cases: Sequence[str]
     train: Int[np.ndarray, " t"]
     val: Int[np.ndarray, " v"]
@@ -76,7 +83,7 @@ class BagLoader:
     def __init__(self, data: BagData, block: Mapping[str, Any] | ConfigDict, mesh: Mesh, name: str):
         """
         Args:
-          data: bags, labels and splits.
+          data: bags, targets and splits.
           block: a config block (`config.bag_training`).
           mesh: devices that the batches are split over.
           name: of the training, for messages.
@@ -98,26 +105,31 @@ class BagLoader:
         self.constants = sharding.replicate(scale | bank, mesh)
 
     def training(self, *, seed: int) -> BagBatches:
-        """Endless batches of the training slides, classes balanced as the block says."""
-        data, labels = self._data, self._data.labels[self._data.train]
-        weight = np.ones(len(data.labels))
-        if self._block["balance"] == "weights":
-            counts = np.bincount(labels, minlength=int(data.labels.max()) + 1)
-            weight = (len(labels) / np.maximum(counts, 1) / np.count_nonzero(counts))[data.labels]
-        sampling = self._block["balance"] == "sampling"
+        """Endless batches of the training slides, classes balanced as the block says; of a task
+        without classes every slide weighs the same."""
+        data = self._data
+        balance = self._block["balance"] if data.task.has_classes else "none"
+        groups = data.task.groups(data.targets)
+        labels = groups[data.train]
+        weight = np.ones(len(groups))
+        if balance == "weights":
+            counts = np.bincount(labels, minlength=int(groups.max()) + 1)
+            weight = (len(labels) / np.maximum(counts, 1) / np.count_nonzero(counts))[groups]
+        sampling = balance == "sampling"
         return self._batches(
             bags=data.train,
             bags_per_update=self._block["bags"] * self._block["accumulate"],
             draw=balanced_probabilities(labels) if sampling else None,
             weight=weight,
-            per_bag={"label": data.labels, **data.per_bag},
+            per_bag={"target": data.targets, **data.per_bag},
             per_instance=data.per_instance,
             seed=seed,
         )
 
     def validation(self) -> BagBatches:
         """The validation slides once; few shapes, as only the forward pass is computed."""
-        return self._batches(bags=self._data.val, max_lengths=4)
+        places = {key: value for key, value in self._data.per_instance.items() if key == "xy"}
+        return self._batches(bags=self._data.val, max_lengths=4, per_instance=places)
 
     def _batches(self, **options: Any) -> BagBatches:
         return BagBatches(
@@ -143,6 +155,14 @@ class BagLoader:
                 f"{free / _GIB:.1f} GiB free; up to {free // each:,} patches would fit: take a "
                 "device with more memory, a smaller hidden, or leave the slide out of the CSV"
             )
+
+
+def with_places(data: BagData) -> BagData:
+    """The same with `xy` [rows, 2] of all instances, in patches, for heads with positions."""
+    store = data.store
+    xy = [heads.in_patches(store.places(slide)["xy"]) for slide in range(len(store.slide_ids))]
+    per_instance = {**data.per_instance, "xy": np.concatenate(xy)}
+    return dataclasses.replace(data, per_instance=per_instance)
 
 
 def _bank(store: BagStore) -> np.ndarray:

@@ -4,7 +4,6 @@ What differs between them is which of the slide-level loss terms have a weight a
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,22 +11,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from lrmil_jax import heads
-from lrmil_jax.data import param_files
 from lrmil_jax.data.batching import BagBatches
 from lrmil_jax.distill import slide as slide_losses
-from lrmil_jax.evals import metrics
+from lrmil_jax.errors import ConfigError
+from lrmil_jax.tasks import Task
 from lrmil_jax.train import bags, sharding
-from lrmil_jax.train.bags import BagData, standardise
+from lrmil_jax.train.bag_model import BagModel
+from lrmil_jax.train.bags import BagData
 from lrmil_jax.train.loop import fit
 from lrmil_jax.train.state import TrainSettings
-
-# Lengths that bags are filled up to when predicting: few, so that a cohort compiles few times.
-_PREDICT_LENGTHS = tuple(256 * 2**power for power in range(14))
 
 # Validation batches that the host may run ahead of the device.
 _IN_FLIGHT = 3
@@ -46,18 +42,30 @@ class SlideLoss:
     topk: int = 8
     hard: str = "rank"
 
-    def terms(self, output: heads.HeadOutput, batch: Mapping[str, Array]) -> dict[str, Array]:
-        """Every term with a weight above 0, unweighted, and their weighted sum `loss`, each [B].
+    def terms(
+        self,
+        output: heads.HeadOutput,
+        batch: Mapping[str, Array],
+        *,
+        task: Task,
+        head: heads.Head,
+    ) -> dict[str, Array]:
+        """Every term with a weight above 0, and their weighted sum `loss`, each [B].
 
-        The batch holds `label` [B]; with teacher terms also `teacher_logits` [B, C], and `guide`
+        The head's own terms of the label (`Head.label_losses`) have their shares of it already. The
+        batch holds `target` [B, T]; with teacher terms also `teacher_logits` [B, W], and `guide`
         and `covered` [B, N]: patches without any HR patch have no guide and are left out.
         """
-        cross_entropy = optax.softmax_cross_entropy_with_integer_labels
-        terms = {}
+
+        def of_logits(logits):
+            return task.loss(logits, batch["target"])
+
+        terms, own = {}, {}
         if self.lambda_ce:
-            terms["ce"] = cross_entropy(output.logits, batch["label"])
+            labels = batch["target"][:, 0].astype(jnp.int32) if task.has_classes else None
+            own = head.label_losses(output, labels, batch["mask"], of_logits)
         if self.lambda_bag:
-            terms["bag"] = slide_losses.bag_loss(
+            terms["bag"] = task.distillation(
                 output.logits, batch["teacher_logits"], temperature=self.temperature_bag
             )
         if self.lambda_soft or self.lambda_hard:
@@ -73,68 +81,8 @@ class SlideLoss:
         elif self.lambda_hard:
             terms["hard"] = slide_losses.instance_loss(output.instance_logits, *guided, k=self.topk)
         total = sum(getattr(self, f"lambda_{name}") * value for name, value in terms.items())
-        return {"loss": total, **terms}
-
-
-@dataclasses.dataclass(frozen=True)
-class BagClassifier:
-    """A trained head with all that a prediction needs: options, classes, standardisation."""
-
-    name: str
-    options: dict[str, Any]
-    classes: tuple[str, ...]
-    params: Any
-    mean: Float[np.ndarray, " D"]
-    sd: Float[np.ndarray, " D"]
-
-    @functools.cached_property
-    def _module(self):
-        return heads.create(self.name, num_classes=len(self.classes), **self.options)
-
-    @functools.cached_property
-    def _apply(self):
-        def apply(variables, features, mask):
-            instances = standardise(features, variables["mean"], variables["sd"])
-            output = self._module.apply({"params": variables["params"]}, instances, mask)
-            return output.logits, output.attention_logits
-
-        return jax.jit(apply)
-
-    def predict(
-        self, features: Float[np.ndarray, "n D"]
-    ) -> tuple[Float[np.ndarray, " C"], Float[np.ndarray, " n"]]:
-        """Class logits and attention logits of one bag; zeros for a head without attention."""
-        count = len(features)
-        length = next((size for size in _PREDICT_LENGTHS if size >= count), count)
-        padded = np.zeros((1, length, features.shape[1]), features.dtype)
-        padded[0, :count] = features
-        variables = {"params": self.params, "mean": self.mean, "sd": self.sd}
-        logits, attention = self._apply(variables, padded, np.arange(length)[None] < count)
-        attention = np.zeros(count) if attention is None else np.asarray(attention)[0, :count]
-        return np.asarray(logits)[0], attention.astype(np.float32)
-
-    def save(self, path: Path, **facts: Any) -> None:
-        """Writes the classifier as one safetensors file; `facts` join its metadata."""
-        metadata = {"head": self.name, "options": self.options, "classes": list(self.classes)}
-        tree = {"head": self.params, "standardise": {"mean": self.mean, "sd": self.sd}}
-        param_files.save_params(path, tree, metadata | facts)
-
-    @classmethod
-    def load(cls, path: Path) -> "BagClassifier":
-        """Reads what `save` wrote.
-
-        Raises:
-          WeightsError: the file is missing or broken.
-        """
-        tree, metadata = param_files.load_params(path)
-        return cls(
-            name=metadata["head"],
-            options=metadata["options"],
-            classes=tuple(metadata["classes"]),
-            params=tree["head"],
-            mean=tree["standardise"]["mean"],
-            sd=tree["standardise"]["sd"],
-        )
+        total += self.lambda_ce * sum(own.values())
+        return {"loss": total, **own, **terms}
 
 
 def train_settings(
@@ -182,9 +130,8 @@ def train_head(
     block: Mapping[str, Any] | ConfigDict,
     loss: SlideLoss,
     data: BagData,
-    classes: tuple[str, ...],
     seed: int,
-) -> BagClassifier:
+) -> BagModel:
     """Trains one MIL head on the training slides and picks the checkpoint on the validation ones.
 
     Args:
@@ -192,33 +139,39 @@ def train_head(
       directory: of this training alone; a call after a kill goes on there.
       block: config block with head, options and optimisation (`config.bag_training`).
       loss: which terms and their weights.
-      data: bags, labels, splits and teacher outputs.
-      classes: names, in the order of the labels.
+      data: bags, targets, their task, splits and teacher outputs.
       seed: of initialisation, order of bags and dropout.
 
     Raises:
+      ConfigError: the head is for classes and the task has none, or `select` is no metric of it.
       TrainingError: a bag is too long for the device, or training diverged.
     """
+    task = data.task
     options = _head_options(block, loss)
-    module = heads.create(block["head"], num_classes=len(classes), **options)
+    module = heads.create(block["head"], num_classes=task.width, **options)
+    if module.needs_classes and not task.has_output_a_class:
+        raise ConfigError(
+            f"the head {block['head']} has an output a class, which the task {task.name} does not "
+            "ask for; choose another head"
+        )
+    if module.needs_xy:
+        data = bags.with_places(data)
     mesh = sharding.make_mesh()
     loader = bags.BagLoader(data, block, mesh, name)
     batches = loader.training(seed=seed)
     dummy = (jnp.zeros((1, 8, loader.mean.size)), jnp.ones((1, 8), bool))
     params = module.init(jax.random.key(seed), *dummy)["params"]
-    # Where classes are balanced in training, they are in what chooses a checkpoint too.
-    by_loss = (("loss" if block["balance"] == "none" else "balanced_loss", "min"),)
     result = fit(
         name=name,
         directory=directory,
         params=params,
-        loss_fn=_loss_fn(module, loss),
+        loss_fn=_loss_fn(module, loss, task),
         batches=batches.dataset(),
         validate=_Validation(module, loader.constants, loader.validation(), data, mesh),
         settings=train_settings(
             block,
             steps=block["epochs"] * batches.updates,
-            select=(("auc", "max"), *by_loss) if block["select"] == "auc" else by_loss,
+            select=task.select(block["select"], balance=block["balance"]),
             epoch=batches.updates,
             examples=batches.bags_of_an_update,
         ),
@@ -226,64 +179,56 @@ def train_head(
         mesh=mesh,
         seed=seed,
     )
-    return BagClassifier(block["head"], options, classes, result.params, loader.mean, loader.sd)
+    return BagModel(block["head"], options, task, result.params, loader.mean, loader.sd)
 
 
 def _head_options(block: Mapping[str, Any] | ConfigDict, loss: SlideLoss) -> dict[str, Any]:
-    options = {"dropout": block["dropout"], "dtype": block["dtype"]}
-    if block["head"] != "mean":
-        options["hidden"] = block["hidden"]
-        if loss.lambda_hard and loss.hard == "instance":
-            options["instance_classes"] = 2
-    return options
+    known = heads.defaults(heads.find(block["head"]))
+    options = {key: block[key] for key in ("dropout", "dtype", "hidden") if key in known}
+    if loss.lambda_hard and loss.hard == "instance":
+        options["instance_classes"] = 2
+    return options | heads.parse_options(block["head"], block["options"])
 
 
-def _loss_fn(module, loss: SlideLoss) -> Callable:
+def _loss_fn(module, loss: SlideLoss, task: Task) -> Callable:
     def loss_fn(params, constants, batch, key, train):
         instances = bags.of_batch(constants, batch)
-        output = module.apply(
-            {"params": params}, instances, batch["mask"], train=train, rngs={"dropout": key}
-        )
-        return loss.terms(output, batch)
+        options = {"xy": batch.get("xy"), "train": train, "rngs": {"dropout": key}}
+        output = module.apply({"params": params}, instances, batch["mask"], **options)
+        return loss.terms(output, batch, task=task, head=module)
 
     return loss_fn
 
 
 class _Validation:
-    """Figures per patient on the validation slides; all that chooses a checkpoint.
-
-    `balanced_loss` is the mean over classes of their patients' cross-entropy.
-    """
+    """Figures per patient on the validation slides; all that chooses a checkpoint."""
 
     def __init__(self, module, constants, batches: BagBatches, data: BagData, mesh):
         self._batches, self._data, self._mesh = batches, data, mesh
         self._constants = constants
 
-        def probabilities(params, constants, batch):
+        def values(params, constants, batch):
             instances = bags.of_batch(constants, batch)
-            output = module.apply({"params": params}, instances, batch["mask"])
-            return jax.nn.softmax(output.logits), batch["bag"]
+            places = batch.get("xy")
+            output = module.apply({"params": params}, instances, batch["mask"], xy=places)
+            return data.task.link(output.logits), batch["bag"]
 
         copied = sharding.replicated(mesh)
-        self._probabilities = jax.jit(probabilities, out_shardings=(copied, copied))
+        self._values = jax.jit(values, out_shardings=(copied, copied))
 
     def __call__(self, params: Any) -> dict[str, float | None]:
         outputs: list[tuple[jax.Array, jax.Array]] = []
         for batch in self._batches.dataset():  # made ahead in threads
             placed = sharding.place_batch(batch, self._mesh)
-            outputs.append(self._probabilities(params, self._constants, placed))
+            outputs.append(self._values(params, self._constants, placed))
             # Features of batches that wait would fill the device.
             jax.block_until_ready(outputs[max(len(outputs) - _IN_FLIGHT, 0)])
         rows, places = (np.concatenate(part) for part in zip(*jax.device_get(outputs), strict=True))
         rows, places = rows[places >= 0], places[places >= 0]
-        order = np.argsort(places)
-        rows, places = rows[order], places[order]
-        frame = metrics.slide_frame(
-            [self._data.cases[place] for place in places], self._data.labels[places], rows
-        )
-        labels, predicted = metrics.arrays(metrics.by_patient(frame))
-        measured = metrics.compute(labels, predicted)
-        names = ("loss", "auc", "accuracy", "balanced_accuracy")
-        losses = metrics.cross_entropy(labels, predicted)
-        balanced = np.mean([losses[labels == label].mean() for label in np.unique(labels)])
-        return {name: measured[name] for name in names} | {"balanced_loss": float(balanced)}
+        # Patients in the order of their names, whatever the order of the batches.
+        cases = np.array([self._data.cases[place] for place in places])
+        order = np.lexsort((places, cases))
+        rows, places, cases = rows[order].astype(np.float64), places[order], cases[order]
+        _, first, slides = np.unique(cases, return_index=True, return_counts=True)
+        predicted = np.add.reduceat(rows, first) / slides[:, None]
+        return self._data.task.measure(self._data.targets[places[first]], predicted)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 from ml_collections import ConfigDict
 
-from lrmil_jax import files
+from lrmil_jax import files, tasks
 from lrmil_jax.data import labels as label_csv
 from lrmil_jax.data import schema, writer
 from lrmil_jax.data.features import SlideFeatures
@@ -59,7 +59,8 @@ def read(config: ConfigDict, workdir: Path) -> label_csv.Cohort:
     """
     data = config.data
     made = Path(data.labels).stat().st_mtime_ns if data.labels and Path(data.labels).exists() else 0
-    parts = (data, config.synthetic, config.folds, config.seed, made, Path(workdir).absolute())
+    run = (config.task, config.folds, config.seed, Path(workdir).absolute())
+    parts = (data, config.synthetic, made, *run)
     key = "\n".join(str(part) for part in parts)
     if key not in _cohorts:
         _cohorts[key] = _read(config, workdir)
@@ -87,16 +88,21 @@ def _read(config: ConfigDict, workdir: Path) -> label_csv.Cohort:
     cohort = label_csv.read_cohort(
         Path(labels),
         Path(slides) if slides else None,
-        classes=tuple(data.classes),
-        label_column=data.label_column,
+        read_task(config),
         folds=config.folds,
         seed=config.seed,
         saved_folds=saved,
     )
     folds = [name for name in cohort.table if name.startswith("fold_")]
-    kept = cohort.table[["slide_id", "patient_id", "label", *folds]]
+    kept = cohort.table[["slide_id", "patient_id", *cohort.task.columns, *folds]]
     files.write_table(saved, kept.assign(seed=config.seed))
     return cohort
+
+
+def read_task(config: ConfigDict) -> label_csv.ReadTask:
+    """How the config's task and its targets are read from the rows of the label CSV."""
+    kind = tasks.kind(config.task)
+    return lambda frame, source: kind.read(frame, dict(config.data), source)
 
 
 def _synthetic_cohort(config: ConfigDict, folder: Path) -> Path:

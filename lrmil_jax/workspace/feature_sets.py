@@ -57,7 +57,8 @@ def fold_data(cohort, fold: int, store: FeatureStore, **extras) -> mil.BagData:
     split = table.split.to_numpy()
     return mil.BagData(
         store=store,
-        labels=table.label.to_numpy(np.int32),
+        targets=cohort.task.targets(table),
+        task=cohort.task.fitted(cohort.task.targets(table[table.split == "train"])),
         cases=table.case_id.tolist(),
         train=np.flatnonzero(split == "train"),
         val=np.flatnonzero(split == "val"),

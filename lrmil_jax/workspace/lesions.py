@@ -101,7 +101,8 @@ def slide_mask(
         return None
     path = folder / f"{row.slide_id}.png"
     if not path.is_file():
-        if row.label == 0:
+        # Without classes, a slide without a mask is one of which nobody said where its lesion is.
+        if not classes or row.label == 0:
             return None
         raise DataError(
             f"slide {row.slide_id} is of class {classes[row.label]}, but has no lesion mask "

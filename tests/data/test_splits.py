@@ -7,6 +7,10 @@ import pytest
 from lrmil_jax.data import labels as label_csv
 from lrmil_jax.data import splits
 from lrmil_jax.errors import DataError
+from lrmil_jax.tasks import Task
+from lrmil_jax.tasks.classification import Classification
+
+OPTIONS = ("folds", "seed", "saved_folds")
 
 
 def make_slides(folder, names, suffix=".svs"):
@@ -29,7 +33,8 @@ def cohort_frame(patients=20, slides_per_patient=2):
 def given(tmp_path):
     """Writes a table (and its slides) and reads it as a cohort."""
 
-    def read(frame=None, *, text=None, names=None, slides=True, **options):
+    def read(frame=None, *, text=None, names=None, slides=True, kind=Classification, **options):
+        data = {name: options.pop(name) for name in [*options] if name not in OPTIONS}
         labels = tmp_path / "labels.csv"
         if text is not None:
             labels.write_text(text, encoding="utf-8")
@@ -38,9 +43,14 @@ def given(tmp_path):
         if names is None:
             names = [] if frame is None else frame.slide_id.dropna().unique()
         folder = make_slides(tmp_path / "slides", names) if slides else None
-        return label_csv.read_cohort(labels, folder, **options)
+        return label_csv.read_cohort(labels, folder, reading(kind, **data), **options)
 
     return read
+
+
+def reading(kind: type[Task] = Classification, **data):
+    data = {"label_column": "label", "classes": (), **data}
+    return lambda frame, source: kind.read(frame, data, source)
 
 
 def message(given, *arguments, **options):
@@ -161,7 +171,7 @@ def test_folds_of_the_csv_are_used_as_they_are(given):
     table = given(frame, folds=2).table
     assert table.fold_1.fillna("").tolist() == frame.fold_2.tolist()
     assert table.fold_2.tolist() == frame.fold_10.str.strip().tolist()
-    cohort = label_csv.Cohort(table, ("benign", "tumour"))
+    cohort = label_csv.Cohort(table, Classification(("benign", "tumour")))
     assert cohort.slides(1, "test").slide_id.tolist() == ["s00-0", "s00-1", "s01-0", "s01-1"]
     assert len(cohort.slides(1, *splits.SPLITS)) == 18
     assert given(frame, folds=1).folds == 1
@@ -255,7 +265,7 @@ def test_a_missing_column_is_named_with_those_there(given, column):
     text = message(given, frame, names=["x"])
     assert f"no column {column}" in text
     assert frame.columns[0] in text
-    assert "data.label_column" in text
+    assert ("data.label_column" in text) == (column == "label")
 
 
 @pytest.mark.parametrize("column", ["slide_id", "patient_id", "label"])
@@ -339,19 +349,19 @@ def test_files_that_are_no_csv(tmp_path, content, said):
     labels = tmp_path / "labels.csv"
     labels.write_bytes(content)
     with pytest.raises(DataError, match=said) as caught:
-        label_csv.read_cohort(labels, tmp_path)
+        label_csv.read_cohort(labels, tmp_path, reading())
     assert str(labels) in str(caught.value)
 
 
 def test_missing_csv_and_missing_folder(given, tmp_path):
     with pytest.raises(DataError, match=r"nothing\.csv does not exist"):
-        label_csv.read_cohort(tmp_path / "nothing.csv", tmp_path)
+        label_csv.read_cohort(tmp_path / "nothing.csv", tmp_path, reading())
     with pytest.raises(DataError, match="cannot be read"):
-        label_csv.read_cohort(tmp_path, tmp_path)
+        label_csv.read_cohort(tmp_path, tmp_path, reading())
     labels = tmp_path / "labels.csv"
     cohort_frame().to_csv(labels, index=False)
     with pytest.raises(DataError, match=r"data\.slides is .*which is no folder"):
-        label_csv.read_cohort(labels, tmp_path / "nowhere")
+        label_csv.read_cohort(labels, tmp_path / "nowhere", reading())
 
 
 def test_excel_writes_a_byte_order_mark(given):

@@ -9,7 +9,10 @@ import numpy as np
 from lrmil_jax import encoders, heads
 from lrmil_jax.encoders import pretrained
 from lrmil_jax.models import model_folder
-from lrmil_jax.train.mil import BagClassifier
+from lrmil_jax.tasks.classification import Classification
+from lrmil_jax.train.bag_model import BagModel
+
+TASK = Classification(("benign", "tumour"))
 
 
 def write_weights(path: Path) -> Path:
@@ -25,11 +28,11 @@ def write_model(folder: Path, weights: Path) -> Path:
     module = heads.create("abmil", num_classes=2, hidden=8)
     params = module.init(jax.random.key(1), jnp.zeros((1, 8, 64)), jnp.ones((1, 8), bool))["params"]
     zeros, ones = np.zeros(64, np.float32), np.ones(64, np.float32)
-    head = BagClassifier("abmil", {"hidden": 8}, ("benign", "tumour"), params, zeros, ones)
+    head = BagModel("abmil", {"hidden": 8}, TASK, params, zeros, ones)
     head.save(weights.with_name("head.safetensors"))
     facts = {
         "method": "lrmil",
-        "classes": ["benign", "tumour"],
+        "task": TASK.facts(),
         "geometry": {"hr_mpp": 0.5, "lr_mpp": 2.0, "patch_px": 64},
         "prepare": {"reader": "auto", "tissue_mpp": 8.0, "min_tissue": 0.25},
         "encoder": {"name": "vit-tiny", "batch": 16, "dtype": "float32"},

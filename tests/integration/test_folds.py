@@ -122,5 +122,5 @@ def test_a_model_folder_of_the_old_schema_is_refused(two_folds, tmp_path):
     folder.mkdir()
     facts = json.loads((two_folds / "model/model.json").read_text())
     (folder / "model.json").write_text(json.dumps(facts | {"schema": 1}))
-    with pytest.raises(WeightsError, match="has schema 1, this version reads schema 2; run the"):
+    with pytest.raises(WeightsError, match="has schema 1, this version reads schema 3; run the"):
         model_folder.load(folder)

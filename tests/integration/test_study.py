@@ -55,9 +55,9 @@ def test_tidy_rows_and_table(studied):
     table = pd.read_csv(studied / "study/table.csv").set_index("model")
     assert table.index.tolist() == MODELS
     for model, rows in results.groupby("model"):
-        assert table.auc_mean[model] == pytest.approx(rows.auc.mean())
-        assert table.auc_sd[model] == pytest.approx(rows.auc.std())
-        assert table.auc_low[model] <= rows.auc.mean() <= table.auc_high[model]
+        assert table.figure_mean[model] == pytest.approx(rows.auc.mean())
+        assert table.figure_sd[model] == pytest.approx(rows.auc.std())
+        assert table.figure_low[model] <= rows.auc.mean() <= table.figure_high[model]
     auc = results.pivot_table(index="seed", columns="model", values="auc")
     for model in set(MODELS) - {"LRMIL"}:
         gain = auc["LRMIL"] - auc[model]

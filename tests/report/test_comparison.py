@@ -6,8 +6,9 @@ from PIL import Image
 from lrmil_jax.report import comparison
 
 FULL = {
-    "model": "LRMIL", "auc_mean": 0.9, "auc_sd": 0.05, "auc_low": 0.8, "auc_high": 0.95,
-    "auc_smallest": 0.85, "auc_largest": 0.93, "patches": 16.0, "attention_auc": 0.8,
+    "model": "LRMIL", "title": "AUC", "figure_mean": 0.9, "figure_sd": 0.05,
+    "figure_low": 0.8, "figure_high": 0.95,
+    "figure_smallest": 0.85, "figure_largest": 0.93, "patches": 16.0, "attention_auc": 0.8,
     "attention_dice": 0.4, "attention_highest_dice": 0.5, "seconds_open_tissue": 0.01,
     "seconds_read": 0.002, "seconds_encode": 0.005, "seconds_mil": 0.001,
 }  # fmt: skip
@@ -15,12 +16,16 @@ GAIN = {
     "gain_mean": 0.25, "gain_low": -0.1, "gain_high": 0.4, "gain_above_zero": 4, "gain_count": 5,
 }  # fmt: skip
 COLOUR = {
-    **{key: FULL[key] for key in FULL if key.startswith("auc")}, **GAIN, "model": "colour only",
-    "auc_mean": 0.65, "auc_sd": None, "patches": 16.0,
+    **{key: FULL[key] for key in FULL if key.startswith(("figure", "title"))},
+    **GAIN, "model": "colour only",
+    "figure_mean": 0.65, "figure_sd": None, "patches": 16.0,
 }  # fmt: skip
-UNDEFINED = dict.fromkeys(("auc_mean", "auc_sd", "auc_low", "auc_high", "auc_smallest")) | {
+UNDEFINED = dict.fromkeys(
+    ("figure_mean", "figure_sd", "figure_low", "figure_high", "figure_smallest")
+) | {
     "model": "nothing",
-    "auc_largest": None,
+    "title": "AUC",
+    "figure_largest": None,
 }
 
 
@@ -42,7 +47,7 @@ def test_every_line_has_every_column():
 def test_a_difference_of_unknown_spread_has_no_bounds():
     row = COLOUR | {"gain_mean": 0.0, "gain_low": None, "gain_high": None}
     assert comparison.cells([FULL, row])[2][3] == "+0.000"
-    alone = COLOUR | {"auc_low": None, "auc_high": None}
+    alone = COLOUR | {"figure_low": None, "figure_high": None}
     assert comparison.cells([FULL, alone])[2][1] == "0.650"
 
 
@@ -64,7 +69,8 @@ def test_files(tmp_path):
 def test_effects_of_any_number_of_settings(tmp_path, factors):
     rows = [
         {"factor": f"student.f{factor}", "value": value, "default": value == "1.0", "seed": seed,
-         "auc": 0.5 + 0.1 * seed, "val_auc": None if value == "mean" else 0.6}
+         "figure": 0.5 + 0.1 * seed, "val_figure": None if value == "mean" else 0.6,
+         "headline_title": "AUC"}
         for factor in range(factors) for value in ("1.0", "0.3", "mean") for seed in (1, 2)
     ]  # fmt: skip
     comparison.save_effects(tmp_path / "effects.png", rows)

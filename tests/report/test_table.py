@@ -10,6 +10,8 @@ ROWS = [
     {
         "arm": arm,
         "patients": 40,
+        "headline": "auc",
+        "headline_title": "AUC",
         "auc": auc,
         "auc_interval": bounds,
         "accuracy": 0.9,

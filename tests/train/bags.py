@@ -4,11 +4,12 @@ import numpy as np
 
 from lrmil_jax import config as configuration
 from lrmil_jax.data import features
+from lrmil_jax.tasks.classification import Classification
 from lrmil_jax.train import mil
 from tests.data import records
 
 WIDTH = 6
-CLASSES = ("benign", "tumour")
+TASK = Classification(("benign", "tumour"))
 
 
 def block(**changes):
@@ -64,7 +65,8 @@ def data_of(store, labels, *, val=4, teaching=False, cases=None):
     places = np.arange(len(labels))
     return mil.BagData(
         store=store,
-        labels=labels,
+        targets=labels[:, None].astype(np.float32),
+        task=TASK,
         cases=cases or [f"p{i}" for i in places],
         train=places[:-val],
         val=places[-val:],

@@ -25,6 +25,9 @@ class Sizes:
     def embedding(self, slide):
         return np.zeros((self.sizes[slide], 1), np.float16)
 
+    def places(self, slide):
+        return {"xy": np.zeros((self.sizes[slide], 2), np.int32)}
+
     def statistics(self, slides):
         return np.zeros(1, np.float32), np.ones(1, np.float32)
 
@@ -41,7 +44,8 @@ def gradient_weights(sizes, labels, *, devices=1, epochs=1, **block):
     own parameter, so plain gradient descent leaves the bag's weight in it."""
     mesh = make_mesh(jax.devices()[:devices])
     data = mil.BagData(
-        store=Sizes(sizes), labels=labels, cases=[""] * len(sizes),
+        store=Sizes(sizes), targets=labels[:, None].astype(np.float32),
+        task=bags.TASK, cases=[""] * len(sizes),
         train=np.arange(len(sizes)), val=np.arange(1),
     )  # fmt: skip
     loader = bags_of_fold.BagLoader(data, bags.block(**block), mesh, "probe")
@@ -121,7 +125,8 @@ def test_what_is_learned_of_noise(tmp_path, monkeypatch, case, balance, expected
         sizes = np.where(labels == 1, 13, 1) * rng.integers(4, 8, 300)
     store = Noise(sizes)
     data = mil.BagData(
-        store=store, labels=labels, cases=[str(i) for i in range(300)],
+        store=store, targets=labels[:, None].astype(np.float32),
+        task=bags.TASK, cases=[str(i) for i in range(300)],
         train=np.arange(200), val=np.arange(200, 300),
     )  # fmt: skip
     block = bags.block(
@@ -130,7 +135,7 @@ def test_what_is_learned_of_noise(tmp_path, monkeypatch, case, balance, expected
     )  # fmt: skip
     classifier = mil.train_head(
         name="noise", directory=tmp_path, block=block, loss=mil.SlideLoss(), data=data,
-        classes=bags.CLASSES, seed=0,
+        seed=0,
     )  # fmt: skip
     likely = [softmax(classifier.predict(store.embedding(i))[0])[1] for i in range(200)]
     assert np.mean(likely) == pytest.approx(expected, abs=0.03)
@@ -139,7 +144,8 @@ def test_what_is_learned_of_noise(tmp_path, monkeypatch, case, balance, expected
 def test_a_bag_that_cannot_fit_is_refused_by_name(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "free_bytes", lambda mesh: 64 * 10_000)
     data = mil.BagData(
-        store=Sizes([10, 4000, 20]), labels=np.array([0, 1, 0]), cases=["a", "b", "c"],
+        store=Sizes([10, 4000, 20]), targets=np.array([[0.0], [1.0], [0.0]]),
+        task=bags.TASK, cases=["a", "b", "c"],
         train=np.arange(2), val=np.arange(2, 3),
     )  # fmt: skip
     sentence = r"slide slide_1 has 4,000 patches.*up to 2,\d{3} patches would fit"
@@ -151,7 +157,8 @@ def test_a_bag_that_cannot_fit_is_refused_by_name(tmp_path, monkeypatch):
 def test_features_stay_on_the_device_if_it_has_room(monkeypatch, free, resident):
     monkeypatch.setattr(memory, "free_bytes", lambda mesh: free)
     data = mil.BagData(
-        store=Sizes(np.full(50, 1000)), labels=np.arange(50) % 2, cases=[""] * 50,
+        store=Sizes(np.full(50, 1000)), targets=np.arange(50.0)[:, None] % 2,
+        task=bags.TASK, cases=[""] * 50,
         train=np.arange(40), val=np.arange(40, 50),
     )  # fmt: skip
     block = bags.block(hidden=1)

@@ -99,7 +99,7 @@ def test_weights_of_bags_are_those_of_the_gradient(scripts, options):
     weights = product.bag_weights(data, configuration.default().student, epochs=1)
     assert not weights[data.val].any()
     shares = parts.gradient_shares(
-        weights[data.train], data.labels[data.train], data.store.sizes[data.train]
+        weights[data.train], data.targets[data.train, 0].astype(int), data.store.sizes[data.train]
     )
     np.testing.assert_allclose(*shares["class"], rtol=1e-4)
     np.testing.assert_allclose(shares["length"], 1, rtol=1e-4)
@@ -145,4 +145,5 @@ def test_slides_differ_in_size_and_five_folds_can_be_made(scripts, tmp_path):
             sizes.add(slide.dimensions)
     assert len(sizes) > 10
     numbered = table.assign(label=(table.label == "positive").astype(int))
-    assert len(make_folds(numbered, folds=5, seed=0, source="slides")) == 5
+    groups = numbered.label.to_numpy()
+    assert len(make_folds(numbered, groups, folds=5, seed=0, source="slides")) == 5

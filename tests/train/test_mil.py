@@ -13,10 +13,17 @@ from lrmil_jax import config as configuration
 from lrmil_jax import heads
 from lrmil_jax.distill import slide as slide_losses
 from lrmil_jax.errors import ConfigError, WeightsError
-from lrmil_jax.train import mil
+from lrmil_jax.tasks.classification import Classification
+from lrmil_jax.train import bag_model, mil
+from lrmil_jax.train import bags as bags_of_fold
 from lrmil_jax.train.bags import BagLoader
 from tests.train import bags
 
+# What the loss is of: three classes, by a head without a loss of its own.
+OF = {
+    "task": Classification(("a", "b", "c")),
+    "head": heads.create("abmil", num_classes=3),
+}
 LAMBDAS = ("ce", "bag", "soft", "hard")
 
 
@@ -27,7 +34,7 @@ def output():
     mask = np.arange(6) < np.array([6, 4, 5])[:, None]
     guide = jax.random.uniform(next(keys), (3, 6)) * mask
     batch = {
-        "label": jnp.array([0, 2, 1]),
+        "target": jnp.array([[0.0], [2.0], [1.0]]),
         "mask": jnp.asarray(mask),
         "teacher_logits": jax.random.normal(next(keys), (3, 3)),
         "guide": guide / guide.sum(-1, keepdims=True),
@@ -43,7 +50,7 @@ def output():
 
 def test_a_teacher_has_cross_entropy_alone(output):
     said, batch = output
-    terms = mil.SlideLoss().terms(said, batch)
+    terms = mil.SlideLoss().terms(said, batch, **OF)
     assert set(terms) == {"loss", "ce"}
     expected = -log_softmax(np.asarray(said.logits, np.float64), -1)[np.arange(3), [0, 2, 1]]
     np.testing.assert_allclose(terms["ce"], expected, rtol=1e-5)
@@ -59,7 +66,7 @@ def test_the_loss_is_the_weighted_sum_of_the_pure_terms(output, hard):
     )  # fmt: skip
     guided = batch["mask"] & batch["covered"]
     pure = {
-        "ce": mil.SlideLoss().terms(said, batch)["ce"],
+        "ce": mil.SlideLoss().terms(said, batch, **OF)["ce"],
         "bag": slide_losses.bag_loss(said.logits, batch["teacher_logits"], temperature=3.0),
         "soft": slide_losses.attention_kl_loss(
             said.attention_logits, batch["guide"], guided, temperature=0.5
@@ -68,7 +75,7 @@ def test_the_loss_is_the_weighted_sum_of_the_pure_terms(output, hard):
         if hard == "rank"
         else slide_losses.instance_loss(said.instance_logits, batch["guide"], guided, k=2),
     }
-    terms = loss.terms(said, batch)
+    terms = loss.terms(said, batch, **OF)
     assert set(terms) == {"loss", *pure}
     for name, value in pure.items():
         np.testing.assert_allclose(terms[name], value, rtol=1e-6, err_msg=name)
@@ -77,16 +84,32 @@ def test_the_loss_is_the_weighted_sum_of_the_pure_terms(output, hard):
     np.testing.assert_allclose(terms["loss"], total, rtol=1e-6)
 
 
+def test_a_head_brings_its_own_terms_of_the_label(output):
+    """They take the place of the cross-entropy, and lambda_ce weighs their sum."""
+    said, batch = output
+    head = heads.create("dsmil", num_classes=3)
+    said = said.replace(aux={"bag": said.logits, "max_instance": -said.logits})
+    loss = mil.SlideLoss(lambda_ce=0.5, lambda_bag=1.0)
+    of_head = OF | {"head": head}
+    terms, plain = loss.terms(said, batch, **of_head), loss.terms(said, batch, **OF)
+    assert set(terms) == {"loss", "ce", "max_instance", "bag"}
+    np.testing.assert_allclose(terms["ce"], plain["ce"] / 2, rtol=1e-6)
+    total = 0.5 * (terms["ce"] + terms["max_instance"]) + plain["bag"]
+    np.testing.assert_allclose(terms["loss"], total, rtol=1e-6)
+    without = mil.SlideLoss(lambda_ce=0.0, lambda_bag=1.0)
+    assert "max_instance" not in without.terms(said, batch, **of_head)
+
+
 @pytest.mark.parametrize("left_out", LAMBDAS)
 def test_a_term_of_weight_0_is_not_computed(output, left_out):
     said, batch = output
     weights = {f"lambda_{name}": float(name != left_out) for name in LAMBDAS}
     needed = {
-        "ce": ["label"], "bag": ["teacher_logits"], "soft": ["guide", "covered", "mask"],
+        "ce": ["target", "mask"], "bag": ["teacher_logits"], "soft": ["guide", "covered", "mask"],
         "hard": ["guide", "covered", "mask"],
     }  # fmt: skip
     names = {name for term in LAMBDAS if term != left_out for name in needed[term]}
-    terms = mil.SlideLoss(**weights).terms(said, {name: batch[name] for name in names})
+    terms = mil.SlideLoss(**weights).terms(said, {name: batch[name] for name in names}, **OF)
     assert set(terms) == {"loss", *LAMBDAS} - {left_out}
 
 
@@ -95,7 +118,7 @@ def test_patches_without_hr_patches_feel_no_guide(output):
     loss = mil.SlideLoss(lambda_ce=0.0, lambda_soft=1.0, lambda_hard=1.0)
 
     def total(scores):
-        return loss.terms(said.replace(attention_logits=scores), batch)["loss"].sum()
+        return loss.terms(said.replace(attention_logits=scores), batch, **OF)["loss"].sum()
 
     gradient = np.asarray(jax.grad(total)(said.attention_logits))
     uncovered = ~np.asarray(batch["covered"] & batch["mask"])
@@ -107,7 +130,7 @@ def test_standardise_brings_training_features_to_mean_0_and_sd_1(tmp_path):
     store, _ = bags.write_store(tmp_path)
     mean, sd = store.statistics(range(12))
     rows = np.concatenate([store.embedding(i) for i in range(12)])[None]
-    scaled = np.asarray(mil.standardise(rows, mean, sd))[0]
+    scaled = np.asarray(bags_of_fold.standardise(rows, mean, sd))[0]
     np.testing.assert_allclose(scaled.mean(0), 0, atol=1e-4)
     np.testing.assert_allclose(scaled.std(0), 1, atol=1e-3)
 
@@ -133,7 +156,6 @@ def train(folder, data, *, loss=None, **changes):
         block=bags.block(**changes),
         loss=loss or mil.SlideLoss(),
         data=data,
-        classes=bags.CLASSES,
         seed=1,
     )
 
@@ -180,13 +202,37 @@ def test_separable_bags_are_learned_and_streaming_changes_no_bit(tmp_path, loss,
             assert attention[:3].sum() > 0.6
 
 
-@pytest.mark.parametrize("head", ["abmil", "mean"])
+SMALL = {"transmil": ("width=8", "heads=2", "landmarks=4"), "clam_sb": ("k=2", "width=6")}
+SMALL |= dict.fromkeys(("transformer", "perceiver"), ("width=8", "heads=2"))
+
+
+@pytest.mark.parametrize("head", sorted(heads.HEADS))
 def test_every_head_trains(tmp_path, store, head):
-    classifier = train(tmp_path, bags.data_of(*store), head=head, epochs=2)
-    logits, attention = classifier.predict(store[0].embedding(0))
+    options = SMALL.get(head, ())
+    classifier = train(tmp_path, bags.data_of(*store), head=head, epochs=2, options=options)
+    assert heads.parse_options(head, options).items() <= classifier.options.items()
+    logits, attention = classifier.predict_slide(store[0], 0)
     assert logits.shape == (2,)
     assert attention.shape == (store[0].sizes[0],)
-    assert (head == "mean") == (not attention.any())
+    assert np.isfinite(logits).all()
+    assert np.isfinite(attention).all()
+    assert classifier.has_attention == bool(attention.any())
+
+
+def test_a_head_with_positions_must_be_told_where_patches_lie(tmp_path, store):
+    options = ("width=8", "heads=2")
+    classifier = train(
+        tmp_path, bags.data_of(*store), head="transformer", epochs=1, options=options
+    )
+    rows = store[0].embedding(0)
+    with pytest.raises(ValueError, match="transformer needs to know where patches lie"):
+        classifier.predict(rows)
+    line = np.stack([np.arange(len(rows)) * 512, np.zeros(len(rows))], -1).astype(np.int32)
+    near = classifier.predict(rows, line)
+    same = classifier.predict(rows, 2 * line + 7)  # another um/px, another corner
+    np.testing.assert_allclose(near[0], same[0], rtol=1e-6)
+    packed = classifier.predict(rows, np.zeros_like(line))
+    assert np.abs(near[0] - packed[0]).max() > 1e-6
 
 
 def test_the_instance_loss_gives_the_head_its_instance_classifier(tmp_path, store):
@@ -224,7 +270,7 @@ def test_validation_counts_patients_and_not_slides(store):
     mesh = mil.sharding.make_mesh()
     loader = BagLoader(data, bags.block(), mesh, "toy")
     said = mil._Validation(module, loader.constants, loader.validation(), data, mesh)(params)
-    one = mil.BagClassifier("abmil", {"hidden": 4}, bags.CLASSES, params, loader.mean, loader.sd)
+    one = bag_model.BagModel("abmil", {"hidden": 4}, bags.TASK, params, loader.mean, loader.sd)
     each = probabilities(one, features)
     patients = [(labels[i], (each[i] + each[i + 2]) / 2) for i in (12, 13, 16, 17)]
     expected = -np.mean([np.log(p[label]) for label, p in patients])
@@ -239,12 +285,14 @@ def test_prediction_does_not_depend_on_the_filling(store):
     module = heads.create("gated_abmil", num_classes=2, hidden=4)
     params = module.init(jax.random.key(0), jnp.zeros((1, 8, 6)), jnp.ones((1, 8), bool))["params"]
     mean, sd = features.statistics(range(8))
-    classifier = mil.BagClassifier("gated_abmil", {"hidden": 4}, bags.CLASSES, params, mean, sd)
+    classifier = bag_model.BagModel("gated_abmil", {"hidden": 4}, bags.TASK, params, mean, sd)
     for count in (1, 256, 300):
         rows = (20 + rng.normal(size=(count, 6))).astype(np.float16)
         logits, attention = classifier.predict(rows)
         plain = module.apply(
-            {"params": params}, mil.standardise(rows[None], mean, sd), np.ones((1, count), bool)
+            {"params": params},
+            bags_of_fold.standardise(rows[None], mean, sd),
+            np.ones((1, count), bool),
         )
         np.testing.assert_allclose(logits, plain.logits[0], rtol=2e-5, atol=2e-5)
         np.testing.assert_allclose(attention, plain.attention_logits[0], rtol=2e-5, atol=2e-5)
@@ -253,14 +301,14 @@ def test_prediction_does_not_depend_on_the_filling(store):
 def test_a_saved_classifier_says_the_same(tmp_path, store):
     classifier = train(tmp_path / "t", bags.data_of(*store), epochs=1)
     classifier.save(tmp_path / "model.safetensors", fold=2)
-    loaded = mil.BagClassifier.load(tmp_path / "model.safetensors")
+    loaded = bag_model.BagModel.load(tmp_path / "model.safetensors")
     assert_same(classifier, loaded)
-    assert loaded.classes == bags.CLASSES
+    assert loaded.task == bags.TASK
     rows = store[0].embedding(3)
     for left, right in zip(classifier.predict(rows), loaded.predict(rows), strict=True):
         np.testing.assert_array_equal(left, right)
     with pytest.raises(WeightsError, match=r"nothing\.safetensors"):
-        mil.BagClassifier.load(tmp_path / "nothing.safetensors")
+        bag_model.BagModel.load(tmp_path / "nothing.safetensors")
 
 
 def test_an_unknown_head_is_refused(tmp_path, store):

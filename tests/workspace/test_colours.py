@@ -10,6 +10,7 @@ from lrmil_jax import files
 from lrmil_jax.data import schema, source, writer
 from lrmil_jax.data.labels import Cohort
 from lrmil_jax.evals import colour
+from lrmil_jax.tasks.classification import Classification
 from lrmil_jax.workspace import colours, layout, statuses
 
 PX = 16
@@ -55,7 +56,7 @@ def run(tmp_path):
                           "fold_1": ["test", "val", "train"] * 4})  # fmt: skip
     for number, name in enumerate(names):
         prepare(tmp_path, name, shades(200 - 30 * (number % 2), number))
-    return config, tmp_path, Cohort(table, ("benign", "tumour"))
+    return config, tmp_path, Cohort(table, Classification(("benign", "tumour")))
 
 
 def count_reads(monkeypatch):
@@ -116,5 +117,5 @@ def test_test_slides_have_no_say(run):
     flipped = cohort.table.assign(
         label=cohort.table.label.where(cohort.table.fold_1 != "test", 1 - cohort.table.label)
     )
-    after, _ = colours.predictions(config, workdir, 1, Cohort(flipped, cohort.classes))
+    after, _ = colours.predictions(config, workdir, 1, Cohort(flipped, cohort.task))
     np.testing.assert_array_equal(before, after)

@@ -4,7 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lrmil_jax.evals import intervals, metrics, predictions
+from lrmil_jax.evals import intervals, metrics
+from lrmil_jax.tasks import predictions
+from lrmil_jax.tasks.classification import Classification
+
+TASK = Classification(("a", "b"))
 
 
 def frame(count=24, seed=0, **columns):
@@ -20,21 +24,23 @@ def frame(count=24, seed=0, **columns):
 def test_measured_by_patient():
     slides = frame()
     two = pd.concat([slides, slides.assign(slide_id=slides.slide_id + "-2")])
-    got = predictions.measure(two)
+    got = predictions.measure(TASK, two)
     assert got["patients"] == 24
-    assert got == predictions.measure(slides)
+    assert got == predictions.measure(TASK, slides)
     assert got["metrics"].keys() == got["intervals"].keys() == set(metrics.NAMES)
 
 
 def test_pools_are_drawn_where_there_are_enough():
     slides = frame()
-    alone = predictions.figures(slides)["auc"]
+    alone = predictions.figures(TASK, slides)["auc"]
     assert alone.patients.tolist() == slides.case_id.tolist()
     pools = [f"pool {number // 2:02d}" for number in range(24)]
-    drawn = predictions.figures(frame(pool=pools))["auc"]
+    drawn = predictions.figures(TASK, frame(pool=pools))["auc"]
     assert drawn.patients.tolist() == sorted(set(pools))
     assert drawn.value == alone.value
-    few = predictions.figures(frame(pool=[f"pool {number % 9}" for number in range(24)]))["auc"]
+    few = predictions.figures(TASK, frame(pool=[f"pool {number % 9}" for number in range(24)]))[
+        "auc"
+    ]
     assert few.patients.tolist() == slides.case_id.tolist()
 
 
@@ -54,7 +60,7 @@ def test_copies_of_patients_in_pools_do_not_narrow_the_interval():
     slides = frame()
     copies = pd.concat([slides.assign(case_id=slides.case_id + f"-{n}", pool=slides.case_id)
                         for n in range(10)])  # fmt: skip
-    one, ten = (predictions.measure(each)["intervals"] for each in (slides, copies))
+    one, ten = (predictions.measure(TASK, each)["intervals"] for each in (slides, copies))
     for name in ("accuracy", "loss"):
         assert ten[name] == pytest.approx(one[name])
     assert np.ptp(ten["auc"]) == pytest.approx(np.ptp(one["auc"]), rel=0.15)
@@ -62,7 +68,7 @@ def test_copies_of_patients_in_pools_do_not_narrow_the_interval():
 
 def test_thresholds_are_chosen_on_validation_and_used_on_the_test():
     validation, test = frame(seed=1), frame(seed=2)
-    got = predictions.operating_points(validation, test, sensitivity=0.9)
+    got = predictions.operating_points(TASK, validation, test, sensitivity=0.9)
     assert got.keys() == {"youden", "sensitivity"}
     reached = got["sensitivity"]["validation"]["sensitivity"]
     assert reached == pytest.approx(11 / 12)  # the least of twelve that is at least 0.9
@@ -71,10 +77,12 @@ def test_thresholds_are_chosen_on_validation_and_used_on_the_test():
     assert point["accuracy"] == np.mean(called == (test.label == "b"))
     assert point["threshold"] == point["validation"]["threshold"]
     three = [one.assign(prob_c=0.0) for one in (validation, test)]
-    assert predictions.operating_points(*three, sensitivity=0.9) == {}
+    assert (
+        predictions.operating_points(Classification(("a", "b", "c")), *three, sensitivity=0.9) == {}
+    )
 
 
 def test_figures_are_those_of_summaries():
     slides = frame()
-    got = intervals.summarise([predictions.figures(slides)["auc"]])
-    assert got.interval == predictions.measure(slides)["intervals"]["auc"]
+    got = intervals.summarise([predictions.figures(TASK, slides)["auc"]])
+    assert got.interval == predictions.measure(TASK, slides)["intervals"]["auc"]

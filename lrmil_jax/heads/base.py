@@ -1,0 +1,55 @@
+"""What the trainer asks of a MIL head, whatever it is called."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import flax.linen as nn
+from jaxtyping import Array, Bool, Float
+
+from lrmil_jax.heads.output import HeadOutput
+from lrmil_jax.types import AnyArray
+
+
+class Head(nn.Module):
+    """A MIL head: its options are the fields of the module, its nature these class attributes.
+
+    A head is called as `head(bags [B, N, D], mask [B, N], *, xy=None, train=False)`, where `xy`
+    [B, N, 2] are places in units of patches that heads without positions ignore, and returns a
+    `HeadOutput`.
+
+    Attributes:
+      has_attention: it says how much each instance counts, so it can guide and be guided.
+      needs_classes: its own loss reads class labels, so it is for classification alone.
+      needs_xy: it uses where instances lie.
+      order_free: the order of a bag's rows changes nothing.
+      choices: what an option that is a word may be.
+      limits: lowest and highest value of an option that is a number.
+    """
+
+    has_attention = True
+    needs_classes = False
+    needs_xy = False
+    order_free = True
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    limits: ClassVar[Mapping[str, tuple[float, float]]] = {}
+
+    def label_losses(
+        self,
+        output: HeadOutput,
+        labels: Any,
+        mask: Bool[AnyArray, "B N"],
+        of_logits: Callable[[Float[AnyArray, "B C"]], Float[Array, " B"]],
+    ) -> dict[str, Float[Array, " B"]]:
+        """The head's own terms, already weighted, in place of the loss of its logits.
+
+        Args:
+          output: of this head, on these bags.
+          labels: of the bags; class indices [B] where `needs_classes`.
+          mask: True for real instances.
+          of_logits: the task's loss of class logits against the labels of these bags.
+
+        Returns:
+          Terms [B] by name; their sum is what the head learns from the labels.
+        """
+        del labels, mask
+        return {"ce": of_logits(output.logits)}

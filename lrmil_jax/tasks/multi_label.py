@@ -1,0 +1,154 @@
+"""Several findings, each present in a slide or not."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from jax import Array
+from jaxtyping import Float, Integer
+
+from lrmil_jax import arrays
+from lrmil_jax.errors import DataError
+from lrmil_jax.evals import jackknife
+from lrmil_jax.evals.intervals import SHARE, Figure
+from lrmil_jax.tasks import columns
+from lrmil_jax.tasks.task import Task
+from lrmil_jax.types import AnyArray
+
+_PREFIX = "finding_"
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiLabel(Task):
+    """Mean over the findings of their cross-entropy.
+
+    Attributes:
+      names: of the findings, columns of the label CSV.
+    """
+
+    names: tuple[str, ...]
+
+    name: ClassVar[str] = "multi_label"
+    metrics: ClassVar[tuple[str, ...]] = ("auc", "accuracy", "f1_macro", "loss")
+    headline: ClassVar[str] = "auc"
+    titles: ClassVar[Mapping[str, str]] = {"auc": "mean AUC", "f1_macro": "mean F1"}
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """One 0 or 1 a finding."""
+        return tuple(f"{_PREFIX}{name}" for name in self.names)
+
+    @classmethod
+    def read(
+        cls, frame: pd.DataFrame, data: Mapping[str, Any], source: str
+    ) -> tuple["MultiLabel", pd.DataFrame]:
+        """See `Task`; `data.label_column` names the findings' columns, "a,b,c", each 0 or 1."""
+        names = tuple(name.strip() for name in data["label_column"].split(",") if name.strip())
+        task, found = cls(names), {}
+        for name, column in zip(names, task.columns, strict=True):
+            found[column] = columns.numbers(frame, name, source)
+            wrong = np.flatnonzero(~np.isin(found[column], (0, 1)))
+            if len(wrong):
+                raise DataError(f"{source}: {name} must be 0 or 1; line {wrong[0] + 2} has another")
+        return task, pd.DataFrame(found, frame.index).astype(np.int32)
+
+    @property
+    def width(self) -> int:
+        """One logit a finding."""
+        return len(self.names)
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """Probabilities of the findings."""
+        return tuple(f"p_{name}" for name in self.names)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The findings."""
+        return self.names
+
+    def loss(self, logits: Float[AnyArray, "B f"], targets: Float[AnyArray, "B f"]) -> Array:
+        """Binary cross-entropy, mean over the findings."""
+        return -_bernoulli(jnp.asarray(logits), jnp.asarray(targets)).mean(-1)
+
+    def distillation(
+        self,
+        student: Float[AnyArray, "B f"],
+        teacher: Float[AnyArray, "B f"],
+        *,
+        temperature: float,
+    ) -> Array:
+        """`T^2 KL` between both sides' tempered probabilities, mean over the findings."""
+        wanted = jnp.asarray(teacher) / temperature
+        q = jax.nn.sigmoid(wanted)
+        cost = _bernoulli(wanted, q) - _bernoulli(jnp.asarray(student) / temperature, q)
+        return temperature**2 * cost.mean(-1)
+
+    def link(self, logits: Float[AnyArray, "*n f"]) -> Float[AnyArray, "*n f"]:
+        """Sigmoid."""
+        xp = arrays.namespace(logits)
+        return 1 / (1 + xp.exp(-xp.asarray(logits)))
+
+    def groups(self, targets: Float[np.ndarray, "S f"]) -> Integer[np.ndarray, " S"]:
+        """Slides of equal findings; combinations of fewer than ten slides are one group."""
+        _, place, counts = np.unique(targets, axis=0, return_inverse=True, return_counts=True)
+        rare = counts[place.ravel()] < 10
+        return np.unique(np.where(rare, -1, place.ravel()), return_inverse=True)[1]
+
+    def figures(
+        self,
+        targets: Float[np.ndarray, "P f"],
+        values: Float[np.ndarray, "P f"],
+        patients: Sequence[str] | np.ndarray,
+    ) -> dict[str, Figure]:
+        """Means over the findings; a finding that all or no patients have has no AUC."""
+        return jackknife.figures(self.measure, targets, values, patients, _RANGES)
+
+    def measure(
+        self, targets: Float[np.ndarray, "P f"], values: Float[np.ndarray, "P f"]
+    ) -> dict[str, float | None]:
+        """See `Task`; a finding is called from a probability of .5 on."""
+        from sklearn import metrics as sk  # late: it takes over a second
+
+        true, called = targets > 0.5, values >= 0.5
+        mixed = [c for c in range(self.width) if 0 < true[:, c].sum() < len(true)]
+        aucs = [sk.roc_auc_score(true[:, c], values[:, c]) for c in mixed]
+        hits = 2 * (true & called).sum(0) / np.maximum(true.sum(0) + called.sum(0), 1)
+        said = np.where(true, values, 1 - values).clip(1e-12, 1)
+        return {
+            "auc": float(np.mean(aucs)) if aucs else None,
+            "accuracy": float((true == called).mean()),
+            "f1_macro": float(hits.mean()),
+            "loss": float(-np.log(said).mean()),
+        }
+
+    def truth(self, table: pd.DataFrame) -> pd.DataFrame:
+        """`finding_<name>`, 0 or 1."""
+        return table[list(self.columns)]
+
+    def targets_of(self, rows: pd.DataFrame) -> Float[np.ndarray, "n f"]:
+        """See `Task`."""
+        text = rows[list(self.columns)].astype(str)
+        return np.stack([columns.numbers(text, one, "predictions") for one in text], 1)
+
+    @classmethod
+    def of_columns(cls, rows: pd.DataFrame) -> "MultiLabel | None":
+        """See `Task`."""
+        names = [name.removeprefix(_PREFIX) for name in rows if str(name).startswith(_PREFIX)]
+        return cls(tuple(names)) if names and {f"p_{name}" for name in names} <= set(rows) else None
+
+    def sentence(self, values: Float[np.ndarray, " f"]) -> str:
+        """The findings that are called."""
+        said = [f"{name} {p:.2f}" for name, p in zip(self.names, values, strict=True) if p >= 0.5]
+        return ", ".join(said) or "no finding"
+
+
+_RANGES = {"auc": SHARE, "accuracy": SHARE, "f1_macro": SHARE, "loss": (0.0, float("inf"))}
+
+
+def _bernoulli(logits: Array, share: Array) -> Array:
+    return share * jax.nn.log_sigmoid(logits) + (1 - share) * jax.nn.log_sigmoid(-logits)

@@ -1,0 +1,135 @@
+"""Classes in an order, such as grades."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float
+
+from lrmil_jax import arrays
+from lrmil_jax.evals import jackknife
+from lrmil_jax.evals.intervals import SHARE, Figure
+from lrmil_jax.evals.metrics import cross_entropy
+from lrmil_jax.tasks.classification import Classification
+from lrmil_jax.types import AnyArray
+
+
+@dataclasses.dataclass(frozen=True)
+class Ordinal(Classification):
+    """One logit for each step from a class to the next: the probability of being above it.
+
+    The probability of each class is the difference of neighbouring steps; steps are brought into
+    order by a running minimum, so that no class has less than 0.
+    Source: Frank and Hall, "A Simple Approach to Ordinal Classification", ECML 2001; all steps
+    share the bag's representation, as in Niu et al., CVPR 2016.
+    """
+
+    name: ClassVar[str] = "ordinal"
+    metrics: ClassVar[tuple[str, ...]] = ("kappa", "accuracy", "mae", "loss")
+    headline: ClassVar[str] = "kappa"
+    has_output_a_class: ClassVar[bool] = False
+    titles: ClassVar[Mapping[str, str]] = {
+        "kappa": "quadratic kappa", "accuracy": "accuracy", "mae": "steps off",
+    }  # fmt: skip
+
+    @property
+    def width(self) -> int:
+        """One logit a step."""
+        return len(self.names) - 1
+
+    def loss(self, logits: Float[AnyArray, "B s"], targets: Float[AnyArray, "B 1"]) -> Array:
+        """Mean over the steps of the cross-entropy of being above each."""
+        above = (jnp.asarray(targets) > jnp.arange(self.width)[None]).astype(jnp.float32)
+        return -_bernoulli(jnp.asarray(logits), above).mean(-1)
+
+    def distillation(
+        self,
+        student: Float[AnyArray, "B s"],
+        teacher: Float[AnyArray, "B s"],
+        *,
+        temperature: float,
+    ) -> Array:
+        """`T^2 KL` between both sides' tempered steps, mean over them."""
+        wanted = jnp.asarray(teacher) / temperature
+        q = jax.nn.sigmoid(wanted)
+        cost = _bernoulli(wanted, q) - _bernoulli(jnp.asarray(student) / temperature, q)
+        return temperature**2 * cost.mean(-1)
+
+    def link(self, logits: Float[AnyArray, "*n s"]) -> Float[AnyArray, "*n C"]:
+        """Probabilities of the classes."""
+        xp = arrays.namespace(logits)
+        above = 1 / (1 + xp.exp(-xp.asarray(logits)))
+        lower = [above[..., :1]]
+        for step in range(1, self.width):
+            lower.append(xp.minimum(lower[-1], above[..., step : step + 1]))
+        above = xp.concatenate(lower, -1)
+        one = xp.ones_like(above[..., :1])
+        return xp.concatenate([one, above], -1) - xp.concatenate([above, 0 * one], -1)
+
+    def figures(
+        self,
+        targets: Float[np.ndarray, "P 1"],
+        values: Float[np.ndarray, "P C"],
+        patients: Sequence[str] | np.ndarray,
+    ) -> dict[str, Figure]:
+        """Quadratic weighted kappa, accuracy, mean distance in steps, and loss."""
+        return jackknife.figures(self.measure, targets, values, patients, _RANGES)
+
+    def measure(
+        self, targets: Float[np.ndarray, "P 1"], values: Float[np.ndarray, "P C"]
+    ) -> dict[str, float | None]:
+        """See `Task`; a class is predicted as the middle of its distribution, the median."""
+        labels = self.groups(targets)
+        predicted = _median(values)
+        losses = cross_entropy(labels, values)
+        balanced = np.mean([losses[labels == label].mean() for label in np.unique(labels)])
+        return {
+            "kappa": quadratic_kappa(labels, predicted, len(self.names)),
+            "accuracy": float((labels == predicted).mean()),
+            "mae": float(np.abs(labels - predicted).mean()),
+            "loss": float(losses.mean()),
+            "balanced_loss": float(balanced),
+        }
+
+    @classmethod
+    def of_columns(cls, rows) -> "Ordinal | None":
+        """See `Task`: those of classes in an order have `grade` beside."""
+        return super().of_columns(rows) if "grade" in rows else None
+
+    def said(self, values: Float[np.ndarray, "n C"]) -> dict[str, Any]:
+        """Probabilities; `predicted`, the middle class of each distribution, and its `grade`."""
+        grades = _median(np.asarray(values))
+        columns = dict(zip(self.values, np.asarray(values).T, strict=True))
+        return columns | {"predicted": [self.names[one] for one in grades], "grade": grades}
+
+    def sentence(self, values: Float[np.ndarray, " C"]) -> str:
+        """The predicted class."""
+        grade = int(_median(np.asarray(values)[None])[0])
+        return f"{self.names[grade]} {values[grade]:.2f}"
+
+
+_RANGES = {"kappa": (-1.0, 1.0), "accuracy": SHARE, "mae": (0.0, float("inf")),
+           "loss": (0.0, float("inf"))}  # fmt: skip
+
+
+def _bernoulli(logits: Array, above: Array) -> Array:
+    return above * jax.nn.log_sigmoid(logits) + (1 - above) * jax.nn.log_sigmoid(-logits)
+
+
+def _median(values: Float[np.ndarray, "n C"]) -> np.ndarray:
+    return (np.cumsum(values, 1) < 0.5 - 1e-9).sum(1).clip(0, values.shape[1] - 1)
+
+
+def quadratic_kappa(labels: np.ndarray, predicted: np.ndarray, classes: int) -> float | None:
+    """Cohen's kappa with squared distances as weights; None where chance leaves no distance.
+
+    Source: Cohen, "Weighted kappa", Psychological Bulletin 70 (1968).
+    """
+    seen = np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, -1)
+    apart = np.square(np.arange(classes)[:, None] - np.arange(classes)[None])
+    chance = (apart * np.outer(seen.sum(1), seen.sum(0))).sum() / len(labels)
+    return float(1 - (apart * seen).sum() / chance) if chance else None

@@ -1,0 +1,130 @@
+"""What rows of `predictions.csv` come to: figures per patient, intervals, operating points."""
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from lrmil_jax.errors import DataError
+from lrmil_jax.evals import intervals, thresholds
+from lrmil_jax.tasks.task import Task
+
+_LEAST_POOLS = 10  # with fewer, nothing can be told of how pools differ
+
+
+def rows(
+    task: Task, arm: str, table: pd.DataFrame, values: Float[np.ndarray, "S V"]
+) -> pd.DataFrame:
+    """One arm's rows of `predictions.csv`, one a slide of the cohort's table."""
+    names = [name for name in ("slide_id", "patient_id", "case_id", "pool") if name in table]
+    frame = table[names].assign(arm=arm)
+    return frame.assign(**task.truth(table).to_dict("list"), **task.said(values))
+
+
+def patients(
+    task: Task, frame: pd.DataFrame
+) -> tuple[np.ndarray, Float[np.ndarray, "P T"], Float[np.ndarray, "P V"]]:
+    """Names, targets and values of the patients of one arm's rows, in the order of the names; a
+    patient's values are the mean of those of the slides.
+
+    Raises:
+      DataError: the slides of a patient have different targets.
+    """
+    targets = task.targets_of(frame)
+    names, place = np.unique(frame.case_id.to_numpy(str), return_inverse=True)
+    counts = np.bincount(place)[:, None]
+
+    def means(of: np.ndarray) -> np.ndarray:
+        return np.stack([np.bincount(place, one) for one in of.T], 1) / counts
+
+    first = targets[np.unique(place, return_index=True)[1]]
+    differing = (targets != first[place]).any(1)
+    if differing.any():
+        patient = names[place[np.argmax(differing)]]
+        raise DataError(
+            f"Patient {patient!r} has slides with different labels: metrics are per patient, so "
+            "give the patient one label or the slides patient ids of their own."
+        )
+    return names, first, means(frame[list(task.values)].to_numpy(np.float64))
+
+
+def measure(task: Task, frame: pd.DataFrame) -> dict:
+    """Figures per patient with their intervals, from one arm's rows of `predictions.csv`."""
+    names, targets, values = patients(task, frame)
+    measured = task.measure(targets, values)
+    return {
+        "patients": len(names),
+        "metrics": {name: measured[name] for name in task.metrics},
+        "intervals": intervals.of_one(figures(task, frame)),
+    }
+
+
+def figures(task: Task, frame: pd.DataFrame) -> dict[str, intervals.Figure]:
+    """Every metric of one model, from its rows of `predictions.csv`, with what each patient, or
+    each pool of fields where there are enough, has to do with it."""
+    names, targets, values = patients(task, frame)
+    drawn = pd.Series(names)
+    if _pools_are_drawn(frame):
+        drawn = drawn.map(_pools(frame))
+    return task.figures(targets, values, drawn.to_numpy(str))
+
+
+def _pools(frame: pd.DataFrame) -> pd.Series:
+    """The pool of each patient's slides, by `case_id`; the patient's name without any."""
+    pool = frame["pool"] if "pool" in frame else pd.Series(np.nan, frame.index)
+    return pool.astype(object).fillna(frame.case_id).astype(str).groupby(frame.case_id).first()
+
+
+def _pools_are_drawn(frame: pd.DataFrame) -> bool:
+    return "pool" in frame and _pools(frame).nunique() >= _LEAST_POOLS
+
+
+def pool_note(frame: pd.DataFrame) -> str | None:
+    """What shared pools of fields mean for the intervals; None where no patients share one.
+
+    Args:
+      frame: rows of all folds, with their `fold`.
+    """
+    if not _pools(frame).duplicated().any():
+        return None
+    start = "Slides composed of one pool of fields are not independent"
+    if all(_pools_are_drawn(rows) for _, rows in frame.groupby("fold")):
+        return f"{start}: intervals are over pools, not patients."
+    return f"{start}: with fewer than {_LEAST_POOLS} pools, the intervals are too narrow."
+
+
+def operating_points(
+    task: Task, validation: pd.DataFrame, test: pd.DataFrame, *, sensitivity: float
+) -> dict[str, dict]:
+    """What thresholds chosen on validation patients give on those of the test.
+
+    Args:
+      task: of both.
+      validation, test: one arm's rows.
+      sensitivity: wanted, `evaluate.sensitivity`.
+
+    Returns:
+      Of each threshold of `thresholds.choose` what `thresholds.at` gives on the test, and under
+      `validation` on the validation patients; {} where there are not two classes.
+    """
+    if len(task.classes) != 2:
+        return {}
+    chosen = chosen_thresholds(task, validation, sensitivity=sensitivity)
+    sides = [_labelled(task, frame) for frame in (validation, test)]
+    return {
+        name: thresholds.at(*sides[1], value) | {"validation": thresholds.at(*sides[0], value)}
+        for name, value in chosen.items()
+    }
+
+
+def chosen_thresholds(
+    task: Task, validation: pd.DataFrame, *, sensitivity: float
+) -> dict[str, float]:
+    """What `thresholds.choose` says of one arm's validation rows; {} of other than two classes."""
+    if len(task.classes) != 2:
+        return {}
+    return thresholds.choose(*_labelled(task, validation), sensitivity=sensitivity)
+
+
+def _labelled(task: Task, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    _, targets, values = patients(task, frame)
+    return targets[:, 0].astype(np.int64), values

@@ -1,0 +1,195 @@
+"""What a task is: everything that depends on what is to be said of a slide."""
+
+import abc
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from jax import Array
+from jaxtyping import Float, Integer
+
+from lrmil_jax.errors import ConfigError
+from lrmil_jax.evals.intervals import Figure
+from lrmil_jax.types import AnyArray
+
+# Metrics of which less is better; of all others more is.
+LESS_IS_BETTER = ("loss", "mae", "rmse", "brier")
+
+
+@dataclasses.dataclass(frozen=True)
+class Task(abc.ABC):
+    """What is to be said of a slide, from the label CSV to the figures of the report.
+
+    A slide's target is T numbers, the columns `columns` of the cohort's table. A head has `width`
+    outputs for a slide; `link` makes of them the V values that are predicted, averaged over a
+    patient's slides and over the members of a model, and written under `values`.
+
+    Fields of a task are what a model must keep to be used again: `facts` and `create` carry them.
+    """
+
+    name: ClassVar[str]
+    columns: ClassVar[tuple[str, ...]]
+    metrics: ClassVar[tuple[str, ...]]  # in the order of tables
+    headline: ClassVar[str]  # the metric that stands for a model, and by default chooses it
+    titles: ClassVar[Mapping[str, str]]  # of metrics, for those who read tables
+    has_classes: ClassVar[bool] = False
+    has_output_a_class: ClassVar[bool] = False  # a logit of a head for each of them
+    has_follow_up: ClassVar[bool] = False  # targets are times to an event
+
+    @classmethod
+    @abc.abstractmethod
+    def read(
+        cls, frame: pd.DataFrame, data: Mapping[str, Any], source: str
+    ) -> tuple["Task", pd.DataFrame]:
+        """The task of a label CSV, and the targets of its rows.
+
+        Args:
+          frame: the CSV's rows, text as it stands there.
+          data: `config.data`, which names the columns.
+          source: of the CSV, for messages.
+
+        Returns:
+          The task, and a table of the `columns` in the order of the rows.
+
+        Raises:
+          DataError: a column is missing, or a value is none that the task can use; with its line.
+        """
+
+    @property
+    @abc.abstractmethod
+    def width(self) -> int:
+        """W, outputs of a head."""
+
+    @property
+    @abc.abstractmethod
+    def values(self) -> tuple[str, ...]:
+        """Names of the V predicted values, columns of `predictions.csv`."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of their numbers; () where there are none."""
+        return ()
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What the V values are of, in a notebook's words; by default as `values`."""
+        return self.values
+
+    def facts(self) -> dict[str, Any]:
+        """Name and fields, as JSON holds them; `tasks.of_facts` makes the task of them again."""
+        return {"name": self.name, **dataclasses.asdict(self)}
+
+    def fitted(self, targets: Float[np.ndarray, "S T"]) -> "Task":
+        """The task with what it takes from the training slides' targets, such as a scale."""
+        del targets
+        return self
+
+    @abc.abstractmethod
+    def loss(self, logits: Float[AnyArray, "B W"], targets: Float[AnyArray, "B T"]) -> Array:
+        """[B], what a head's outputs cost against the targets."""
+
+    @abc.abstractmethod
+    def distillation(
+        self,
+        student: Float[AnyArray, "B W"],
+        teacher: Float[AnyArray, "B W"],
+        *,
+        temperature: float,
+    ) -> Array:
+        """[B], L_bag: what a student's outputs cost against its teacher's, 0 where they agree."""
+
+    @abc.abstractmethod
+    def link(self, logits: Float[AnyArray, "*n W"]) -> Float[AnyArray, "*n V"]:
+        """The predicted values; NumPy in, NumPy out."""
+
+    @abc.abstractmethod
+    def groups(self, targets: Float[np.ndarray, "S T"]) -> Integer[np.ndarray, " S"]:
+        """Which slides are alike, from 0: folds get as many of each, and classes are balanced."""
+
+    @abc.abstractmethod
+    def figures(
+        self,
+        targets: Float[np.ndarray, "P T"],
+        values: Float[np.ndarray, "P V"],
+        patients: Sequence[str] | np.ndarray,
+    ) -> dict[str, Figure]:
+        """Every one of `metrics` of a model on its patients; see `intervals.figures`."""
+
+    def measure(
+        self, targets: Float[np.ndarray, "P T"], values: Float[np.ndarray, "P V"]
+    ) -> dict[str, float | None]:
+        """Every one of `metrics`; None where it is undefined."""
+        names = np.arange(len(targets)).astype(str)
+        return {name: one.value for name, one in self.figures(targets, values, names).items()}
+
+    @abc.abstractmethod
+    def truth(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The targets of the cohort's table as columns of `predictions.csv`, for people to read."""
+
+    @abc.abstractmethod
+    def targets_of(self, rows: pd.DataFrame) -> Float[np.ndarray, "n T"]:
+        """The targets that `truth` wrote.
+
+        Raises:
+          DataError: a column is missing, or has what is no target of this task.
+        """
+
+    @classmethod
+    @abc.abstractmethod
+    def of_columns(cls, rows: pd.DataFrame) -> "Task | None":
+        """The task whose predictions these columns hold, or None if they are of another."""
+
+    def said(self, values: Float[np.ndarray, "n V"]) -> dict[str, Any]:
+        """The values as columns of `predictions.csv`, and what follows from them."""
+        return dict(zip(self.values, np.asarray(values).T, strict=True))
+
+    def missing(self, rows: pd.DataFrame) -> np.ndarray:
+        """[n] rows without the targets that `truth` writes; all, if a column is not there."""
+        names = [name for name in self.written if name in rows]
+        if len(names) < len(self.written):
+            return np.ones(len(rows), bool)
+        return rows[names].map(lambda value: pd.isna(value) or value == "").any(axis=1).to_numpy()
+
+    @property
+    def written(self) -> tuple[str, ...]:
+        """The columns of `truth`; by default those of the cohort's table."""
+        return self.columns
+
+    def summary(self, table: pd.DataFrame) -> str:
+        """What the targets of some slides are like, for the log."""
+        targets = self.targets(table)
+        return ", ".join(f"mean {name} {value:.3g}" for name, value in
+                         zip(self.columns, targets.mean(0), strict=True))  # fmt: skip
+
+    @abc.abstractmethod
+    def sentence(self, values: Float[np.ndarray, " V"]) -> str:
+        """A prediction in a few words, for titles and log lines."""
+
+    def targets(self, table: pd.DataFrame) -> Float[np.ndarray, "S T"]:
+        """The targets of the cohort's table."""
+        return table[list(self.columns)].to_numpy(np.float32)
+
+    def select(self, wanted: str, *, balance: str) -> tuple[tuple[str, str], ...]:
+        """What chooses a checkpoint, best first: (metric, "max" or "min").
+
+        Args:
+          wanted: `select` of a config block: "loss", a metric, or "headline".
+          balance: `balance` of the block: where classes are balanced in training, they are in the
+            loss that chooses too.
+
+        Raises:
+          ConfigError: this task has no such metric.
+        """
+        name = self.headline if wanted == "headline" else wanted
+        loss = "balanced_loss" if self.has_classes and balance != "none" else "loss"
+        by_loss = ((loss, "min"),)
+        if name == "loss":
+            return by_loss
+        if name not in self.metrics:
+            raise ConfigError(
+                f"select={wanted!r} is no metric of the task {self.name}: use headline, loss or "
+                f"{', '.join(one for one in self.metrics if one != 'loss')}"
+            )
+        return ((name, "min" if name in LESS_IS_BETTER else "max"), *by_loss)

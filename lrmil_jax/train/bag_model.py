@@ -1,0 +1,104 @@
+"""A trained MIL head as it is kept and used: on bags of any length."""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, Num
+
+from lrmil_jax import heads, tasks
+from lrmil_jax.data import param_files
+from lrmil_jax.tasks import Task
+from lrmil_jax.train import bags
+from lrmil_jax.train.bags import standardise
+
+# Lengths that bags are filled up to when predicting: few, so that a cohort compiles few times.
+_PREDICT_LENGTHS = tuple(256 * 2**power for power in range(14))
+
+
+@dataclasses.dataclass(frozen=True)
+class BagModel:
+    """A trained head with all that a prediction needs: options, task, standardisation."""
+
+    name: str
+    options: dict[str, Any]
+    task: Task
+    params: Any
+    mean: Float[np.ndarray, " D"]
+    sd: Float[np.ndarray, " D"]
+
+    @functools.cached_property
+    def _module(self):
+        return heads.create(self.name, num_classes=self.task.width, **self.options)
+
+    @functools.cached_property
+    def _apply(self):
+        def apply(variables, features, mask, xy):
+            instances = standardise(features, variables["mean"], variables["sd"])
+            output = self._module.apply({"params": variables["params"]}, instances, mask, xy=xy)
+            return output.logits, output.attention_logits
+
+        return jax.jit(apply)
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether the head weighs patches at all."""
+        return self._module.has_attention
+
+    def predict_slide(
+        self, store: bags.BagStore, slide: int
+    ) -> tuple[Float[np.ndarray, " W"], Float[np.ndarray, " n"]]:
+        """`predict` of the slide at this place in a store."""
+        xy = store.places(slide)["xy"] if self._module.needs_xy else None
+        return self.predict(store.embedding(slide), xy)
+
+    def predict(
+        self, features: Float[np.ndarray, "n D"], xy: Num[np.ndarray, "n 2"] | None = None
+    ) -> tuple[Float[np.ndarray, " W"], Float[np.ndarray, " n"]]:
+        """Logits and attention logits of one bag; zeros for a head without attention.
+
+        Args:
+          features: of the bag's patches, as stored.
+          xy: where they lie, level-0 px; a head with positions must have it, others ignore it.
+        """
+        count = len(features)
+        length = next((size for size in _PREDICT_LENGTHS if size >= count), count)
+        padded = np.zeros((1, length, features.shape[1]), features.dtype)
+        padded[0, :count] = features
+        places = None
+        if self._module.needs_xy:
+            if xy is None:
+                raise ValueError(f"the head {self.name} needs to know where patches lie: give xy")
+            places = np.zeros((1, length, 2), np.float32)
+            places[0, :count] = heads.in_patches(xy)
+        variables = {"params": self.params, "mean": self.mean, "sd": self.sd}
+        present = np.arange(length)[None] < count
+        logits, attention = self._apply(variables, padded, present, places)
+        attention = np.zeros(count) if attention is None else np.asarray(attention)[0, :count]
+        return np.asarray(logits)[0], attention.astype(np.float32)
+
+    def save(self, path: Path, **facts: Any) -> None:
+        """Writes the classifier as one safetensors file; `facts` join its metadata."""
+        metadata = {"head": self.name, "options": self.options, "task": self.task.facts()}
+        tree = {"head": self.params, "standardise": {"mean": self.mean, "sd": self.sd}}
+        param_files.save_params(path, tree, metadata | facts)
+
+    @classmethod
+    def load(cls, path: Path) -> "BagModel":
+        """Reads what `save` wrote.
+
+        Raises:
+          WeightsError: the file is missing, broken or of another version.
+        """
+        tree, metadata = param_files.load_params(path)
+        return cls(
+            name=metadata["head"],
+            options=metadata["options"],
+            task=tasks.of_facts(metadata["task"]),
+            params=tree["head"],
+            mean=tree["standardise"]["mean"],
+            sd=tree["standardise"]["sd"],
+        )

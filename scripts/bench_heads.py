@@ -1,0 +1,151 @@
+"""MIL heads: bags per second of each against the same head in PyTorch at batch 1.
+
+Both train on the same bags, of log-normal size, in float32: forward, the head's own loss,
+backward, Adam. Ours takes the trainer's packed batches of 16 bags an update; PyTorch one bag after
+another, as the published codes do. Rounds are interleaved, so that a slow moment of the machine
+hits both.
+PyTorch is needed for this comparison alone: `pip install -e .[parity]`.
+
+    python scripts/bench_heads.py --parts speed                      # every head
+    python scripts/bench_heads.py --parts speed --heads abmil dtfd --bags 200 --rounds 5
+"""
+
+import argparse
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch_heads
+
+from lrmil_jax import heads
+from lrmil_jax.data.batching import BagBatches
+from lrmil_jax.train import TrainSettings, make_mesh, mil, place_batch, replicate, sharding
+from lrmil_jax.train.optim import create
+from lrmil_jax.train.state import TrainState
+from lrmil_jax.train.step import Stepper
+
+CLASSES = 2
+
+
+def make_bags(arguments):
+    """Sizes, one bank of features, places on a lattice, and labels."""
+    rng = np.random.default_rng(0)
+    sizes = np.exp(rng.normal(np.log(arguments.median), 0.77, arguments.bags))
+    sizes = np.clip(sizes, 16, 8 * arguments.median).astype(int)
+    bank = rng.standard_normal((sizes.sum(), arguments.width), dtype=np.float32)
+    places = np.concatenate([np.stack(np.divmod(np.arange(n), 32), -1) for n in sizes])
+    labels = rng.integers(0, CLASSES, len(sizes)).astype(np.int32)
+    return sizes, bank, places.astype(np.float32), labels
+
+
+class JaxRun:
+    """Whole epochs of the trainer's step over its batches."""
+
+    def __init__(self, name, bags, budget):
+        sizes, bank, places, labels = bags
+        self.source = BagBatches(
+            sizes, budget=budget, bags_per_update=16, per_bag={"label": labels},
+            per_instance={"xy": places},
+        )  # fmt: skip
+        self.mesh = make_mesh(jax.devices()[:1])
+        head = heads.create(name, num_classes=CLASSES)
+        example = (jnp.zeros((1, 8, bank.shape[1])), jnp.ones((1, 8), bool))
+        params = jax.jit(head.init)(jax.random.key(0), *example)["params"]
+        tx = create(TrainSettings(steps=10**6, schedule="constant", weight_decay=0.0))
+        state = TrainState(step=jnp.int32(0), params=params, opt_state=tx.init(params))
+        where = sharding.state_shardings(state, self.mesh, fsdp=False)
+        self.state, self.bank = jax.device_put(state, where), replicate(bank, self.mesh)
+        examples = self.source.bags_of_an_update
+        self.stepper = Stepper(_loss(head), tx, self.mesh, where, examples)
+        self.iterator = iter(self.source.dataset())
+
+    def epoch(self):
+        """Seconds for every bag once."""
+        start, done, summed, measured = time.perf_counter(), 0, None, None
+        while done < self.source.updates:
+            batch = next(self.iterator)
+            ends, placed = batch.pop("ends_update"), place_batch(batch, self.mesh)
+            arguments = (self.state, self.bank, placed, jax.random.key(0), 0, summed)
+            summed, _ = self.stepper.add(*arguments)
+            if ends:
+                self.state, measured = self.stepper.update(self.state, summed)
+                done, summed = done + 1, None
+        jax.block_until_ready(measured)
+        return time.perf_counter() - start
+
+
+def _loss(head):
+    def loss_fn(params, bank, batch, key, train):
+        options = {"xy": batch["xy"], "train": train, "rngs": {"dropout": key}}
+        output = head.apply({"params": params}, bank[batch["rows"]], batch["mask"], **options)
+        return mil.SlideLoss().terms(output, batch, head)
+
+    return loss_fn
+
+
+class TorchRun:
+    """The usual loop: one bag, forward, backward, Adam."""
+
+    def __init__(self, name, bags, threads):
+        torch = torch_heads.torch
+        torch.set_num_threads(threads)
+        torch.manual_seed(0)
+        sizes, bank, places, labels = bags
+        self.head = torch_heads.HEADS[name](bank.shape[1], CLASSES)
+        parts = (torch.split(torch.from_numpy(a), sizes.tolist()) for a in (bank, places))
+        self.bags = list(zip(*parts, labels.tolist(), strict=True))
+        self.adam = torch.optim.Adam(self.head.parameters(), lr=2e-4)
+        self.rng = np.random.default_rng(0)
+
+    def epoch(self):
+        """Seconds for every bag once."""
+        start = time.perf_counter()
+        for index in self.rng.permutation(len(self.bags)):
+            loss = self.head.loss(*self.bags[index])
+            self.adam.zero_grad()
+            loss.backward()
+            self.adam.step()
+        return time.perf_counter() - start
+
+
+def speed(arguments):
+    """One line a head: bags per second of both, median over interleaved rounds, and their ratio."""
+    bags = make_bags(arguments)
+    print(
+        f"{arguments.bags} bags, median {int(np.median(bags[0]))} and at most {bags[0].max()} "
+        f"instances of {arguments.width} features"
+    )
+    for name in arguments.heads:
+        ours, theirs = JaxRun(name, bags, arguments.budget), TorchRun(name, bags, arguments.threads)
+        first = ours.epoch()
+        for _ in range(2):  # epochs have batches of other shapes, which compile
+            ours.epoch()
+        rounds = [(ours.epoch(), theirs.epoch()) for _ in range(arguments.rounds)]
+        rates = [len(bags[0]) / statistics.median(part) for part in zip(*rounds, strict=True)]
+        print(
+            f"{name:12s} lrmil_jax {rates[0]:7.1f} bags/s   torch batch 1 {rates[1]:7.1f} bags/s   "
+            f"ratio {rates[0] / rates[1]:.2f}   first epoch, compiling, {first:.1f} s",
+            flush=True,
+        )
+
+
+def main():
+    """Runs the parts that are asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--parts", nargs="+", choices=["speed"], default=["speed"])
+    parser.add_argument(
+        "--heads", nargs="+", choices=sorted(heads.HEADS), default=list(heads.HEADS)
+    )
+    parser.add_argument("--bags", type=int, default=64)
+    parser.add_argument("--median", type=int, default=700, help="instances of a bag")
+    parser.add_argument("--width", type=int, default=768, help="features of an instance")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--budget", type=int, default=4096, help="instances of a batch")
+    parser.add_argument("--threads", type=int, default=2, help="of PyTorch; JAX uses all cores")
+    speed(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()

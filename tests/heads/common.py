@@ -1,0 +1,78 @@
+"""Small heads with parameters that hide nothing, for the tests of this folder."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lrmil_jax import heads
+
+B, N, D, C = 3, 7, 6, 3
+LABELS = jnp.array([0, 1, 2])
+_PARTS = {"width": 8, "heads": 2}
+SMALL = {
+    "clam_sb": {"width": 5, "k": 2},
+    "clam_mb": {"width": 5, "k": 2, "subtyping": True},
+    "dtfd": {"width": 5, "pseudo_bags": 2},
+    "acmil": {"width": 5, "branches": 2, "k": 2, "drop": 0.5},
+    "transmil": {**_PARTS, "landmarks": 4},
+    "transformer": {**_PARTS, "mlp": 8},
+    "perceiver": {**_PARTS, "latents": 3},
+}
+
+
+def create(name, **options):
+    """A head as the tests use it."""
+    return heads.create(name, num_classes=C, **SMALL.get(name, {}), **options)
+
+
+def bags_of(seed=0, count=N):
+    """Three bags, the last of one instance, their masks and places on a lattice."""
+    rng = np.random.default_rng(seed)
+    bags = jnp.asarray(rng.normal(size=(B, count, D)), jnp.float32)
+    lengths = np.array([count, count - 3, 1])
+    xy = jnp.asarray(rng.integers(0, 5, (B, count, 2)), jnp.float32)
+    return bags, jnp.arange(count)[None, :] < lengths[:, None], xy
+
+
+def init(head, bags, mask, xy):
+    """Parameters away from their start: biases start at 0 and would hide their own mistakes."""
+    start = jax.jit(head.init)(jax.random.key(1), bags, mask, xy=xy)
+    leaves, treedef = jax.tree.flatten(start)
+    keys = jax.random.split(jax.random.key(2), len(leaves))
+    noisy = [a + 0.3 * jax.random.normal(k, a.shape) for a, k in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(treedef, noisy)
+
+
+@functools.cache
+def applied(head):
+    """The head's `apply`, compiled: op by op takes far longer."""
+    return jax.jit(head.apply, static_argnames="train")
+
+
+@functools.cache
+def graded(head):
+    """(params, bags, mask, xy, labels) -> the summed loss and its gradient, compiled."""
+    return jax.jit(jax.value_and_grad(lambda params, *batch: losses(head, params, *batch).sum()))
+
+
+def losses(head, params, bags, mask, xy, labels=LABELS):
+    """What each bag costs by the head's own loss, with cross-entropy as the task's."""
+    output = head.apply(params, bags, mask, xy=xy)
+
+    def of_logits(logits):
+        return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)[:, 0]
+
+    return sum(head.label_losses(output, labels, mask, of_logits).values())
+
+
+def close(a, b, tol=2e-6):
+    """Equal to a tolerance, relative and absolute."""
+    np.testing.assert_allclose(np.asarray(a, np.float32), np.asarray(b, np.float32), tol, tol)
+
+
+def weights(logits, mask=None):
+    """Attention of logits: what is compared, as logits of tiny weights are of no account."""
+    mask = jnp.ones(logits.shape, bool) if mask is None else mask
+    return jax.nn.softmax(logits, axis=-1, where=mask)

@@ -1,0 +1,293 @@
+"""Every registered task keeps the promises of `Task`; figures agree with independent ones."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from sklearn import metrics as sk
+
+from lrmil_jax import tasks
+from lrmil_jax.errors import ConfigError, DataError, WeightsError
+from lrmil_jax.evals import intervals, survival
+from lrmil_jax.tasks import predictions
+from lrmil_jax.tasks.ordinal import Ordinal, quadratic_kappa
+from lrmil_jax.tasks.regression import Regression
+from lrmil_jax.tasks.survival import Survival
+
+DATA = {"label_column": "label", "classes": (), "time_column": "time", "event_column": "event",
+        "bins": 3}  # fmt: skip
+CSV = {
+    "classification": {"label": list("abc") * 20},
+    "ordinal": {"label": list("abc") * 20},
+    "multi_label": {"x": [0, 1, 1] * 20, "y": [0, 1] * 30},
+    "regression": {"label": np.linspace(-3, 5, 60)},
+    "survival": {"time": np.linspace(0.5, 30, 60), "event": [1, 1, 0] * 20},
+}
+
+
+@pytest.fixture(params=tasks.TASKS)
+def given(request):
+    """A task read from a CSV of 60 slides and fitted, its targets, and logits of a head."""
+    name = request.param
+    frame = pd.DataFrame(CSV[name]).astype(str)
+    data = DATA | ({"label_column": "x, y"} if name == "multi_label" else {})
+    task, table = tasks.kind(name).read(frame, data, "labels.csv")
+    targets = task.targets(table)
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(60, task.width)).astype(np.float32)
+    return task.fitted(targets), table, targets, logits
+
+
+def test_every_task_is_tried():
+    assert set(CSV) == set(tasks.TASKS)
+
+
+def test_shapes_and_names(given):
+    task, table, targets, logits = given
+    assert targets.shape == (60, len(task.columns))
+    assert list(table) == list(task.columns)
+    assert task.loss(logits, targets).shape == (60,)
+    assert np.isfinite(task.loss(logits, targets)).all()
+    values = task.link(logits)
+    assert isinstance(values, np.ndarray)
+    assert values.shape == (60, len(task.values))
+    assert len(task.parts) == len(task.values)
+    np.testing.assert_allclose(jax.jit(task.link)(logits), values, atol=1e-6)
+    groups = task.groups(targets)
+    assert set(groups) == set(range(groups.max() + 1))
+    assert task.headline in task.metrics
+    assert task.headline in task.titles
+    assert task.sentence(values[0])
+    assert task.summary(table)
+
+
+def test_a_student_that_says_what_its_teacher_says_has_nothing_to_learn(given):
+    task, _, _, logits = given
+    teacher = jnp.asarray(logits)
+    same = task.distillation(teacher, teacher, temperature=2.0)
+    np.testing.assert_allclose(same, 0, atol=1e-6)
+    gradient = jax.grad(lambda s: task.distillation(s, teacher, temperature=2.0).sum())(teacher)
+    np.testing.assert_allclose(gradient, 0, atol=1e-6)
+    other = task.distillation(
+        teacher + jnp.arange(task.width)[None] - 1.5, teacher, temperature=2.0
+    )
+    assert (np.asarray(other) > 0).all()
+
+
+def test_the_loss_is_least_at_the_truth(given):
+    """Gradient descent on the slides' logits finds the predictions that their targets ask for."""
+    task, _, targets, logits = given
+    wanted = jnp.asarray(targets)
+
+    @jax.jit
+    def step(logits):
+        return logits - 0.4 * jax.grad(lambda x: task.loss(x, wanted).sum())(logits)
+
+    found = jnp.asarray(logits)
+    for _ in range(300):
+        found = step(found)
+    measured = task.measure(targets.astype(np.float64), np.asarray(task.link(found), np.float64))
+    # Of one interval, survival tells no order.
+    assert measured[task.headline] > (0.8 if task.name == "survival" else 0.98)
+    assert measured["loss"] < 0.2
+
+
+def test_facts_make_the_same_task_again(given):
+    task, *_ = given
+    assert tasks.of_facts(json.loads(json.dumps(task.facts()))) == task
+
+
+def test_predictions_csv_says_all_that_figures_need(given, tmp_path):
+    """Written, read and measured again, without the task: the same figures."""
+    task, table, _, logits = given
+    ids = [f"s{number:02d}" for number in range(60)]
+    slides = table.assign(slide_id=ids, patient_id=ids, case_id=ids)
+    rows = predictions.rows(task, "arm", slides, task.link(logits))
+    rows.to_csv(tmp_path / "predictions.csv", index=False)
+    again = pd.read_csv(tmp_path / "predictions.csv")
+    told = tasks.of_columns(again)
+    assert told.name == task.name
+    one, other = predictions.measure(task, rows), predictions.measure(told, again)
+    for name in set(task.metrics) - {"loss"}:  # the loss asks for what training slides were like
+        assert other["metrics"][name] == pytest.approx(one["metrics"][name], abs=1e-6), name
+        if one["intervals"][name] is not None:
+            assert other["intervals"][name] == pytest.approx(one["intervals"][name], abs=1e-5)
+    assert not task.missing(again).any()
+    assert task.missing(again.drop(columns=[task.written[0]])).all()
+
+
+def test_a_patients_values_are_the_mean_of_the_slides(given):
+    task, table, _, logits = given
+    twice = pd.concat([table, table], ignore_index=True)
+    ids = [f"p{number:02d}" for number in range(60)] * 2
+    slides = twice.assign(slide_id=np.arange(120).astype(str), patient_id=ids, case_id=ids)
+    values = task.link(np.concatenate([logits, -logits]))
+    names, _, means = predictions.patients(task, predictions.rows(task, "a", slides, values))
+    assert names.tolist() == sorted(set(ids))
+    np.testing.assert_allclose(means, (values[:60] + values[60:]) / 2, atol=1e-6)
+
+
+def test_intervals_hold_the_figure(given):
+    task, _, targets, logits = given
+    ids = np.arange(60).astype(str)
+    values = np.asarray(task.link(logits), np.float64)
+    for name, figure in task.figures(targets.astype(np.float64), values, ids).items():
+        low, high = intervals.summarise([figure]).interval
+        assert low < figure.value < high, name
+        assert figure.value == pytest.approx(task.measure(targets, values)[name])
+
+
+def test_what_chooses_a_checkpoint(given):
+    task, *_ = given
+    assert task.select("headline", balance="none") == ((task.headline, "max"), ("loss", "min"))
+    loss = "balanced_loss" if task.has_classes else "loss"
+    assert task.select("loss", balance="weights") == ((loss, "min"),)
+    with pytest.raises(ConfigError, match=r"select='nonsense' is no metric of the task"):
+        task.select("nonsense", balance="none")
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "said"),
+    [
+        ("classification", {"label": ["a", "a"]}, "only class a"),
+        ("classification", {"label": ["a", ""]}, "no label in line 3"),
+        ("regression", {"label": ["1.5", "high"]}, "label 'high' in line 3 is no number"),
+        ("regression", {"label": ["1.5", "inf"]}, "label 'inf' in line 3 is no number"),
+        ("survival", {"time": ["1", "-2"], "event": ["1", "0"]}, "time must be above 0; line 3"),
+        ("survival", {"time": ["1", "2"], "event": ["1", "2"]}, "event must be 0 or 1; line 3"),
+        ("survival", {"time": ["1", "2"], "event": ["0", "0"]}, "no event at all"),
+        ("survival", {"time": ["1", None], "event": ["1", "0"]}, "no time in line 3"),
+        ("survival", {"time": ["1", "2"]}, "has no column event"),
+        ("multi_label", {"label": ["0", "3"]}, "label must be 0 or 1; line 3"),
+    ],
+)
+def test_mistakes_in_the_csv_are_told_with_their_line(name, columns, said):
+    with pytest.raises(DataError, match=said) as caught:
+        tasks.kind(name).read(pd.DataFrame(columns), DATA, "labels.csv")
+    assert "labels.csv" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_tasks_are_refused():
+    with pytest.raises(ConfigError, match="did you mean 'survival'"):
+        tasks.kind("survivel")
+    with pytest.raises(WeightsError, match="task cannot be read"):
+        tasks.of_facts({"name": "horoscope"})
+    with pytest.raises(DataError, match="no known task"):
+        tasks.of_columns(pd.DataFrame({"slide_id": ["a"]}))
+
+
+# Figures against well-kept libraries, and losses by hand.
+
+
+def test_kappa_is_scikit_learns():
+    rng = np.random.default_rng(0)
+    labels, predicted = rng.integers(0, 5, (2, 200))
+    predicted = np.where(rng.random(200) < 0.5, labels, predicted)
+    wanted = sk.cohen_kappa_score(labels, predicted, weights="quadratic")
+    assert quadratic_kappa(labels, predicted, 5) == pytest.approx(wanted)
+    assert quadratic_kappa(np.zeros(4, int), np.zeros(4, int), 3) is None
+
+
+def test_ordinal_probabilities_by_hand():
+    task = Ordinal(("low", "middle", "high"))
+    logit = np.log(np.array([0.8, 0.3]) / (1 - np.array([0.8, 0.3])))[None]
+    np.testing.assert_allclose(task.link(logit), [[0.2, 0.5, 0.3]], atol=1e-7)
+    above = task.loss(logit, np.array([[1.0]]))
+    np.testing.assert_allclose(above, [-(np.log(0.8) + np.log(0.7)) / 2], rtol=1e-6)
+    crossed = task.link(logit[:, ::-1])  # steps the wrong way round: no class has less than 0
+    np.testing.assert_allclose(crossed, [[0.7, 0.0, 0.3]], atol=1e-7)
+
+
+def test_regression_figures_are_scipys():
+    rng = np.random.default_rng(1)
+    true = rng.normal(size=50)
+    said = true + rng.normal(size=50)
+    found = Regression().measure(true[:, None], said[:, None])
+    assert found["pearson"] == pytest.approx(stats.pearsonr(true, said).statistic)
+    assert found["spearman"] == pytest.approx(stats.spearmanr(true, said).statistic)
+    assert found["r2"] == pytest.approx(sk.r2_score(true, said))
+    assert found["mae"] == pytest.approx(sk.mean_absolute_error(true, said))
+    assert Regression().measure(np.ones((3, 1)), np.ones((3, 1)))["pearson"] is None
+
+
+def test_survival_loss_by_hand():
+    """Three intervals up to 10, 20 and beyond, hazards .2, .5 and .1."""
+    task = Survival(3, (10.0, 20.0))
+    hazards = np.array([0.2, 0.5, 0.1])
+    logits = np.log(hazards / (1 - hazards))[None].repeat(4, 0)
+    targets = np.array([[5.0, 1], [15.0, 1], [15.0, 0], [99.0, 1]])
+    wanted = -np.log([0.2, 0.8 * 0.5, 0.8 * 0.5, 0.8 * 0.5 * 0.1])
+    np.testing.assert_allclose(task.loss(logits, targets), wanted, rtol=1e-5)
+    values = task.link(logits)
+    np.testing.assert_allclose(values[0], [0.8, 0.4, 0.36], rtol=1e-5)
+    assert task.measure(targets, values)["loss"] == pytest.approx(wanted.mean(), rel=1e-5)
+
+
+def test_edges_part_the_events_and_too_few_are_refused():
+    times = np.arange(1.0, 31)
+    targets = np.stack([times, np.arange(30) % 2], 1)
+    edges = Survival(3).fitted(targets).edges
+    counts = np.bincount(np.searchsorted(edges, times[targets[:, 1] > 0]))
+    assert counts.tolist() == [5, 5, 5]
+    with pytest.raises(DataError, match=r"events at 1 different times.*data\.bins"):
+        Survival(3).fitted(np.array([[4.0, 1], [4.0, 1], [9.0, 0]]))
+
+
+@pytest.fixture
+def followed():
+    """Times with ties, a third censored, and a risk that says something of them."""
+    rng = np.random.default_rng(3)
+    time = rng.integers(1, 20, 80).astype(float)
+    event = rng.random(80) < 0.67
+    return time, event, -time + rng.normal(scale=8, size=80).round()
+
+
+def test_concordance_is_that_of_lifelines(followed):
+    from lifelines.utils import concordance_index
+
+    time, event, risk = followed
+    assert survival.concordance(time, event, risk) == pytest.approx(
+        concordance_index(time, -risk, event)
+    )
+    assert survival.concordance(time, np.zeros(80, bool), risk) is None
+
+
+def test_influence_on_the_concordance_is_the_plain_jackknife(followed):
+    time, event, risk = followed
+    figure = survival.concordance_figure(time, event, risk, np.arange(80).astype(str))
+    without = [
+        survival.concordance(*(np.delete(one, place) for one in followed)) for place in range(80)
+    ]
+    order = np.argsort(np.arange(80).astype(str))
+    wanted = np.sqrt(79 / 80) * (np.mean(without) - np.array(without))
+    np.testing.assert_allclose(figure.influence, wanted[order], atol=1e-12)
+    pairs = np.arange(80) // 2
+    grouped = survival.concordance_figure(time, event, risk, pairs)
+    left = [survival.concordance(*(one[pairs != place] for one in followed)) for place in range(40)]
+    order = np.argsort(np.arange(40).astype(str))
+    wanted = np.sqrt(39 / 40) * (np.mean(left) - np.array(left))
+    np.testing.assert_allclose(grouped.influence, wanted[order], atol=1e-12)
+
+
+def test_probability_of_not_being_censored_is_kaplan_meiers(followed):
+    from lifelines import KaplanMeierFitter
+
+    time, event, _ = followed
+    fitter = KaplanMeierFitter().fit(time + 1e-6 * ~event, ~event)  # the event comes first
+    wanted = fitter.survival_function_at_times(time - 1e-3).to_numpy()
+    np.testing.assert_allclose(survival._uncensored(time, event), wanted, atol=1e-9)
+
+
+def test_time_dependent_auc_without_censoring_is_the_plain_one():
+    rng = np.random.default_rng(0)
+    time = rng.permutation(np.arange(1.0, 41))
+    risk = -time + rng.normal(scale=10, size=40)
+    limits = np.quantile(time, (0.25, 0.5, 0.75))
+    wanted = np.mean([sk.roc_auc_score(time <= limit, risk) for limit in limits])
+    event = np.ones(40, bool)
+    assert survival.time_dependent_auc(time, event, risk) == pytest.approx(wanted)
