@@ -206,7 +206,15 @@ SMALL = {"transmil": ("width=8", "heads=2", "landmarks=4"), "clam_sb": ("k=2", "
 SMALL |= dict.fromkeys(("transformer", "perceiver"), ("width=8", "heads=2"))
 
 
-@pytest.mark.parametrize("head", sorted(heads.HEADS))
+# Those that compile for longest; each is trained as often as anybody asks for the slow tests.
+LONG = ("transmil", "transformer", "perceiver", "acmil", "dtfd")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [pytest.param(name, marks=pytest.mark.slow if name in LONG else ())
+     for name in sorted(heads.HEADS)],
+)  # fmt: skip
 def test_every_head_trains(tmp_path, store, head):
     options = SMALL.get(head, ())
     classifier = train(tmp_path, bags.data_of(*store), head=head, epochs=2, options=options)
