@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, Shaped
+from scipy import special
 
 from lrmil_jax.types import AnyArray
 
@@ -38,6 +39,11 @@ def softmax(
     weights = np.exp(kept - np.where(np.isfinite(highest), highest, 0))
     total = weights.sum(-1, keepdims=True)
     return np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
+
+
+def sigmoid(values: Float[AnyArray, "*n c"]) -> Float[AnyArray, "*n c"]:
+    """`1 / (1 + exp(-x))` of each value."""
+    return jax.nn.sigmoid(values) if namespace(values) is jnp else special.expit(values)
 
 
 def sum_by(

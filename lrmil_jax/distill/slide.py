@@ -5,6 +5,7 @@ Every loss is per bag, in f32 inside, 0 with zero gradients for a bag without pa
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from lrmil_jax.distill.masked import (
@@ -43,6 +44,32 @@ def bag_loss(
     log_q = jax.nn.log_softmax(f32(teacher_logits) / temperature)
     log_p = jax.nn.log_softmax(f32(student_logits) / temperature)
     return temperature**2 * (jnp.exp(log_q) * (log_q - log_p)).sum(-1)
+
+
+def bernoulli_loss(
+    student_logits: Float[AnyArray, "B n"],
+    teacher_logits: Float[AnyArray, "B n"],
+    *,
+    temperature: Number,
+) -> Float[Array, "B n"]:
+    """L_bag where every logit is a probability of its own: `T^2 KL` of each pair of tempered ones.
+
+    Args:
+      student_logits: of the student; teacher_logits: of the teacher.
+      temperature: T above 0.
+
+    Returns:
+      The loss of each logit, at least 0.
+
+    Raises:
+      ConfigError: T is not above 0.
+    """
+    positive("The bag's distillation temperature", temperature)
+    wanted = f32(teacher_logits) / temperature
+    share = jax.nn.sigmoid(wanted)
+    cross_entropy = optax.sigmoid_binary_cross_entropy
+    said = cross_entropy(f32(student_logits) / temperature, share)
+    return temperature**2 * (said - cross_entropy(wanted, share))
 
 
 def attention_kl_loss(

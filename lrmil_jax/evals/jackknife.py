@@ -45,6 +45,12 @@ def figures(
     for name, limits in ranges.items():
         left = np.array([np.nan if one[name] is None else one[name] for one in without])
         known = left if len(left) == count else np.full(count, np.nan)
-        each = np.sqrt((count - 1) / count) * (known.mean() - known)
-        made[name] = Figure(whole[name], each, names, np.zeros(count, np.int64), limits)
+        made[name] = Figure(whole[name], influence(known), names, np.zeros(count, np.int64), limits)
     return made
+
+
+def influence(without: Float[np.ndarray, " G"]) -> Float[np.ndarray, " G"]:
+    """Each one's influence on a figure, scaled as in `influence.influences`, from the figure
+    without it."""
+    count = len(without)
+    return np.sqrt((count - 1) / count) * (without.mean() - without)

@@ -1,7 +1,6 @@
 """Classification metrics per patient, each from well-kept scikit-learn."""
 
 import warnings
-from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -57,6 +56,14 @@ def cross_entropy(
     return -np.log(np.clip(chosen, 1e-12, 1.0))
 
 
+def balanced_loss(
+    labels: Integer[np.ndarray, "P"], probabilities: Float[np.ndarray, "P C"]
+) -> float:
+    """Mean over the classes of their patients' mean cross-entropy."""
+    losses = cross_entropy(labels, probabilities)
+    return float(np.mean([losses[labels == label].mean() for label in np.unique(labels)]))
+
+
 def by_patient(slides: pd.DataFrame) -> pd.DataFrame:
     """A patient's prediction: the mean of the probabilities of the patient's slides.
 
@@ -87,25 +94,6 @@ def by_patient(slides: pd.DataFrame) -> pd.DataFrame:
     table.insert(0, "label", groups["label"].first())
     table.insert(1, "slides", groups.size())
     return table.reset_index()
-
-
-def slide_frame(
-    patients: Sequence[str],
-    labels: Integer[np.ndarray, "S"],
-    probabilities: Float[np.ndarray, "S C"],
-) -> pd.DataFrame:
-    """Predictions of slides as the table that `by_patient` reads."""
-    frame = pd.DataFrame({"patient_id": list(patients), "label": labels})
-    for index, column in enumerate(np.asarray(probabilities).T):
-        frame[f"{PROBABILITY_PREFIX}{index}"] = column
-    return frame
-
-
-def arrays(
-    patients: pd.DataFrame,
-) -> tuple[Integer[np.ndarray, "P"], Float[np.ndarray, "P C"]]:
-    """Labels and probabilities of what `by_patient` gives, as `compute` takes them."""
-    return patients["label"].to_numpy(), patients[probability_columns(patients)].to_numpy()
 
 
 def probability_columns(frame: pd.DataFrame) -> list[str]:

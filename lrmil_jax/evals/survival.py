@@ -6,6 +6,7 @@
 import numpy as np
 from jaxtyping import Bool, Float
 
+from lrmil_jax.evals import jackknife
 from lrmil_jax.evals.intervals import SHARE, Figure
 
 
@@ -38,9 +39,8 @@ def concordance_figure(
     left_known = total[0] - own[0]
     without = np.full(count, np.nan)
     np.divide(total[1] - own[1], left_known, out=without, where=left_known > 0)
-    influence = np.sqrt((count - 1) / count) * (without.mean() - without)
     value = float(total[1] / total[0]) if total[0] else None
-    return Figure(value, influence, names, np.zeros(count, np.int64), SHARE)
+    return Figure(value, jackknife.influence(without), names, np.zeros(count, np.int64), SHARE)
 
 
 def _pairs(time: np.ndarray, event: np.ndarray, risk: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Integer
 from PIL import Image
 
+NAMES = ("burden", "grade", "time", "event")
 HAZARD_RATIO = 6.0  # of an event, for a patient with tumour
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Integer, UInt8
 from PIL import Image
 
 from lrmil_jax.errors import DataError
@@ -25,6 +25,7 @@ from lrmil_jax.slides.morphology import CAPTIONS
 from lrmil_jax.slides.procedural import TISSUES, paint, random_map, slide_map
 
 LABELS = ("benign", "tumour")
+_COLUMNS = ("slide_id", "patient_id", "label", "path")
 _FORMAT = 1  # of a cohort on disk; raise it when the same seed gives other slides
 
 
@@ -104,8 +105,7 @@ def write_cohort(
 
     The folder gets `slides/<slide_id>.tif`, `masks/<slide_id>.png` (tumour white) and `labels.csv`
     with slide_id, patient_id, label ("benign" or "tumour"), path (inside `slides`) and what other
-    tasks ask for: see
-    `outcomes.of_slides`.
+    tasks ask for (`outcomes.of_slides`).
 
     Args:
       folder: where to write.
@@ -138,30 +138,44 @@ def write_cohort(
     _claim(folder, recipe)
     for name in ("slides", "masks"):
         (folder / name).mkdir(exist_ok=True)
-    rows, positive, jobs = [], [], []
-    for i in range(slides):
-        patient = i // slides_per_patient
-        slide_id, label = f"slide_{i:04d}", patient % 2
-        rows.append((slide_id, f"patient_{patient:04d}", LABELS[label], f"{slide_id}.tif"))
-        positive.append(label == 1)
+    patients = np.arange(slides) // slides_per_patient
+    jobs = []
+    for i, patient in enumerate(patients.tolist()):
+        slide_id = f"slide_{i:04d}"
         if not (folder / "slides" / f"{slide_id}.tif").exists():
             jobs.append({"folder": folder, "slide_id": slide_id, "seed": [seed, i],
-                         "positive": label == 1, "size_px": size_px, "mpp": mpp,
+                         "positive": patient % 2 == 1, "size_px": size_px, "mpp": mpp,
                          "background": background, "levels": levels})  # fmt: skip
     if run is not None:
         run(_write_one, jobs)
     else:
         for job in jobs:
             _write_one(job)
-    patients = np.arange(slides) // slides_per_patient
-    burden = outcomes.burden(folder / "masks" / f"{row[0]}.png" for row in rows)
-    found = outcomes.of_slides(np.array(positive), burden, patients, seed=seed)
-    header = ("slide_id", "patient_id", "label", "path", *found)
-    whole = [
-        (*row, *more) for row, more in zip(rows, zip(*found.values(), strict=True), strict=True)
+    labels = folder / "labels.csv"
+    # Every run asks for its cohort: the masks are not read again for a table that is there.
+    if jobs or not _has_outcomes(labels):
+        _write_labels(labels, patients, seed=seed)
+    return labels
+
+
+def _has_outcomes(labels: Path) -> bool:
+    if not labels.is_file():
+        return False
+    with labels.open(encoding="utf-8") as file:
+        return file.readline().rstrip("\n").split(",") == [*_COLUMNS, *outcomes.NAMES]
+
+
+def _write_labels(labels: Path, patients: Integer[np.ndarray, " S"], *, seed: int) -> None:
+    ids = [f"slide_{i:04d}" for i in range(len(patients))]
+    burden = outcomes.burden(labels.parent / "masks" / f"{slide_id}.png" for slide_id in ids)
+    found = outcomes.of_slides(patients % 2 == 1, burden, patients, seed=seed)
+    rows = [
+        (slide_id, f"patient_{patient:04d}", LABELS[patient % 2], f"{slide_id}.tif", *more)
+        for slide_id, patient, *more in zip(
+            ids, patients, *(found[name] for name in outcomes.NAMES), strict=True
+        )
     ]
-    _write_csv(folder / "labels.csv", [header, *whole])
-    return folder / "labels.csv"
+    _write_csv(labels, [(*_COLUMNS, *outcomes.NAMES), *rows])
 
 
 def _write_one(job: dict) -> None:

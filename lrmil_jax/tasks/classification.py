@@ -105,11 +105,10 @@ class Classification(Task):
     def measure(
         self, targets: Float[np.ndarray, "P 1"], values: Float[np.ndarray, "P C"]
     ) -> dict[str, float | None]:
-        """`metrics.compute`, and `balanced_loss`, the mean of the classes' own mean losses."""
+        """`metrics.compute`, and `metrics.balanced_loss`."""
         labels = self.groups(targets)
-        losses = metrics.cross_entropy(labels, values)
-        balanced = np.mean([losses[labels == label].mean() for label in np.unique(labels)])
-        return metrics.compute(labels, values) | {"balanced_loss": float(balanced)}
+        balanced = metrics.balanced_loss(labels, values)
+        return metrics.compute(labels, values) | {"balanced_loss": balanced}
 
     def truth(self, table: pd.DataFrame) -> pd.DataFrame:
         """The class's name as `label`."""

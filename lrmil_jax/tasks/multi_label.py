@@ -1,20 +1,20 @@
 """Several findings, each present in a slide or not."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pandas as pd
 from jax import Array
 from jaxtyping import Float, Integer
 
 from lrmil_jax import arrays
+from lrmil_jax.distill import slide as slide_losses
 from lrmil_jax.errors import DataError
-from lrmil_jax.evals import jackknife
-from lrmil_jax.evals.intervals import SHARE, Figure
+from lrmil_jax.evals.intervals import SHARE, Bounds
 from lrmil_jax.tasks import columns
 from lrmil_jax.tasks.task import Task
 from lrmil_jax.types import AnyArray
@@ -36,6 +36,12 @@ class MultiLabel(Task):
     metrics: ClassVar[tuple[str, ...]] = ("auc", "accuracy", "f1_macro", "loss")
     headline: ClassVar[str] = "auc"
     titles: ClassVar[Mapping[str, str]] = {"auc": "mean AUC", "f1_macro": "mean F1"}
+    ranges: ClassVar[Mapping[str, Bounds]] = {
+        "auc": SHARE,
+        "accuracy": SHARE,
+        "f1_macro": SHARE,
+        "loss": (0.0, float("inf")),
+    }
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -73,7 +79,9 @@ class MultiLabel(Task):
 
     def loss(self, logits: Float[AnyArray, "B f"], targets: Float[AnyArray, "B f"]) -> Array:
         """Binary cross-entropy, mean over the findings."""
-        return -_bernoulli(jnp.asarray(logits), jnp.asarray(targets)).mean(-1)
+        return optax.sigmoid_binary_cross_entropy(jnp.asarray(logits), jnp.asarray(targets)).mean(
+            -1
+        )
 
     def distillation(
         self,
@@ -83,30 +91,17 @@ class MultiLabel(Task):
         temperature: float,
     ) -> Array:
         """`T^2 KL` between both sides' tempered probabilities, mean over the findings."""
-        wanted = jnp.asarray(teacher) / temperature
-        q = jax.nn.sigmoid(wanted)
-        cost = _bernoulli(wanted, q) - _bernoulli(jnp.asarray(student) / temperature, q)
-        return temperature**2 * cost.mean(-1)
+        return slide_losses.bernoulli_loss(student, teacher, temperature=temperature).mean(-1)
 
     def link(self, logits: Float[AnyArray, "*n f"]) -> Float[AnyArray, "*n f"]:
         """Sigmoid."""
-        xp = arrays.namespace(logits)
-        return 1 / (1 + xp.exp(-xp.asarray(logits)))
+        return arrays.sigmoid(logits)
 
     def groups(self, targets: Float[np.ndarray, "S f"]) -> Integer[np.ndarray, " S"]:
         """Slides of equal findings; combinations of fewer than ten slides are one group."""
         _, place, counts = np.unique(targets, axis=0, return_inverse=True, return_counts=True)
         rare = counts[place.ravel()] < 10
         return np.unique(np.where(rare, -1, place.ravel()), return_inverse=True)[1]
-
-    def figures(
-        self,
-        targets: Float[np.ndarray, "P f"],
-        values: Float[np.ndarray, "P f"],
-        patients: Sequence[str] | np.ndarray,
-    ) -> dict[str, Figure]:
-        """Means over the findings; a finding that all or no patients have has no AUC."""
-        return jackknife.figures(self.measure, targets, values, patients, _RANGES)
 
     def measure(
         self, targets: Float[np.ndarray, "P f"], values: Float[np.ndarray, "P f"]
@@ -126,15 +121,6 @@ class MultiLabel(Task):
             "loss": float(-np.log(said).mean()),
         }
 
-    def truth(self, table: pd.DataFrame) -> pd.DataFrame:
-        """`finding_<name>`, 0 or 1."""
-        return table[list(self.columns)]
-
-    def targets_of(self, rows: pd.DataFrame) -> Float[np.ndarray, "n f"]:
-        """See `Task`."""
-        text = rows[list(self.columns)].astype(str)
-        return np.stack([columns.numbers(text, one, "predictions") for one in text], 1)
-
     @classmethod
     def of_columns(cls, rows: pd.DataFrame) -> "MultiLabel | None":
         """See `Task`."""
@@ -145,10 +131,3 @@ class MultiLabel(Task):
         """The findings that are called."""
         said = [f"{name} {p:.2f}" for name, p in zip(self.names, values, strict=True) if p >= 0.5]
         return ", ".join(said) or "no finding"
-
-
-_RANGES = {"auc": SHARE, "accuracy": SHARE, "f1_macro": SHARE, "loss": (0.0, float("inf"))}
-
-
-def _bernoulli(logits: Array, share: Array) -> Array:
-    return share * jax.nn.log_sigmoid(logits) + (1 - share) * jax.nn.log_sigmoid(-logits)

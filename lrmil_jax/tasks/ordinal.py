@@ -1,20 +1,21 @@
 """Classes in an order, such as grades."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import Array
 from jaxtyping import Float
 
 from lrmil_jax import arrays
-from lrmil_jax.evals import jackknife
-from lrmil_jax.evals.intervals import SHARE, Figure
-from lrmil_jax.evals.metrics import cross_entropy
+from lrmil_jax.distill import slide as slide_losses
+from lrmil_jax.evals import metrics
+from lrmil_jax.evals.intervals import SHARE, Bounds
 from lrmil_jax.tasks.classification import Classification
+from lrmil_jax.tasks.task import Task
 from lrmil_jax.types import AnyArray
 
 
@@ -35,6 +36,12 @@ class Ordinal(Classification):
     titles: ClassVar[Mapping[str, str]] = {
         "kappa": "quadratic kappa", "accuracy": "accuracy", "mae": "steps off",
     }  # fmt: skip
+    ranges: ClassVar[Mapping[str, Bounds]] = {
+        "kappa": (-1.0, 1.0),
+        "accuracy": SHARE,
+        "mae": (0.0, float("inf")),
+        "loss": (0.0, float("inf")),
+    }
 
     @property
     def width(self) -> int:
@@ -44,7 +51,7 @@ class Ordinal(Classification):
     def loss(self, logits: Float[AnyArray, "B s"], targets: Float[AnyArray, "B 1"]) -> Array:
         """Mean over the steps of the cross-entropy of being above each."""
         above = (jnp.asarray(targets) > jnp.arange(self.width)[None]).astype(jnp.float32)
-        return -_bernoulli(jnp.asarray(logits), above).mean(-1)
+        return optax.sigmoid_binary_cross_entropy(jnp.asarray(logits), above).mean(-1)
 
     def distillation(
         self,
@@ -54,15 +61,12 @@ class Ordinal(Classification):
         temperature: float,
     ) -> Array:
         """`T^2 KL` between both sides' tempered steps, mean over them."""
-        wanted = jnp.asarray(teacher) / temperature
-        q = jax.nn.sigmoid(wanted)
-        cost = _bernoulli(wanted, q) - _bernoulli(jnp.asarray(student) / temperature, q)
-        return temperature**2 * cost.mean(-1)
+        return slide_losses.bernoulli_loss(student, teacher, temperature=temperature).mean(-1)
 
     def link(self, logits: Float[AnyArray, "*n s"]) -> Float[AnyArray, "*n C"]:
         """Probabilities of the classes."""
         xp = arrays.namespace(logits)
-        above = 1 / (1 + xp.exp(-xp.asarray(logits)))
+        above = arrays.sigmoid(logits)
         lower = [above[..., :1]]
         for step in range(1, self.width):
             lower.append(xp.minimum(lower[-1], above[..., step : step + 1]))
@@ -70,14 +74,7 @@ class Ordinal(Classification):
         one = xp.ones_like(above[..., :1])
         return xp.concatenate([one, above], -1) - xp.concatenate([above, 0 * one], -1)
 
-    def figures(
-        self,
-        targets: Float[np.ndarray, "P 1"],
-        values: Float[np.ndarray, "P C"],
-        patients: Sequence[str] | np.ndarray,
-    ) -> dict[str, Figure]:
-        """Quadratic weighted kappa, accuracy, mean distance in steps, and loss."""
-        return jackknife.figures(self.measure, targets, values, patients, _RANGES)
+    figures = Task.figures  # the closed forms of classes are of other metrics
 
     def measure(
         self, targets: Float[np.ndarray, "P 1"], values: Float[np.ndarray, "P C"]
@@ -85,14 +82,12 @@ class Ordinal(Classification):
         """See `Task`; a class is predicted as the middle of its distribution, the median."""
         labels = self.groups(targets)
         predicted = _median(values)
-        losses = cross_entropy(labels, values)
-        balanced = np.mean([losses[labels == label].mean() for label in np.unique(labels)])
         return {
             "kappa": quadratic_kappa(labels, predicted, len(self.names)),
             "accuracy": float((labels == predicted).mean()),
             "mae": float(np.abs(labels - predicted).mean()),
-            "loss": float(losses.mean()),
-            "balanced_loss": float(balanced),
+            "loss": float(metrics.cross_entropy(labels, values).mean()),
+            "balanced_loss": metrics.balanced_loss(labels, values),
         }
 
     @classmethod
@@ -110,14 +105,6 @@ class Ordinal(Classification):
         """The predicted class."""
         grade = int(_median(np.asarray(values)[None])[0])
         return f"{self.names[grade]} {values[grade]:.2f}"
-
-
-_RANGES = {"kappa": (-1.0, 1.0), "accuracy": SHARE, "mae": (0.0, float("inf")),
-           "loss": (0.0, float("inf"))}  # fmt: skip
-
-
-def _bernoulli(logits: Array, above: Array) -> Array:
-    return above * jax.nn.log_sigmoid(logits) + (1 - above) * jax.nn.log_sigmoid(-logits)
 
 
 def _median(values: Float[np.ndarray, "n C"]) -> np.ndarray:

@@ -106,9 +106,9 @@ def operating_points(
       Of each threshold of `thresholds.choose` what `thresholds.at` gives on the test, and under
       `validation` on the validation patients; {} where there are not two classes.
     """
-    if len(task.classes) != 2:
-        return {}
     chosen = chosen_thresholds(task, validation, sensitivity=sensitivity)
+    if not chosen:
+        return {}
     sides = [_labelled(task, frame) for frame in (validation, test)]
     return {
         name: thresholds.at(*sides[1], value) | {"validation": thresholds.at(*sides[0], value)}

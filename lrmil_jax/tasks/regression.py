@@ -1,7 +1,7 @@
 """One number a slide, such as a score or an expression."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -10,8 +10,7 @@ import pandas as pd
 from jax import Array
 from jaxtyping import Float, Integer
 
-from lrmil_jax.evals import jackknife
-from lrmil_jax.evals.intervals import Figure
+from lrmil_jax.evals.intervals import Bounds
 from lrmil_jax.tasks import columns
 from lrmil_jax.tasks.task import Task
 from lrmil_jax.types import AnyArray
@@ -38,6 +37,10 @@ class Regression(Task):
     headline: ClassVar[str] = "pearson"
     titles: ClassVar[Mapping[str, str]] = {
         "pearson": "Pearson r", "spearman": "Spearman rho", "r2": "R2", "mae": "MAE",
+    }  # fmt: skip
+    ranges: ClassVar[Mapping[str, Bounds]] = {
+        "pearson": (-1.0, 1.0), "spearman": (-1.0, 1.0), "r2": (-float("inf"), 1.0),
+        "mae": (0.0, float("inf")), "rmse": (0.0, float("inf")), "loss": (0.0, float("inf")),
     }  # fmt: skip
 
     @classmethod
@@ -86,15 +89,6 @@ class Regression(Task):
         """Quarters by the number."""
         return strata(targets[:, 0])
 
-    def figures(
-        self,
-        targets: Float[np.ndarray, "P 1"],
-        values: Float[np.ndarray, "P 1"],
-        patients: Sequence[str] | np.ndarray,
-    ) -> dict[str, Figure]:
-        """Correlations, R2, mean absolute and root mean square error, and the mean loss."""
-        return jackknife.figures(self.measure, targets, values, patients, _RANGES)
-
     def measure(
         self, targets: Float[np.ndarray, "P 1"], values: Float[np.ndarray, "P 1"]
     ) -> dict[str, float | None]:
@@ -112,14 +106,6 @@ class Regression(Task):
             "loss": float(np.mean(error**2) / self.sd**2),
         }
 
-    def truth(self, table: pd.DataFrame) -> pd.DataFrame:
-        """The number as `number`."""
-        return table[["number"]]
-
-    def targets_of(self, rows: pd.DataFrame) -> Float[np.ndarray, "n 1"]:
-        """See `Task`."""
-        return columns.numbers(rows[["number"]].astype(str), "number", "predictions")[:, None]
-
     @classmethod
     def of_columns(cls, rows: pd.DataFrame) -> "Regression | None":
         """See `Task`."""
@@ -128,12 +114,6 @@ class Regression(Task):
     def sentence(self, values: Float[np.ndarray, " 1"]) -> str:
         """The number."""
         return f"{values[0]:.3g}"
-
-
-_RANGES = {
-    "pearson": (-1.0, 1.0), "spearman": (-1.0, 1.0), "r2": (-float("inf"), 1.0),
-    "mae": (0.0, float("inf")), "rmse": (0.0, float("inf")), "loss": (0.0, float("inf")),
-}  # fmt: skip
 
 
 def strata(values: Float[np.ndarray, " S"]) -> Integer[np.ndarray, " S"]:

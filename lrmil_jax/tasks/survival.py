@@ -12,6 +12,7 @@ from jax import Array
 from jaxtyping import Float, Integer
 
 from lrmil_jax import arrays
+from lrmil_jax.distill import slide as slide_losses
 from lrmil_jax.errors import DataError
 from lrmil_jax.evals import jackknife, survival
 from lrmil_jax.evals.intervals import SHARE, Figure
@@ -109,15 +110,13 @@ class Survival(Task):
         teacher = jnp.asarray(teacher)
         alive = jnp.exp(jnp.cumsum(jax.nn.log_sigmoid(-teacher), -1))
         alive = jnp.concatenate([jnp.ones_like(alive[:, :1]), alive[:, :-1]], -1)
-        wanted = teacher / temperature
-        q = jax.nn.sigmoid(wanted)
-        cost = _bernoulli(wanted, q) - _bernoulli(jnp.asarray(student) / temperature, q)
-        return temperature**2 * (alive * cost).sum(-1)
+        cost = slide_losses.bernoulli_loss(student, teacher, temperature=temperature)
+        return (alive * cost).sum(-1)
 
     def link(self, logits: Float[AnyArray, "*n j"]) -> Float[AnyArray, "*n j"]:
         """Probabilities of coming through the intervals."""
         xp = arrays.namespace(logits)
-        return xp.cumprod(1 / (1 + xp.exp(xp.asarray(logits))), -1)
+        return xp.cumprod(arrays.sigmoid(-xp.asarray(logits)), -1)
 
     def groups(self, targets: Float[np.ndarray, "S 2"]) -> Integer[np.ndarray, " S"]:
         """Events by the quarter of their time, and the censored."""
@@ -161,15 +160,6 @@ class Survival(Task):
         likelihood = np.where(event, before - after, after)
         return float(-np.log(np.clip(likelihood, 1e-12, 1)).mean())
 
-    def truth(self, table: pd.DataFrame) -> pd.DataFrame:
-        """`time` and `event`."""
-        return table[["time", "event"]]
-
-    def targets_of(self, rows: pd.DataFrame) -> Float[np.ndarray, "n 2"]:
-        """See `Task`."""
-        text = rows[["time", "event"]].astype(str)
-        return np.stack([columns.numbers(text, one, "predictions") for one in text], 1)
-
     @classmethod
     def of_columns(cls, rows: pd.DataFrame) -> "Survival | None":
         """See `Task`."""
@@ -197,7 +187,3 @@ def _split(targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _refuse(wrong: np.ndarray, why: str, source: str) -> None:
     if wrong.any():
         raise DataError(f"{source}: {why}; line {int(np.flatnonzero(wrong)[0]) + 2} has another")
-
-
-def _bernoulli(logits: Array, share: Array) -> Array:
-    return share * jax.nn.log_sigmoid(logits) + (1 - share) * jax.nn.log_sigmoid(-logits)

@@ -11,7 +11,9 @@ from jax import Array
 from jaxtyping import Float, Integer
 
 from lrmil_jax.errors import ConfigError
-from lrmil_jax.evals.intervals import Figure
+from lrmil_jax.evals import jackknife
+from lrmil_jax.evals.intervals import Bounds, Figure
+from lrmil_jax.tasks import columns
 from lrmil_jax.types import AnyArray
 
 # Metrics of which less is better; of all others more is.
@@ -34,6 +36,7 @@ class Task(abc.ABC):
     metrics: ClassVar[tuple[str, ...]]  # in the order of tables
     headline: ClassVar[str]  # the metric that stands for a model, and by default chooses it
     titles: ClassVar[Mapping[str, str]]  # of metrics, for those who read tables
+    ranges: ClassVar[Mapping[str, Bounds]]  # what figures by the jackknife cannot leave
     has_classes: ClassVar[bool] = False
     has_output_a_class: ClassVar[bool] = False  # a logit of a head for each of them
     has_follow_up: ClassVar[bool] = False  # targets are times to an event
@@ -108,33 +111,34 @@ class Task(abc.ABC):
     def groups(self, targets: Float[np.ndarray, "S T"]) -> Integer[np.ndarray, " S"]:
         """Which slides are alike, from 0: folds get as many of each, and classes are balanced."""
 
-    @abc.abstractmethod
     def figures(
         self,
         targets: Float[np.ndarray, "P T"],
         values: Float[np.ndarray, "P V"],
         patients: Sequence[str] | np.ndarray,
     ) -> dict[str, Figure]:
-        """Every one of `metrics` of a model on its patients; see `intervals.figures`."""
+        """Every one of `ranges` of a model on its patients; see `intervals.figures`. Where no
+        closed form is known, by leaving out one patient after another."""
+        return jackknife.figures(self.measure, targets, values, patients, self.ranges)
 
+    @abc.abstractmethod
     def measure(
         self, targets: Float[np.ndarray, "P T"], values: Float[np.ndarray, "P V"]
     ) -> dict[str, float | None]:
         """Every one of `metrics`; None where it is undefined."""
-        names = np.arange(len(targets)).astype(str)
-        return {name: one.value for name, one in self.figures(targets, values, names).items()}
 
-    @abc.abstractmethod
     def truth(self, table: pd.DataFrame) -> pd.DataFrame:
         """The targets of the cohort's table as columns of `predictions.csv`, for people to read."""
+        return table[list(self.columns)]
 
-    @abc.abstractmethod
     def targets_of(self, rows: pd.DataFrame) -> Float[np.ndarray, "n T"]:
         """The targets that `truth` wrote.
 
         Raises:
           DataError: a column is missing, or has what is no target of this task.
         """
+        text = rows[list(self.columns)].astype(str)
+        return np.stack([columns.numbers(text, one, "predictions") for one in text], 1)
 
     @classmethod
     @abc.abstractmethod
