@@ -55,7 +55,7 @@ class SlideResult:
     """
 
     probabilities: dict[str, float]
-    prediction: dict[str, float | str]
+    prediction: dict[str, float | int | str]
     sentence: str
     attention: Float[np.ndarray, " N"]
     xy: Int[np.ndarray, "N 2"]
@@ -71,7 +71,7 @@ class SlideResult:
     guidance: Guidance | None = None
 
     @property
-    def predicted(self) -> float | str:
+    def predicted(self) -> float | int | str:
         """The predicted class; of a task without classes the first that it predicts."""
         found = self.prediction
         return found["predicted"] if "predicted" in found else next(iter(found.values()))

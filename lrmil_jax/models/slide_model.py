@@ -187,7 +187,7 @@ def _predicted(
     return head.task.link(logits), softmax(attention)
 
 
-def _plain(value: np.generic | str) -> float | str:
+def _plain(value: np.generic | str) -> float | int | str:
     """As JSON holds it."""
     return value.item() if isinstance(value, np.generic) else value
 

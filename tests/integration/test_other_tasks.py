@@ -17,9 +17,19 @@ ASKED = {
     "regression": {"data__label_column": "burden"},
     "multi_label": {"data__label_column": "event"},
 }
+GRADES = {
+    "none": "benign epithelium",
+    "small": "a small clump of tumour",
+    "large": "a large clump of tumour",
+}
 METHODS = {
     "lrmil": {},
-    "wise_fuse": {"method": "wise_fuse", "text__descriptions": "shipped:procedural"},
+    # HR patches as `predict` reads them: from the slide, not through a mosaic's JPEG.
+    "wise_fuse": {
+        "method": "wise_fuse",
+        "text__descriptions": "shipped:procedural",
+        "prepare__hr": "skip",
+    },
 }
 
 
@@ -36,6 +46,11 @@ def test_from_slides_to_a_prediction(tmp_path, task, method):
         task=task, synthetic__slides=40, encoder__weights="shipped:procedural",
         evaluate__timed_slides=0, teacher__select="headline", **ASKED[task], **METHODS[method],
     )  # fmt: skip
+    if (task, method) == ("ordinal", "wise_fuse"):  # grades have descriptions of their own
+        config.text.descriptions = str(tmp_path / "grades.toml")
+        (tmp_path / "grades.toml").write_text(
+            "".join(f'[{grade}]\nlow = ["{words}"]\n' for grade, words in GRADES.items())
+        )
     assert go(config, tmp_path) == 0
     rows = pd.read_csv(tmp_path / "folds/1/evaluate/predictions.csv")
     kind = tasks.of_columns(rows)
