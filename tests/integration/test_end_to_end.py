@@ -117,16 +117,19 @@ def test_everything_opens_as_tfds(finished):
     assert sum(len(block["parent"]) for block in blocks) == slides.hr_patches.sum()
 
 
-def test_same_command_again_does_nothing(finished):
+def test_same_command_again_does_nothing(finished, tmp_path):
     """Not even a file is written anew; what a killed run left is taken away."""
-    before = runs.files(finished.workdir)
-    (finished.workdir / "folds/1/student/model/fold_1/.head.safetensors.1a2b3c4d.tmp").touch()
-    (finished.workdir / "features/hr/.tfds.tmp").mkdir()
-    run = runs.train(finished.cache, finished.workdir)
+    workdir = finished.copy(tmp_path / "run")  # others compare theirs with the finished one
+    moved = runs.train(finished.cache, workdir)  # says in slides.csv where the slides lie now
+    assert moved.wait() == 0, moved.log
+    before = runs.files(workdir)
+    (workdir / "folds/1/student/model/fold_1/.head.safetensors.1a2b3c4d.tmp").touch()
+    (workdir / "features/hr/.tfds.tmp").mkdir()
+    run = runs.train(finished.cache, workdir)
     assert run.wait() == 0, run.log
     assert run.log.count("already done") == len(runs.STAGES) - 2  # two keep their own account
-    assert runs.changed(before, runs.files(finished.workdir)) == set()
-    assert runs.leftovers(finished.workdir) == []
+    assert runs.changed(before, runs.files(workdir)) == set()
+    assert runs.leftovers(workdir) == []
 
 
 def test_a_stage_2_weight_redoes_only_the_student(finished, tmp_path):
