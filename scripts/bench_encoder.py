@@ -1,24 +1,28 @@
 """Images per second of the vision transformers: beside timm on PyTorch, and from shards.
 
-Three parts, each a ratio within one run:
+Parts, the first three each a ratio within one run:
   timm    the same weights and the same batch through our module and through timm's, in turns:
           on CPU in float32; on GPU in bfloat16, timm with torch.compile and SDPA.
   flops   images/s, model FLOP/s and share of the device's peak (--peak TFLOP/s) of several sizes.
-  shards  the whole way from region shards to features against the device's work alone: how long
-          the device stands idle.
+  shards  the whole way from region shards to features on disk against the device's work alone: how
+          long the device stands idle.
+  host    the same way without a device: CPU time of reading and decoding, and of all beside.
 
   pip install -e '.[parity]'
   python scripts/bench_encoder.py --parts timm shards            # CPU
+  python scripts/bench_encoder.py --parts host --size_px 8192
   python scripts/bench_encoder.py --dtype bfloat16 --batch 256 --parts timm flops shards \\
     --models vit-s16 vit-b16 vit-l16 prov-gigapath --peak 989    # GPU
 
-Targets: at least 0.85 of timm on CPU, 1.0 on GPU; at most 10 % idle.
+Targets: at least 0.85 of timm on CPU, 1.0 on GPU; at most 10 % idle; at most 0.1 CPU ms a patch
+beside decoding.
 """
 
 import argparse
 import os
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs memory too
@@ -100,8 +104,11 @@ def throughput(name: str, *, dtype: str, batch: int, px: int, peak: float | None
           f"{share}", flush=True)  # fmt: skip
 
 
-def idle(name: str, *, dtype: str, batch: int, slides: int, size_px: int) -> None:
-    """Prints how much longer shards -> features takes than the device's work alone."""
+def shards(
+    name: str, *, dtype: str, batch: int, slides: int, size_px: int, parts: Sequence[str]
+) -> None:
+    """Prints how much longer shards -> features takes than the device's work alone (`shards`), and
+    what the host does (`host`)."""
     config = configuration.default()
     with tempfile.TemporaryDirectory(prefix="bench_encoder_") as folder:
         workdir, source = Path(folder) / "run", Path(folder) / "slides"
@@ -109,7 +116,8 @@ def idle(name: str, *, dtype: str, batch: int, slides: int, size_px: int) -> Non
         rows = ["slide_id,patient_id,label,fold_1"]
         sides = ("train", "train", "val", "val", "test", "test")
         for number in range(slides):
-            write_slide(source / f"s{number}.tif", size_px=size_px, levels=(1, 4), mpp=0.5)
+            write_slide(source / f"s{number}.tif", size_px=size_px, levels=(1, 4), mpp=0.5,
+                        island=lambda u, v: u < 0.5)  # fmt: skip
             rows.append(f"s{number},p{number},{'ab'[number % 2]},{sides[number % 6]}")
         (Path(folder) / "labels.csv").write_text("\n".join(rows))
         config.data.update(labels=str(Path(folder) / "labels.csv"), slides=str(source))
@@ -125,11 +133,60 @@ def idle(name: str, *, dtype: str, batch: int, slides: int, size_px: int) -> Non
             name, options, module, params, encoders.transform(name, **options), "random"
         )
         jobs = cohorts.slide_jobs(config, workdir, cohorts.read(config, workdir).table)
-        encode = trained.batch_encoder(config, encoder)
-        images = np.stack([one for _, patches in _patches(config, workdir, jobs)
-                           for group in patches for one in group])  # fmt: skip
-        whole = images[: len(images) // batch * batch]
-        _idle(encode, whole, config, workdir, jobs)
+        if "shards" in parts:
+            encode = trained.batch_encoder(config, encoder)
+            images = np.stack([one for _, patches in _patches(config, workdir, jobs)
+                               for group in patches for one in group])  # fmt: skip
+            _idle(encode, images[: len(images) // batch * batch], config, workdir, jobs)
+        if "host" in parts:
+            without = NoDevice(encoder, batch=batch)
+            without.width = module.embedding_width
+            _host(without, config, workdir, jobs)
+
+
+class NoDevice(BatchEncoder):
+    """All that the host does, and rows of zeros for features."""
+
+    width: int
+
+    def dispatch(self, images: np.ndarray | None) -> dict:
+        """Nothing is computed."""
+        return (
+            {} if images is None else {"embedding": np.zeros((len(images), self.width), np.float32)}
+        )
+
+
+def _host(encode: NoDevice, config, workdir: Path, jobs: list) -> None:
+    """Prints the CPU time of decoding, and of the whole way less that, a patch; least of three."""
+    decoding, whole = [], []
+    for number in range(3):
+        start = time.process_time()
+        count = sum(len(group) for _, patches in _patches(config, workdir, jobs)
+                    for group in patches)  # fmt: skip
+        decoding.append(time.process_time() - start)
+        start = time.process_time()
+        _write_features(encode, config, workdir, jobs, folder=f"host_{number}")
+        whole.append(time.process_time() - start)
+    cost, beside = (1e3 * value / count for value in (min(decoding), min(whole) - min(decoding)))
+    print(f"host: {cost:.3f} CPU ms a patch to read and decode, {beside:.3f} beside (batches, "
+          "sums, writing)", flush=True)  # fmt: skip
+
+
+def _write_features(
+    encode: BatchEncoder, config, workdir: Path, jobs: list, *, folder: str
+) -> None:
+    target = workdir / "features" / folder
+    target.mkdir(parents=True)
+    encoding.encode_slides(
+        config,
+        workdir,
+        encode,
+        jobs,
+        lambda job, _: cohorts.patch_source(config, workdir, job, high=True),
+        lambda job, source, rows: encoding.write(config, target, job, rows),
+        label="encode_hr",
+        total=len(jobs),
+    )
 
 
 def _patches(config, workdir: Path, jobs: list) -> list:
@@ -146,19 +203,8 @@ def _idle(encode: BatchEncoder, images: np.ndarray, config, workdir, jobs) -> No
         out = encode.apply(group)
     jax.block_until_ready(out)
     alone = (time.perf_counter() - start) / len(images)
-    folder = workdir / "features" / "hr"
-    folder.mkdir(parents=True)
     start = time.perf_counter()
-    encoding.encode_slides(
-        config,
-        workdir,
-        encode,
-        jobs,
-        lambda job, _: cohorts.patch_source(config, workdir, job, high=True),
-        lambda job, source, rows: encoding.write(config, folder, job, rows),
-        label="encode_hr",
-        total=len(jobs),
-    )
+    _write_features(encode, config, workdir, jobs, folder="hr")
     count = len(images)
     whole = (time.perf_counter() - start) / count
     print(
@@ -170,7 +216,9 @@ def _idle(encode: BatchEncoder, images: np.ndarray, config, workdir, jobs) -> No
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--parts", nargs="+", default=["timm"], choices=["timm", "flops", "shards"])
+    parser.add_argument(
+        "--parts", nargs="+", default=["timm"], choices=["timm", "flops", "shards", "host"]
+    )
     parser.add_argument("--models", nargs="+", default=["vit-b16"])
     parser.add_argument("--dtype", default="float32", choices=list(DTYPES))
     parser.add_argument("--batch", type=int, default=8)
@@ -178,7 +226,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--peak", type=float, help="of the device, TFLOP/s")
-    parser.add_argument("--slides", type=int, default=6, help="at least 6, for `shards`")
+    parser.add_argument("--slides", type=int, default=6, help="at least 6, for `shards`, `host`")
     parser.add_argument("--size_px", type=int, default=4096, help="of the slides for `shards`")
     args = parser.parse_args()
     for name in args.models:
@@ -187,14 +235,9 @@ def main() -> None:
             against_timm(name, **sizes, rounds=args.rounds, repeats=args.repeats)
         if "flops" in args.parts:
             throughput(name, **sizes, peak=args.peak)
-        if "shards" in args.parts:
-            idle(
-                name,
-                dtype=args.dtype,
-                batch=args.batch,
-                slides=args.slides,
-                size_px=args.size_px,
-            )
+        if {"shards", "host"} & set(args.parts):
+            size = {"slides": args.slides, "size_px": args.size_px}
+            shards(name, dtype=args.dtype, batch=args.batch, **size, parts=args.parts)
 
 
 if __name__ == "__main__":

@@ -61,8 +61,9 @@ def write_slide(
                 subfiletype=int(downsample > 1),
                 metadata=None,
             )
+    cells = -(-size_px // (levels[-1] * TILE))  # islands of whole tiles of the coarsest level
     for number, downsample in enumerate(levels):
-        _enlarge(path, number, -(-size_px // downsample), island)
+        _enlarge(path, number, -(-size_px // downsample), cells, island)
 
 
 def _jpeg(tile: np.ndarray) -> bytes:
@@ -71,10 +72,11 @@ def _jpeg(tile: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _enlarge(path: Path, number: int, size_px: int, island: Callable) -> None:
-    """Give page `number` its full size: a grid of pointers to the tiles that it holds."""
+def _enlarge(path: Path, number: int, size_px: int, cells: int, island: Callable) -> None:
+    """Give page `number` its full size: a grid of pointers to the tiles that it holds. All levels
+    have their tissue in the same ones of `cells` by `cells` places."""
     across = -(-size_px // TILE)
-    v, u = np.mgrid[:across, :across] / across
+    v, u = np.mgrid[:across, :across] * cells // across / cells
     kind = (
         island(u, v).astype(int) * (1 + np.arange(across**2).reshape(across, across) % 9)
     ).ravel()
