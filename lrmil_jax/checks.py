@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from lrmil_jax import heads, tasks
+from lrmil_jax import heads, methods, tasks
 from lrmil_jax.config import flatten
 from lrmil_jax.errors import ConfigError
 
@@ -53,9 +53,9 @@ _TRAINING_CHECKS = {
     "resident_gib": _optional(_range(0, _INFINITE)),
 }
 _CHECKS = {
-    "method": _one_of("lrmil", "wise_fuse", "mil", "mil_lr", "zero_shot"),
+    "method": _one_of(*methods.METHODS),
     "data.bins": _range(2, 100),
-    "align.how": _one_of("prompts", "full", "lrmil", "none"),
+    "align.how": _one_of("prompts", "full", "distilled", "none"),
     "align.prompts": _range(1, 1024),
     "align.beta": _range(0, 1e6),
     "align.val_patches": _range(1, 10**9),
@@ -146,7 +146,7 @@ def validate(config: ConfigDict, stages: Sequence[str] = ()) -> None:
     _task(config)
     _fits_together(config)
     if list(stages) != ["pretrain"]:
-        _has_data(config)
+        methods.of(config).check(config)
 
 
 def _heads(config: ConfigDict) -> None:
@@ -202,22 +202,3 @@ def _fits_together(config: ConfigDict) -> None:
         if not any(config[block][term] for term in terms):
             names = " or ".join(f"{block}.{term}" for term in terms)
             raise ConfigError(f"nothing would be learned: set {names} above 0")
-
-
-def _has_data(config: ConfigDict) -> None:
-    if config.method == "zero_shot":
-        if config.data.tiles is None and config.synthetic.slides == 0:
-            raise ConfigError(
-                "data.tiles is not set; give --config.data.tiles=FOLDER of tiles, or try "
-                "configs/zero_shot.py as it is, on procedural tiles"
-            )
-        if config.study.seeds or config.study.variants or config.study.budgets:
-            raise ConfigError(
-                "study.seeds, study.variants and study.budgets are of runs that train; leave "
-                "them away with method zero_shot"
-            )
-    elif config.data.labels is None and config.synthetic.slides == 0:
-        raise ConfigError(
-            "data.labels is not set; give --config.data.labels=LABELS.csv and "
-            "--config.data.slides=FOLDER, or try the config on synthetic slides with ':tiny'"
-        )

@@ -195,8 +195,8 @@ def _student(config: ConfigDict) -> None:
 def _guided(config: ConfigDict) -> None:
     """WISE-FUSE, `method = "wise_fuse"`."""
     config.align = align = training(learning_rate=1e-2, weight_decay=0.0, eval_every=50)
-    # What reads LR tiles: "prompts" (CS-VPT), "full" (the whole tower tuned), "lrmil" (stage 1's
-    # encoder, align.encoder), or "none" (the tower as it is).
+    # What reads LR tiles: "prompts" (CS-VPT), "full" (the whole tower tuned), "distilled" (the
+    # encoder of LRMIL's stage 1, align.encoder), or "none" (the tower as it is).
     align.how = "prompts"
     align.encoder = placeholder(str)  # encoder.safetensors; "{fold}" in it is the fold
     align.prompts = 8  # tokens at every block

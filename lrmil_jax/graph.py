@@ -5,12 +5,15 @@ import hashlib
 import importlib
 import json
 from pathlib import Path
+from types import ModuleType
 
 from ml_collections import ConfigDict
 
 from lrmil_jax import config as configuration
+from lrmil_jax import methods
 from lrmil_jax.errors import WorkdirError
-from lrmil_jax.models import model_folder, trained
+from lrmil_jax.methods import delivery
+from lrmil_jax.models import trained
 from lrmil_jax.workspace import claims, cohorts, statuses
 
 
@@ -24,10 +27,11 @@ class Stage:
       except_keys: those of `keys` that it does not depend on.
       after: stages whose results it reads.
       per_fold: runs once a fold.
-      trains: runs for the final model too (`deliver`).
       by_slide: keeps its own account slide by slide, so it has no fingerprint to skip it.
       looks_again: runs even when complete: it makes what has been deleted since, and only that.
       own_inputs: its module's `inputs(config)` says what the files hold that it reads.
+      own_checks: its module's `check(config, workdir, classes)` finds before anything runs what it
+        would find after hours; `classes` are the cohort's.
     """
 
     name: str
@@ -35,10 +39,10 @@ class Stage:
     except_keys: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     per_fold: bool = False
-    trains: bool = False
     by_slide: bool = False
     looks_again: bool = False
     own_inputs: bool = False
+    own_checks: bool = False
 
 
 _IDENTITY = (
@@ -63,48 +67,53 @@ STAGES = {
                                  "features.dtype"),
               after=("pretrain", "prepare"), by_slide=True),
         Stage("teacher", keys=("teacher.",), after=("encode_hr",), per_fold=True,
-              trains=True, looks_again=True),
-        Stage("distill", keys=("distill.",), after=("teacher",), per_fold=True, trains=True),
-        Stage("encode_lr", after=("distill",), per_fold=True, trains=True, looks_again=True),
+              looks_again=True),
+        Stage("distill", keys=("distill.",), after=("teacher",), per_fold=True),
+        Stage("encode_lr", after=("distill",), per_fold=True, looks_again=True),
         Stage("student", keys=("student.",), except_keys=("student.no_distillation",),
-              after=("encode_lr",), per_fold=True, trains=True),
+              after=("encode_lr",), per_fold=True),
         Stage("baseline", keys=("student.", "encoder.name", "encoder.weights", "encoder.dtype",
                                 "features.dtype"),
               except_keys=_TEACHING, after=("pretrain", "prepare"), per_fold=True,
               looks_again=True),
-        Stage("text", keys=("text.",), after=("pretrain", "prepare"), own_inputs=True),
+        Stage("text", keys=("text.",), after=("pretrain", "prepare"), own_inputs=True,
+              own_checks=True),
         Stage("align", keys=("align.", "encoder.dtype", "features.dtype"), after=("text",),
-              per_fold=True, trains=True),
-        Stage("select", keys=("select.",), after=("align",), per_fold=True, trains=True),
-        Stage("encode_selected", after=("select",), per_fold=True, trains=True),
-        Stage("fuse", keys=("fuse.",), after=("encode_selected",), per_fold=True, trains=True),
-        Stage("mil", keys=("mil.",), after=("fuse",), per_fold=True, trains=True),
+              per_fold=True),
+        Stage("select", keys=("select.",), after=("align",), per_fold=True),
+        Stage("encode_selected", after=("select",), per_fold=True),
+        Stage("fuse", keys=("fuse.",), after=("encode_selected",), per_fold=True),
+        Stage("mil", keys=("mil.",), after=("fuse",), per_fold=True),
         Stage("evaluate", keys=("evaluate.", "method", "student.no_distillation", "data.masks"),
               after=("teacher", "student", "baseline", "mil"), per_fold=True),
-        Stage("report", keys=("report.", "deliver"), after=("evaluate", "student", "mil")),
+        Stage("report", keys=("report.", "deliver"),
+              after=("evaluate", "teacher", "student", "baseline", "mil")),
         Stage("zero_shot", keys=("text.", "encoder.name", "encoder.weights", "encoder.dtype",
                                  "data.tiles", "data.classes", "report.tiles", "synthetic.",
                                  "geometry.patch_px", "seed"),
-              own_inputs=True),
+              own_inputs=True, own_checks=True),
     )
 }  # fmt: skip
-METHODS = {
-    "lrmil": ("pretrain", "prepare", "encode_hr", "teacher", "distill", "encode_lr", "student",
-              "baseline", "evaluate", "report"),
-    "wise_fuse": ("pretrain", "prepare", "text", "align", "select", "encode_selected", "fuse",
-                  "mil", "evaluate", "report"),
-    "mil": ("pretrain", "prepare", "encode_hr", "teacher", "evaluate", "report"),
-    "mil_lr": ("pretrain", "prepare", "baseline", "evaluate", "report"),
-    "zero_shot": ("zero_shot",),
-}  # fmt: skip
+
+
+def module(stage: Stage) -> ModuleType:
+    """Where the stage's work is."""
+    return importlib.import_module(f"lrmil_jax.stages.{stage.name}")
+
+
+def check(config: ConfigDict, workdir: Path, stage: Stage, classes: tuple[str, ...]) -> None:
+    """The stage's own checks, if it has some, before anything runs.
+
+    Raises:
+      UserError: what it would refuse later.
+    """
+    if stage.own_checks:
+        module(stage).check(config, workdir, classes)
 
 
 def stage_names(config: ConfigDict) -> tuple[str, ...]:
     """The stages of the config's method, in order."""
-    names = METHODS[config.method]
-    if config.method == "lrmil" and not config.student.no_distillation:
-        return tuple(name for name in names if name != "baseline")
-    return names
+    return methods.of(config).stage_names(config)
 
 
 def folds(config: ConfigDict, stage: Stage) -> tuple[int | None, ...]:
@@ -115,7 +124,15 @@ def folds(config: ConfigDict, stage: Stage) -> tuple[int | None, ...]:
     """
     if not stage.per_fold:
         return (None,)
-    return model_folder.trainings(config) if stage.trains else tuple(range(1, config.folds + 1))
+    main = methods.of(config).main
+    if main is not None and stage in _up_to(STAGES[main.stage]):
+        return delivery.trainings(config)
+    return tuple(range(1, config.folds + 1))
+
+
+def _up_to(stage: Stage) -> list[Stage]:
+    """The stage and all those before it."""
+    return [stage, *(other for name in stage.after for other in _up_to(STAGES[name]))]
 
 
 def fingerprint(config: ConfigDict, workdir: Path, stage: Stage, fold: int | None) -> str:
@@ -135,7 +152,8 @@ def needed_keys(flat: dict, stage: Stage) -> list[str]:
     """The keys that a stage's result depends on, through the stages before it too."""
     own = (key for key in flat if key.startswith(stage.keys))
     keys = {key for key in own if not key.startswith(stage.except_keys)}
-    before = (STAGES[name] for name in stage.after if name in METHODS[flat["method"]])
+    stages = methods.METHODS[flat["method"]].stages
+    before = (STAGES[name] for name in stage.after if name in stages)
     return sorted(keys.union(*(needed_keys(flat, one) for one in before)))
 
 
@@ -162,9 +180,8 @@ def _own_inputs(config: ConfigDict, stage: Stage) -> dict:
     """What the stage, and those before it, read from files that no other input names."""
     found = {}
     for name in stage.after:
-        if name in METHODS[config.method]:
+        if name in methods.of(config).stages:
             found |= _own_inputs(config, STAGES[name])
     if stage.own_inputs:
-        module = importlib.import_module(f"lrmil_jax.stages.{stage.name}")
-        found |= {stage.name: module.inputs(config)}
+        found |= {stage.name: module(stage).inputs(config)}
     return found

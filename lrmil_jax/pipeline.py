@@ -6,7 +6,6 @@ keys and of the stages before them: the same fingerprint and a finished stage is
 and unfinished goes on where it was, another one is made anew.
 """
 
-import importlib
 import json
 import logging
 import shutil
@@ -18,11 +17,10 @@ import jax
 from ml_collections import ConfigDict
 
 from lrmil_jax import config as configuration
-from lrmil_jax import files, graph
+from lrmil_jax import encoders, files, graph, methods
 from lrmil_jax.data import splits
 from lrmil_jax.errors import ConfigError, WorkdirError
 from lrmil_jax.models import loading, trained
-from lrmil_jax.stages import text
 from lrmil_jax.workspace import claims, cohorts, layout, lesions, pretrain_tiles, statuses
 
 log = logging.getLogger(__name__)
@@ -62,6 +60,7 @@ def run(config: ConfigDict, workdir: Path, names: list[str], donors: Sequence[Pa
     pretrain_tiles.forget()
     encodes = any(stage.name != "prepare" for stage in stages)
     trained.preflight(config, encodes=encodes)
+    methods.of(config).preflight(config, encoders.create(config.encoder.name))
     lesions.masks_folder(config, workdir)
     _refuse_other_cohort(config, workdir)
     _require_inputs(config, workdir, stages[0], None)
@@ -69,8 +68,8 @@ def run(config: ConfigDict, workdir: Path, names: list[str], donors: Sequence[Pa
         cohort = cohorts.read(config, workdir)  # told before hours of pretraining
         if encodes and "pretrain" in graph.stage_names(config):
             pretrain_tiles.preflight(config, cohort)
-        if graph.STAGES["text"] in stages:
-            text.preflight(config, workdir, cohort.classes)
+        for stage in stages:
+            graph.check(config, workdir, stage, cohort.classes)
     _remove_leftovers(workdir)
     if config.folds > 1:
         share_programs(workdir)
@@ -110,7 +109,7 @@ def _remove_leftovers(workdir: Path) -> None:
 def _run_stage(
     config: ConfigDict, workdir: Path, stage: graph.Stage, fold: int | None, donors: Sequence[Path]
 ) -> None:
-    function = importlib.import_module(f"lrmil_jax.stages.{stage.name}").run
+    function = graph.module(stage).run
     arguments = (config, workdir) if fold is None else (config, workdir, fold)
     _require_inputs(config, workdir, stage, fold)
     if stage.by_slide:

@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
 
-from lrmil_jax import encoders, processes
+from lrmil_jax import encoders, graph, methods, processes
 from lrmil_jax.data import labels as label_csv
 from lrmil_jax.data import splits
 from lrmil_jax.data.regions import inspect_slide
 from lrmil_jax.errors import UserError
-from lrmil_jax.models import model_folder, trained
-from lrmil_jax.stages import text, zero_shot
+from lrmil_jax.methods import delivery
+from lrmil_jax.models import trained
 from lrmil_jax.train.encode import BatchEncoder, Encoder
 from lrmil_jax.workspace import cohorts, lesions, pretrain_tiles
 
@@ -30,22 +30,29 @@ def run(config: ConfigDict, workdir: Path) -> int:
       The number of problems found.
     """
     problems: list[str] = []
-    if config.method == "zero_shot":
-        _attempt(problems, lambda: zero_shot.check(config, workdir))
+    method, stages = methods.of(config), [graph.STAGES[n] for n in graph.stage_names(config)]
+    if graph.STAGES["prepare"] not in stages:  # no slides
+        for stage in stages:
+            _attempt(problems, lambda stage=stage: graph.check(config, workdir, stage, ()))
         return _tell(problems)
     cohort = _attempt(problems, lambda: cohorts.read(config, workdir))
     _attempt(problems, lambda: trained.preflight(config))
+    module = _attempt(problems, lambda: encoders.create(config.encoder.name))
+    if module is not None:
+        _attempt(problems, lambda: method.preflight(config, module))
     _attempt(problems, lambda: lesions.masks_folder(config, workdir))
     if cohort is not None and config.data.labels is not None:
         _attempt(problems, lambda: pretrain_tiles.preflight(config, cohort))
-    if config.method == "wise_fuse" and cohort is not None:
-        _attempt(problems, lambda: text.preflight(config, workdir, cohort.classes))
-        if config.align.how == "lrmil":  # trained elsewhere
-            _attempt(problems, lambda: trained.lr_encoder(config, workdir, 1))
+    if cohort is not None:
+        for stage in stages:
+            _attempt(
+                problems, lambda stage=stage: graph.check(config, workdir, stage, cohort.classes)
+            )
+        _attempt(problems, lambda: method.check_cohort(config, workdir, cohort))
     encoder = _attempt(problems, lambda: _encoder(config, workdir))
     blocks = None
     if encoder is not None:
-        blocks = _attempt(problems, lambda: _blocks(config, encoder))
+        blocks = _attempt(problems, lambda: method.layers(config, encoder.module))
     _attempt(problems, lambda: _regions_claim(config, workdir))
     if cohort is not None:
         _log_folds(cohort)
@@ -133,10 +140,6 @@ def _log_folds(cohort: label_csv.Cohort) -> None:
             )  # fmt: skip
 
 
-def _blocks(config: ConfigDict, encoder: Encoder) -> tuple[int, ...]:
-    return trained.layers(config, encoder.module) if config.method == "lrmil" else ()
-
-
 def _log_cost(
     config: ConfigDict,
     workdir: Path,
@@ -149,7 +152,9 @@ def _log_cost(
     hr = sum(slide["hr_patches"] for slide in slides)
     width = encoder.module.embedding_width
     regions = sum(slide["bytes"] for slide in slides)
-    features = 2 * width * _stored_rows(config, hr=hr, lr=lr, blocks=len(blocks))
+    method, models = methods.of(config), len(delivery.trainings(config))
+    rows = method.stored_rows(config, hr=hr, lr=lr, layers=len(blocks), models=models)
+    features = 2 * width * rows
     need, free = (regions + features) / 2**30, _free_gib(workdir)
     rate = _images_per_second(config, encoder)
     workers = config.prepare.workers or processes.usable_cores()
@@ -157,40 +162,14 @@ def _log_cost(
     log.info("%d slides, %d LR and %d HR patches", len(slides), lr, hr)
     log.info("disk: %.2f GiB needed, %.1f GiB free in %s", need, free, workdir)
     log.info("time: prepare about %s; %s at %.1f images/s: %s", _duration(prepare), encoder.name,
-             rate, _encoding(config, hr=hr, lr=lr, rate=rate))  # fmt: skip
+             rate, method.encoding_time(config, hr=hr, lr=lr, duration=lambda patches:
+                                        _duration(patches / rate)))  # fmt: skip
     if need > free:
         return [
             f"{need:.1f} GiB are needed in {workdir} and {free:.1f} GiB are free; "
             "set prepare.hr=skip, or choose another --workdir"
         ]
     return []
-
-
-def _stored_rows(config: ConfigDict, *, hr: int, lr: int, blocks: int) -> int:
-    """Rows of features on disk, each as wide as an embedding."""
-    trainings = len(model_folder.trainings(config))
-    if config.method != "wise_fuse":
-        copies = 2 + blocks if blocks else 1
-        return copies * hr + (trainings + 1) * lr
-    # The chosen ones as they are and, about as wide again, fused.
-    return hr + trainings * (lr + 3 * round(_share(config) * hr))
-
-
-def _encoding(config: ConfigDict, *, hr: int, lr: int, rate: float) -> str:
-    """How long the encoding stages take."""
-    if config.method != "wise_fuse":
-        return f"encode_hr about {_duration(hr / rate)}, encode_lr {_duration(lr / rate)} a fold"
-    chosen = _share(config) * hr
-    return (
-        f"align reads the HR patches of training and validation slides, up to "
-        f"{_duration(hr / rate)}; select {_duration(lr / rate)} and encode_selected "
-        f"{_duration(chosen / rate)} a fold"
-    )
-
-
-def _share(config: ConfigDict) -> float:
-    """Of HR patches that WISE-FUSE encodes; a fixed count a slide is no share."""
-    return 0.0 if config.select.count else config.select.rho
 
 
 def _free_gib(workdir: Path) -> float:

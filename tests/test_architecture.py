@@ -13,7 +13,7 @@ PACKAGE = Path(lrmil_jax.__file__).parent
 # From the top to the bottom: whoever stands higher may import what stands lower, never the reverse.
 ORDER = (
     *("main", "preflight", "studies", "pipeline", "graph", "checks"),
-    *("stages", "models", "report", "workspace", "train", "tasks"),
+    *("stages", "methods", "models", "report", "workspace", "train", "tasks"),
     *("selection", "distill", "evals", "heads", "patches", "encoders", "data", "slides"),
     *("config", "arrays", "types", "processes", "progress", "files", "errors"),
 )

@@ -3,15 +3,18 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from ml_collections import ConfigDict
 from scipy.special import softmax
 
 from lrmil_jax.data import labels as label_csv
-from lrmil_jax.models import compared, text_guidance
+from lrmil_jax.data.features import FeatureStore
+from lrmil_jax.models import text_guidance
 from lrmil_jax.models.result import picture
 from lrmil_jax.report import heatmap
 from lrmil_jax.selection import shared_space
 from lrmil_jax.slides import open_slide
+from lrmil_jax.train.bag_model import BagModel
 from lrmil_jax.workspace import cohorts, feature_sets, lesions, stage_files
 
 
@@ -23,29 +26,42 @@ def thumbnail(config: ConfigDict, row) -> tuple[np.ndarray, float, int]:
         return drawn_on, downsample, lesions.lr_side(config, slide.mpp)
 
 
-def save_attention(config: ConfigDict, workdir: Path, folder: Path) -> list[tuple[str, str]]:
-    """Attention on the first test slides of each fold, over their thumbnails; names and titles."""
-    cohort = cohorts.prepared(config, workdir)
+def save_attention(
+    config: ConfigDict,
+    folder: Path,
+    rows: pd.DataFrame,
+    head: BagModel,
+    store: FeatureStore,
+    *,
+    fold: int,
+    high: bool,
+) -> list[tuple[str, str]]:
+    """Attention of a head on some slides, over their thumbnails; names and titles.
+
+    Args:
+      config: of the run.
+      folder: the pictures go below it.
+      rows: of the cohort's table.
+      head, store: of the fold; the store holds these slides in this order.
+      fold: for the pictures' names.
+      high: its patches are HR patches.
+    """
+    truth = [
+        ", ".join(f"{name} {value}" for name, value in one.items())
+        for one in head.task.truth(rows).to_dict("records")
+    ]
     pictures = []
-    for fold in range(1, config.folds + 1):
-        rows = cohort.slides(fold, "test").head(config.report.heatmaps)
-        arms = compared.arms(config, workdir, fold, rows.slide_id.tolist())
-        classifier, store = arms[config.method]
-        truth = [
-            ", ".join(f"{name} {value}" for name, value in one.items())
-            for one in cohort.task.truth(rows).to_dict("records")
-        ]
-        for place, row in enumerate(rows.itertuples()):
-            logits, scores = classifier.predict_slide(store, place)
-            name = f"heatmaps/fold_{fold}-{row.slide_id}.png"
-            said = classifier.task.sentence(classifier.task.link(logits))
-            title = f"{row.slide_id}: {said} ({truth[place]})"
-            drawn_on, downsample, side = thumbnail(config, row)
-            if config.method == "wise_fuse":  # what was read: the chosen regions' HR patches
-                side //= cohorts.geometry(config).ratio
-            patches = store.places(place)["xy"], side, softmax(scores)
-            heatmap.save(folder / name, drawn_on, downsample, *patches, title=title)
-            pictures.append((name, title))
+    for place, row in enumerate(rows.itertuples()):
+        logits, scores = head.predict_slide(store, place)
+        name = f"heatmaps/fold_{fold}-{row.slide_id}.png"
+        said = head.task.sentence(head.task.link(logits))
+        title = f"{row.slide_id}: {said} ({truth[place]})"
+        drawn_on, downsample, side = thumbnail(config, row)
+        if high:
+            side //= cohorts.geometry(config).ratio
+        patches = store.places(place)["xy"], side, softmax(scores)
+        heatmap.save(folder / name, drawn_on, downsample, *patches, title=title)
+        pictures.append((name, title))
     return pictures
 
 

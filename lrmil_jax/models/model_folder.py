@@ -2,15 +2,13 @@
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from lrmil_jax import config as configuration
 from lrmil_jax import files
-from lrmil_jax.data import schema, slide_jobs, splits
+from lrmil_jax.data import schema, slide_jobs
 from lrmil_jax.encoders import pretrained
 from lrmil_jax.errors import WeightsError
 from lrmil_jax.models import loading
@@ -19,48 +17,8 @@ from lrmil_jax.models.slide_model import SlideModel
 from lrmil_jax.selection.shared_space import SharedSpace
 from lrmil_jax.train.bag_model import BagModel
 from lrmil_jax.train.encode import BatchEncoder, Encoder
-from lrmil_jax.workspace import claims, cohorts, layout
 
-# The stage that ends the training of the model that a method delivers.
-DELIVERED_BY = {"lrmil": "student", "wise_fuse": "mil"}
-_SCHEMA = 3
-# What a guided classifier asks of the run's config.
-_GUIDED = ("select.", "fuse.", "features.dtype", "seed")
-
-
-def export(
-    config: ConfigDict,
-    workdir: Path,
-    fold: int,
-    *,
-    own: Mapping[str, Path],
-    shared: Mapping[str, Path],
-) -> Path:
-    """Makes the model folder of one fold, in that of the stage that ends its training.
-
-    Args:
-      config: of the run.
-      workdir: of the run.
-      fold: from 1, or `splits.FINAL`.
-      own: name in the fold's part of the folder -> the file that is copied there.
-      shared: the same for what all folds have in common.
-    """
-    folder = layout.stage_folder(workdir, DELIVERED_BY[config.method], fold) / "model"
-    flat = configuration.flatten(config)
-    prepare = ("prepare.reader", "prepare.tissue_mpp", "prepare.min_tissue")
-    facts = {
-        "method": config.method,
-        "task": cohorts.prepared(config, workdir).task.facts(),
-        "geometry": dict(config.geometry),
-        "prepare": {key.removeprefix("prepare."): flat[key] for key in prepare},
-        "encoder": {key: config.encoder[key] for key in ("name", "batch", "dtype")},
-        "features_dtype": config.features.dtype,
-        "made_by": claims.read(workdir),
-    }
-    if config.method == "wise_fuse":
-        facts["guided"] = {key: flat[key] for key in flat if key.startswith(_GUIDED)}
-    write(folder, facts, members={_member(fold): own}, shared=shared)
-    return folder
+_SCHEMA = 4
 
 
 def write(
@@ -93,57 +51,6 @@ def write(
     files.write_json(folder / "model.json", dict(facts) | about)
 
 
-def _member(fold: int) -> str:
-    return "final" if fold == splits.FINAL else f"fold_{fold}"
-
-
-def members(config: ConfigDict) -> tuple[int, ...]:
-    """The folds whose models are delivered: one, or those of an ensemble; () if the method has no
-    model to deliver."""
-    if config.method not in DELIVERED_BY:
-        return ()
-    if config.deliver == "ensemble" or config.folds == 1:
-        return tuple(range(1, config.folds + 1))
-    return (splits.FINAL,)
-
-
-def trainings(config: ConfigDict) -> tuple[int, ...]:
-    """Every fold that is trained, the final model last."""
-    numbers = tuple(range(1, config.folds + 1))
-    return numbers + tuple(fold for fold in members(config) if fold not in numbers)
-
-
-def deliver(config: ConfigDict, workdir: Path, thresholds: Sequence[Mapping[str, float]]) -> Path:
-    """Makes `workdir/model`: the final model, that of the only fold, or the folds' ensemble, whose
-    probabilities `predict` averages.
-
-    Args:
-      config: of the run.
-      workdir: of the run.
-      thresholds: of each member, by name (`evals.thresholds`); an ensemble's are their means.
-    """
-    target = workdir / "model"
-    fresh = workdir / ".model.new"
-    shutil.rmtree(fresh, ignore_errors=True)
-    with files.disk_errors(workdir):
-        hashes: dict[str, str] = {}
-        for fold in members(config):
-            origin = layout.stage_folder(workdir, DELIVERED_BY[config.method], fold) / "model"
-            shutil.copytree(origin, fresh, dirs_exist_ok=True)
-            facts = json.loads((origin / "model.json").read_text(encoding="utf-8"))
-            hashes |= facts["sha256"]
-        facts["thresholds"] = {
-            name: sum(one[name] for one in thresholds) / len(thresholds)
-            for name in thresholds[0]
-            if all(name in one for one in thresholds)
-        }
-        facts |= {"sha256": hashes, "members": [_member(fold) for fold in members(config)]}
-        files.write_json(fresh / "model.json", facts)
-        shutil.rmtree(target, ignore_errors=True)
-        fresh.rename(target)
-    return target
-
-
 def load(folder: Path | str) -> SlideModel:
     """Loads a model folder, or that of a finished work directory: all that a prediction takes.
 
@@ -159,7 +66,8 @@ def load(folder: Path | str) -> SlideModel:
         geometry = schema.Geometry(**facts["geometry"])
         settings = slide_jobs.TilingSettings(geometry=geometry, with_hr=False, **facts["prepare"])
         hashes = dict(facts["sha256"])
-        guided, encoder = facts["method"] == "wise_fuse", dict(facts["encoder"])
+        guided, high = "guided" in facts, bool(facts.get("high", False))
+        encoder = dict(facts["encoder"])
         parts = [folder / name for name in facts["members"]]
         facts["features_dtype"], encoder["name"], encoder["batch"], encoder["dtype"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
@@ -170,12 +78,17 @@ def load(folder: Path | str) -> SlideModel:
                 f"{folder / name} is not the file that the model was saved with; "
                 "copy the model folder again"
             )
-    tower = _tower(folder, encoder) if guided else None
+    tower = _tower(folder, encoder)
+    readers = [_reader(part, encoder, settings.geometry, tower, high=high) for part in parts]
     return SlideModel(
-        members=[_member_of(part, encoder, settings.geometry, tower) for part in parts],
+        members=[
+            (BatchEncoder(reader, batch=encoder["batch"]), BagModel.load(part / "head.safetensors"))
+            for part, reader in zip(parts, readers, strict=True)
+        ],
         settings=settings,
         dtype=facts["features_dtype"],
-        guide=None if tower is None else _guide(folder, facts, tower),
+        high=high,
+        guide=_guide(folder, facts, tower) if guided else None,
         thresholds=facts.get("thresholds", {}),
         folder=folder,
     )
@@ -198,26 +111,27 @@ def _find(folder: Path) -> Path:
     )
 
 
-def _tower(folder: Path, encoder: dict) -> Encoder:
-    """The frozen HR encoder of a guided model."""
-    (path,) = folder.glob("encoder.*")
+def _tower(folder: Path, encoder: dict) -> Encoder | None:
+    """The frozen HR encoder, of models that have it."""
+    path = next(folder.glob("encoder.*"), None)
+    if path is None:
+        return None
     return loading.load_encoder(encoder["name"], path, dtype=encoder["dtype"])
 
 
-def _member_of(
-    part: Path, encoder: dict, geometry: schema.Geometry, tower: Encoder | None
-) -> tuple[BatchEncoder, BagModel]:
-    """One member: its LR encoder, or that which its prompts make of the tower, and its head."""
+def _reader(
+    part: Path, encoder: dict, geometry: schema.Geometry, tower: Encoder | None, *, high: bool
+) -> Encoder:
+    """What reads a member's patches: its own LR encoder, the tower itself at HR, or what the
+    member's prompts, if there are any, make of the tower at LR."""
     weights, tuned = part / "encoder.safetensors", part / "prompts.safetensors"
     if tower is None or weights.is_file():
-        reader = loading.load_encoder(encoder["name"], weights, dtype=encoder["dtype"])
-        reader = loading.low_resolution(reader, geometry)
-    else:
-        reader = loading.low_resolution(tower, geometry)
-        if tuned.is_file():
-            reader = loading.prompted(reader, tuned)
-    head = BagModel.load(part / "head.safetensors")
-    return BatchEncoder(reader, batch=encoder["batch"]), head
+        own = loading.load_encoder(encoder["name"], weights, dtype=encoder["dtype"])
+        return loading.low_resolution(own, geometry)
+    if high:
+        return tower
+    reader = loading.low_resolution(tower, geometry)
+    return loading.prompted(reader, tuned) if tuned.is_file() else reader
 
 
 def _guide(folder: Path, facts: dict, tower: Encoder) -> Guide:

@@ -1,7 +1,6 @@
 """The encoders and heads of a run: given, or trained by its stages."""
 
 import json
-import logging
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -10,11 +9,8 @@ from lrmil_jax import encoders, heads
 from lrmil_jax.encoders import pretrained
 from lrmil_jax.errors import ConfigError, WeightsError
 from lrmil_jax.models import loading
-from lrmil_jax.train.bag_model import BagModel
 from lrmil_jax.train.encode import BatchEncoder, Encoder
 from lrmil_jax.workspace import cohorts, layout
-
-log = logging.getLogger(__name__)
 
 
 def hr_encoder(config: ConfigDict, workdir: Path) -> Encoder:
@@ -103,7 +99,7 @@ def preflight(config: ConfigDict, *, encodes: bool = True) -> None:
       encodes: an encoder will be needed; slides can be prepared while its weights are awaited.
 
     Raises:
-      ConfigError: unknown encoder or head, or a patch size that children cannot share.
+      ConfigError: unknown encoder or head.
       WeightsError: `encoder.weights` names no file.
     """
     given = config.encoder.weights
@@ -117,44 +113,8 @@ def preflight(config: ConfigDict, *, encodes: bool = True) -> None:
             "--config.data.tiles=FOLDER of labelled tiles, or --config.data.captions=CSV of tiles "
             "and captions, to train a small encoder on"
         )
-    module = encoders.create(config.encoder.name)
-    if config.method == "lrmil":
-        layers(config, module)
-        check_guidance(config)
     for block in (config.teacher, config.student, config.mil):
         heads.find(block.head)
-    if config.method == "wise_fuse":
-        loading.lr_side(cohorts.geometry(config), module)
-
-
-def check_guidance(config: ConfigDict) -> None:
-    """Whether the student's head can be told where to look, as its losses want.
-
-    Raises:
-      ConfigError: it has no attention, or no classifier of instances.
-    """
-    student, name = heads.find(config.student.head), config.student.head
-    if not student.has_attention and (config.student.lambda_soft or config.student.lambda_hard):
-        raise ConfigError(
-            f"student.head={name} has no attention to guide; set student.lambda_soft and "
-            "student.lambda_hard to 0, or choose another head"
-        )
-    by_instance = config.student.lambda_hard and config.student.hard == "instance"
-    if by_instance and "instance_classes" not in heads.defaults(student):
-        raise ConfigError(
-            f"student.head={name} has no classifier of instances for student.hard=instance; set "
-            "student.hard=rank, or choose abmil or gated_abmil"
-        )
-    if not heads.find(config.teacher.head).has_attention:
-        log.warning(
-            "teacher.head=%s looks at all patches alike, so it guides nobody's attention",
-            config.teacher.head,
-        )
-
-
-def teacher(workdir: Path, fold: int) -> BagModel:
-    """The fold's frozen HR teacher."""
-    return BagModel.load(layout.stage_folder(workdir, "teacher", fold) / "model.safetensors")
 
 
 def lr_encoder(config: ConfigDict, workdir: Path, fold: int) -> Encoder:
@@ -176,16 +136,16 @@ def lr_encoder_files(config: ConfigDict, workdir: Path, fold: int) -> dict[str, 
     """The file that makes the fold's LR encoder of the tower, by its name; {} if none is needed.
 
     Raises:
-      WeightsError: `align.how` is "lrmil", but `align.encoder` is not set.
+      WeightsError: `align.how` is "distilled", but `align.encoder` is not set.
     """
     how, folder = config.align.how, layout.stage_folder(workdir, "align", fold)
     if how == "none":
         return {}
-    if how == "lrmil":
+    if how == "distilled":
         if config.align.encoder is None:
             raise WeightsError(
-                "align.how=lrmil needs --config.align.encoder=FILE, the encoder.safetensors of "
-                "LRMIL's stage 1 (folds/{fold}/distill); '{fold}' in the path is the fold"
+                "align.how=distilled needs --config.align.encoder=FILE, the encoder.safetensors of "
+                "a distillation (folds/{fold}/distill); '{fold}' in the path is the fold"
             )
         return {
             "encoder.safetensors": Path(

@@ -28,8 +28,8 @@ class LesionSlide:
       thumbnail: of the whole slide; downsample: level-0 px per thumbnail px.
       mask: of the whole slide, of any size.
       xy: level-0 corners of the LR patches; side: theirs in level-0 px.
-      attention: of each LR patch, by arm; every slide of a picture has the same arms.
-      auc: the attention's AUC, by arm; None where undefined.
+      attention: of each LR patch, by the model's title; every slide of a picture has the same.
+      auc: the attention's AUC, by the same; None where undefined.
     """
 
     name: str
@@ -47,13 +47,13 @@ def save(path: Path, slides: Sequence[LesionSlide]) -> None:
 
     The lesion's outline is drawn on all of them, and the view is cut to where patches lie.
     """
-    arms = list(slides[0].attention)
+    titles = list(slides[0].attention)
     boxes = [_box(slide) for slide in slides]
     aspects = [
         float(np.clip((bottom - top) / (right - left), *_ASPECTS))
         for left, top, right, bottom in boxes
     ]
-    columns = 1 + len(arms)
+    columns = 1 + len(titles)
     height = _PANEL * sum(aspects) + 0.3 * len(slides) + 1.1
     figure = Figure(figsize=(_PANEL * columns, height), layout="constrained")
     FigureCanvasAgg(figure)
@@ -62,11 +62,11 @@ def save(path: Path, slides: Sequence[LesionSlide]) -> None:
     for number, (slide, box, line) in enumerate(zip(slides, boxes, axes, strict=True)):
         _draw(line[0], slide, slide.thumbnail, box)
         _title(line[0], "lesion outlined" if number == 0 else "", slide.name)
-        for axis, arm in zip(line[1:], arms, strict=True):
-            patches = slide.downsample, slide.xy, slide.side, slide.attention[arm]
+        for axis, title in zip(line[1:], titles, strict=True):
+            patches = slide.downsample, slide.xy, slide.side, slide.attention[title]
             _draw(axis, slide, heatmap.blend(slide.thumbnail, *patches), box)
-            name = table.ARM_NAMES.get(arm, arm) if number == 0 else ""
-            _title(axis, name, f"AUC {table.number(slide.auc[arm], 2)}")
+            auc = f"AUC {table.number(slide.auc[title], 2)}"
+            _title(axis, title if number == 0 else "", auc)
     bar = matplotlib.cm.ScalarMappable(cmap="coolwarm")
     bar.set_clim(0, 1)
     drawn = figure.colorbar(

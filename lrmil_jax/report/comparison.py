@@ -16,7 +16,7 @@ _INK, _GREY, _TEST, _VALIDATION = "#222222", "#9a9a9a", "#1f5fa8", "#c77d2e"
 
 def cells(rows: Sequence[dict]) -> list[list[str]]:
     """The table as shown, the first line being the heading; rows are `studies.results`' ones."""
-    reference = rows[0].get("reference", table.ARM_NAMES["lrmil"])
+    reference = rows[0]["reference"]
     head = [
         "model",
         f"{rows[0]['title']} mean ± SD [95 %]",

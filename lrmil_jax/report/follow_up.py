@@ -1,5 +1,6 @@
 """Kaplan and Meier's curves of the patients whom a model puts at high and at low risk."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -8,18 +9,19 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from lrmil_jax.report import comparison, table
+from lrmil_jax.report import comparison
 
 _GROUPS = (("low risk", "#1f5fa8"), ("high risk", "#c0392b"))
 
 
-def save(path: Path, tested: pd.DataFrame) -> dict[str, float]:
+def save(path: Path, tested: pd.DataFrame, titles: Mapping[str, str]) -> dict[str, float]:
     """Draws every model's two groups: patients below and above the median risk of their fold.
 
     Args:
       path: PNG to write.
       tested: rows of every fold's `predictions.csv` with their `fold`; of a patient the mean risk
         of the slides in each fold.
+      titles: of the models, by arm.
 
     Returns:
       p of the log-rank test between the groups, by arm.
@@ -40,8 +42,7 @@ def save(path: Path, tested: pd.DataFrame) -> dict[str, float]:
         for side, (name, colour) in zip(sides, _GROUPS, strict=True):
             fitted = KaplanMeierFitter().fit(side.time, side.event)
             _draw(axis, fitted, f"{name} ({len(side)})", colour)
-        axis.set_title(f"{table.ARM_NAMES.get(arm, arm)}, log-rank p {p_values[arm]:.2g}",
-                       fontsize=9)  # fmt: skip
+        axis.set_title(f"{titles[arm]}, log-rank p {p_values[arm]:.2g}", fontsize=9)
         axis.set(xlabel="time", ylabel="without event", ylim=(0, 1.02))
         axis.legend(fontsize=7, frameon=False)
     comparison.save_figure(figure, path)

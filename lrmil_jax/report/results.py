@@ -30,6 +30,7 @@ def result_rows(config: ConfigDict, workdir: Path, tested: pd.DataFrame) -> list
     for arm, own in tested.groupby("arm", sort=False):
         row = {
             "arm": arm,
+            "title": measured[0][arm]["title"],
             "folds": config.folds,
             "patients": own.case_id.nunique(),
             **_figures(own),
@@ -40,9 +41,7 @@ def result_rows(config: ConfigDict, workdir: Path, tested: pd.DataFrame) -> list
             row |= scored[arm]
         row |= _selection([fold[arm]["selection"] for fold in measured if "selection" in fold[arm]])
         row["patches"] += row.get("patches_lr", 0.0)  # those that it looked at to choose
-        # The undistilled encoder has the distilled one's shape: it is timed once.
-        shape = "lrmil" if arm == "no_distillation" and config.method == "lrmil" else arm
-        timed = seconds.get(shape, {})
+        timed = seconds.get(arm, {})
         for phase in (*table.PHASES, "select"):
             if phase in timed:
                 # WISE-FUSE reads and encodes twice: LR, then what it chose at HR.

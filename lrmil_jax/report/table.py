@@ -7,14 +7,7 @@ import pandas as pd
 
 from lrmil_jax import files
 
-ARM_NAMES = {
-    "teacher": "HR teacher",
-    "no_distillation": "LR without distillation",
-    "lrmil": "LRMIL",
-    "wise_fuse": "WISE-FUSE",
-    "colour": "colour only",
-}
-EXHAUSTIVE = "exhaustive HR"  # plain MIL at HR, where WISE-FUSE is held against it
+EXHAUSTIVE = "exhaustive HR"  # plain MIL at HR, where a choice of regions is held against it
 PHASES = ("open_tissue", "read", "encode", "mil")
 
 
@@ -53,7 +46,7 @@ def cells(rows: Sequence[dict]) -> list[list[str]]:
     """The table as shown, the first line being the heading.
 
     Args:
-      rows: dicts with `arm`, `headline` (the metric that stands for the task), `headline_title`,
+      rows: dicts with `title`, `headline` (the metric that stands for the task), `headline_title`,
         that metric and its `_interval`, `patches`, `seconds_<phase>`, `accuracy` where there are
         classes, of two of them `youden_accuracy`, and of several `folds` the metric's `_sd`,
         `_folds` (how many define it) and `_pooled`.
@@ -76,7 +69,7 @@ def cells(rows: Sequence[dict]) -> list[list[str]]:
         total = None if None in seconds else sum(seconds) + row.get("seconds_select", 0.0)
         shown.append(
             [
-                ARM_NAMES.get(row["arm"], row["arm"]),
+                row["title"],
                 *_headline_cells(row, several),
                 *((number(row["accuracy"]), cell(row.get("youden_accuracy"))) if classes else ()),
                 number(row["patches"], 1),
@@ -116,9 +109,9 @@ def attention_cells(rows: Sequence[dict]) -> list[list[str]]:
                 interval(row[f"attention_{name}"], row.get(f"attention_{name}_interval"))
                 for name in ("auc", "dice")
             ]
-            name, deviation = ARM_NAMES.get(row["arm"], row["arm"]), row["attention_auc_sd"]
+            deviation = row["attention_auc_sd"]
             spread = "-" if deviation is None else number(deviation)
-            line = [name, str(row["lesion_slides"]), scores[0], spread, scores[1]]
+            line = [row["title"], str(row["lesion_slides"]), scores[0], spread, scores[1]]
             shown.append([*line, number(row["attention_highest_dice"])])
     return shown
 

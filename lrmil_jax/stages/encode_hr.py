@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from lrmil_jax import methods
 from lrmil_jax.data import features, slide_jobs
 from lrmil_jax.models import encoding, trained
 from lrmil_jax.workspace import claims, cohorts, feature_sets, layout, stage_files, statuses
@@ -19,7 +20,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     cohort = cohorts.prepared(config, workdir)
     encoder = trained.hr_encoder(config, workdir)
     claims.claim(workdir, "encoder", trained.encoder_facts(config, workdir))
-    blocks = trained.layers(config, encoder.module) if config.method == "lrmil" else ()
+    blocks = methods.of(config).layers(config, encoder.module)
     jobs = cohorts.slide_jobs(config, workdir, cohort.table)
     pending = [job for job in jobs if not _is_done(workdir, job, blocks)]
     for folder in stage_files.hr_folders(workdir, blocks).values():

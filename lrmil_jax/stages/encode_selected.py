@@ -13,7 +13,8 @@ from ml_collections import ConfigDict
 from lrmil_jax import files
 from lrmil_jax.data.features import SlideFeatures, join
 from lrmil_jax.data.slide_jobs import SlideJob
-from lrmil_jax.models import encoding, model_folder, trained
+from lrmil_jax.methods import delivery
+from lrmil_jax.models import encoding, trained
 from lrmil_jax.patches import PatchSource
 from lrmil_jax.processes import Workers
 from lrmil_jax.workspace import cohorts, feature_sets, layout, stage_files
@@ -27,7 +28,7 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
         return
     others = [
         stage_files.selected_folder(workdir, other)
-        for other in model_folder.trainings(config)
+        for other in delivery.trainings(config)
         if other != fold
     ]
 

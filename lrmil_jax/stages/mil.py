@@ -4,18 +4,18 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from lrmil_jax.models import model_folder, trained
+from lrmil_jax.methods import delivery
 from lrmil_jax.train import mil
 from lrmil_jax.workspace import cohorts, feature_sets, layout, stage_files
 
 
 def run(config: ConfigDict, workdir: Path, fold: int) -> None:
-    """Writes `folds/<k>/mil/model.safetensors`."""
+    """Writes `folds/<k>/mil/model.safetensors` and the model folder."""
     cohort = cohorts.prepared(config, workdir)
     slide_ids = cohort.slides(fold, "train", "val").slide_id.tolist()
-    path = stage_files.fused_head(workdir, fold)
+    path = stage_files.head(workdir, "mil", fold)
     mil.train_head(
-        name=f"WISE-FUSE, {layout.fold_title(fold)}",
+        name=f"mil, {layout.fold_title(fold)}",
         directory=path.parent / "training",
         block=config.mil,
         loss=mil.SlideLoss(),
@@ -24,7 +24,4 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
         ),
         seed=config.seed,
     ).save(path)
-    own = {"head.safetensors": path, **trained.lr_encoder_files(config, workdir, fold)}
-    tower = trained.hr_weights(config, workdir)
-    shared = {f"encoder{tower.suffix}": tower, "text.safetensors": stage_files.texts_path(workdir)}
-    model_folder.export(config, workdir, fold, own=own, shared=shared)
+    delivery.export(config, workdir, fold, stage="mil")

@@ -10,8 +10,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from lrmil_jax import files, tasks
-from lrmil_jax.models import compared, drawings, model_folder, timing
+from lrmil_jax import files, methods, tasks
+from lrmil_jax.methods import comparison, delivery, timing
+from lrmil_jax.models import drawings
 from lrmil_jax.report import attention, follow_up, html, results, table
 from lrmil_jax.workspace import cohorts, layout, lesions
 
@@ -26,15 +27,11 @@ _ATTENTION_NOTE = (
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
-    """Writes `report/` and, for LRMIL, `model/`."""
+    """Writes `report/` and `model/`."""
     folder = layout.stage_folder(workdir, "report")
-    members = model_folder.members(config)
-    if members:
-        chosen = [compared.validation_thresholds(config, workdir, fold) for fold in members]
-        log.info("delivered model: %s", model_folder.deliver(config, workdir, chosen))
-    if len(members) > 1:
-        log.info("it is an ensemble: every LR patch is encoded %d times; deliver=final makes one "
-                 "model that encodes it once", len(members))  # fmt: skip
+    folds = delivery.members(config)
+    chosen = [comparison.validation_thresholds(config, workdir, fold) for fold in folds]
+    delivery.deliver(config, workdir, chosen)
     timing.run(config, workdir)
     tested = results.test_predictions(config, workdir)
     rows = results.result_rows(config, workdir, tested)
@@ -43,16 +40,15 @@ def run(config: ConfigDict, workdir: Path) -> None:
     _save_curves(config, workdir, folder / "training.png")
     pictures = [("training.png", "Validation loss of every training")]
     if tasks.of_columns(tested).has_follow_up:
-        follow_up.save(folder / "follow_up.png", tested)
+        titles = {row["arm"]: row["title"] for row in rows}
+        follow_up.save(folder / "follow_up.png", tested, titles)
         pictures.append(("follow_up.png", "Test patients above and below the median risk"))
     pictures += _save_attention(config, workdir, folder)
-    if config.method == "wise_fuse":
-        pictures += drawings.save_regions(config, workdir, folder)
-    if members:
-        pictures += drawings.save_attention(config, workdir, folder)
+    pictures += methods.of(config).pictures(config, workdir, folder)
+    pictures += _save_heatmaps(config, workdir, folder)
     notes += [
         "Figures are per patient. Seconds per slide are medians, from the slide "
-        "file, after a warm-up; LR without distillation costs what LRMIL costs."
+        "file, after a warm-up; models of the same shape are timed once."
     ]
     shown = table.attention_cells(rows)
     scored = len(shown) > 1
@@ -104,6 +100,19 @@ def _save_attention(config: ConfigDict, workdir: Path, folder: Path) -> list[tup
     return [("attention.png", caption)]
 
 
+def _save_heatmaps(config: ConfigDict, workdir: Path, folder: Path) -> list[tuple[str, str]]:
+    """Attention of the method's model on the first test slides of every fold."""
+    cohort, pictures = cohorts.prepared(config, workdir), []
+    model = methods.of(config).main
+    for fold in range(1, config.folds + 1):
+        rows = cohort.slides(fold, "test").head(config.report.heatmaps)
+        store = model.features(config, workdir, fold, rows.slide_id.tolist())
+        pictures += drawings.save_attention(
+            config, folder, rows, model.head(workdir, fold), store, fold=fold, high=model.high
+        )
+    return pictures
+
+
 def in_turn(scored: pd.DataFrame, count: int) -> list[tuple[int, str]]:
     """Fold and name of the first slide of each fold, then of the second ones, up to `count`."""
     slides = scored[["fold", "slide_id"]].drop_duplicates()
@@ -116,14 +125,14 @@ def _lesion_slide(
 ) -> attention.LesionSlide:
     cohort = cohorts.prepared(config, workdir)
     rows = cohort.table[cohort.table.slide_id == slide_id].reset_index(drop=True)
-    arms = compared.arms(config, workdir, fold, [slide_id])
-    low = compared.low_resolution_store(arms)
+    compared = comparison.models(config, workdir, fold, [slide_id])
+    low = comparison.low_resolution_store(compared)
     lesion = lesions.find(config, workdir, rows, cohort.classes, low)[0]
     maps = {}
-    for arm in auc:
-        classifier, store = arms[arm]
-        scores = classifier.predict_slide(store, 0)[1]
-        maps[arm] = lesions.lr_attention(scores, store, 0, len(lesion.share))
+    for name in auc:
+        model, head, store = compared[name]
+        scores = head.predict_slide(store, 0)[1]
+        maps[model.title] = lesions.lr_attention(scores, store, 0, len(lesion.share))
     row = next(rows.itertuples())
     drawn_on, downsample, side = drawings.thumbnail(config, row)
     return attention.LesionSlide(
@@ -134,5 +143,5 @@ def _lesion_slide(
         xy=lesion.xy,
         side=side,
         attention=maps,
-        auc=auc,
+        auc={compared[name][0].title: value for name, value in auc.items()},
     )

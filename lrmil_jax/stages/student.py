@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from lrmil_jax.data.features import FeatureStore
 from lrmil_jax.distill import guidance
-from lrmil_jax.models import model_folder
+from lrmil_jax.methods import delivery
 from lrmil_jax.progress import progress
 from lrmil_jax.train import mil
 from lrmil_jax.workspace import cohorts, feature_sets, layout, stage_files
@@ -21,24 +21,22 @@ _LOSS_KEYS = (
 
 
 def run(config: ConfigDict, workdir: Path, fold: int) -> None:
-    """Writes `folds/<k>/student/lrmil.safetensors` and the model folder."""
+    """Writes `folds/<k>/student/model.safetensors` and the model folder."""
     cohort = cohorts.prepared(config, workdir)
-    folder = layout.stage_folder(workdir, "student", fold)
+    path = stage_files.head(workdir, "student", fold)
     slide_ids = cohort.slides(fold, "train", "val").slide_id.tolist()
     store = feature_sets.open_store(
         config, workdir, stage_files.distilled_folder(workdir, fold), slide_ids
     )
     mil.train_head(
         name=f"student, {layout.fold_title(fold)}",
-        directory=folder / "training",
+        directory=path.parent / "training",
         block=config.student,
         loss=mil.SlideLoss(**{key: config.student[key] for key in _LOSS_KEYS}),
         data=feature_sets.fold_data(cohort, fold, store, **_teaching(config, workdir, fold, store)),
         seed=config.seed,
-    ).save(folder / "lrmil.safetensors")
-    stage_one = layout.stage_folder(workdir, "distill", fold) / "encoder.safetensors"
-    own = {"encoder.safetensors": stage_one, "head.safetensors": folder / "lrmil.safetensors"}
-    model_folder.export(config, workdir, fold, own=own, shared={})
+    ).save(path)
+    delivery.export(config, workdir, fold, stage="student")
 
 
 def _teaching(config: ConfigDict, workdir: Path, fold: int, store: FeatureStore) -> dict:

@@ -6,33 +6,36 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from lrmil_jax.data import param_files
-from lrmil_jax.models import trained
+from lrmil_jax.methods import delivery
 from lrmil_jax.progress import progress
 from lrmil_jax.train import mil
+from lrmil_jax.train.bag_model import BagModel
 from lrmil_jax.workspace import cohorts, feature_sets, layout, stage_files
 
 
 def run(config: ConfigDict, workdir: Path, fold: int) -> None:
-    """Writes `folds/<k>/teacher/model.safetensors` and `outputs/<slide>.safetensors`."""
+    """Writes `folds/<k>/teacher/model.safetensors` and `outputs/<slide>.safetensors`; and the model
+    folder, where the teacher is the model that the method is about."""
     cohort = cohorts.prepared(config, workdir)
-    folder = layout.stage_folder(workdir, "teacher", fold)
+    path = stage_files.head(workdir, "teacher", fold)
     store = feature_sets.hr_store(
         config, workdir, cohort.slides(fold, "train", "val").slide_id.tolist()
     )
-    if not (folder / "model.safetensors").is_file():
+    if not path.is_file():
         mil.train_head(
             name=f"teacher, {layout.fold_title(fold)}",
-            directory=folder / "training",
+            directory=path.parent / "training",
             block=config.teacher,
             loss=mil.SlideLoss(),
             data=feature_sets.fold_data(cohort, fold, store),
             seed=config.seed,
-        ).save(folder / "model.safetensors")
+        ).save(path)
+    delivery.export(config, workdir, fold, stage="teacher")
     paths = [stage_files.teacher_path(workdir, fold, slide_id) for slide_id in store.slide_ids]
     pending = [slide for slide, path in enumerate(paths) if not path.is_file()]
     if not pending:
         return
-    classifier = trained.teacher(workdir, fold)
+    classifier = BagModel.load(path)
     with progress("teacher's attention", len(paths), done=len(paths) - len(pending)) as bar:
         for slide in pending:
             logits, attention = classifier.predict_slide(store, slide)

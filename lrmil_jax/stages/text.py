@@ -37,7 +37,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     param_files.save_params(stage_files.texts_path(workdir), tree, facts)
 
 
-def preflight(config: ConfigDict, workdir: Path, classes: tuple[str, ...]) -> None:
+def check(config: ConfigDict, workdir: Path, classes: tuple[str, ...]) -> None:
     """Finds before slides are read what this stage, or `select`, would find after hours.
 
     Raises:

@@ -90,8 +90,9 @@ def prepare(config: ConfigDict, workdir: Path) -> tuple[TextBank, TileFolder]:
     return bank, TileFolder.read(folder, classes=tuple(bank.classes), described_in=bank.path)
 
 
-def check(config: ConfigDict, workdir: Path) -> None:
-    """Logs what a run would score; the towers are opened too.
+def check(config: ConfigDict, workdir: Path, classes: tuple[str, ...]) -> None:
+    """Logs what a run would score; the towers are opened too. The classes are those of the
+    descriptions, so `classes`, a cohort's, are not asked.
 
     Raises:
       UserError: whatever `run` would refuse.

@@ -1,4 +1,4 @@
-"""What WISE-FUSE gives at every budget, beside its controls: what the runs of `study.budgets` say
+"""What a method gives at every budget, beside its controls: what the runs of `study.budgets` say
 together."""
 
 import dataclasses
@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import pandas as pd
 
 from lrmil_jax.evals.intervals import Summary
+from lrmil_jax.methods.wise_fuse import GUIDED, RANDOM, UNPROMPTED
 from lrmil_jax.report.table import EXHAUSTIVE, PHASES
 from lrmil_jax.studies.measured import Measured, over_seeds, paired
-from lrmil_jax.studies.plan import GUIDED, RANDOM, UNPROMPTED
 
 
 def points(measured: Sequence[Measured]) -> list[dict]:
@@ -67,7 +67,7 @@ def notes(rows: Sequence[dict]) -> list[str]:
     told = []
     for (line, budget), recalls in known.items():
         other = known.get((UNPROMPTED, budget))
-        if line == GUIDED and recalls and other and recalls.keys() == other.keys():
+        if line == GUIDED.title and recalls and other and recalls.keys() == other.keys():
             gains = [recalls[seed] - other[seed] for seed in recalls]
             told.append(
                 f"{budget:g}: {sum(gains) / len(gains):+.3f} "
@@ -75,4 +75,4 @@ def notes(rows: Sequence[dict]) -> list[str]:
             )
     if not told:
         return []
-    return [f"Recall of lesion area, {GUIDED} less {UNPROMPTED}: " + "; ".join(told) + "."]
+    return [f"Recall of lesion area, {GUIDED.title} less {UNPROMPTED}: " + "; ".join(told) + "."]

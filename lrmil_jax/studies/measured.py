@@ -7,16 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from lrmil_jax import tasks
+from lrmil_jax import methods, tasks
 from lrmil_jax.evals import intervals
 from lrmil_jax.evals.intervals import Figure, Summary
 from lrmil_jax.report import results, table
 from lrmil_jax.studies.plan import BASE, Run
 from lrmil_jax.tasks import predictions
 from lrmil_jax.workspace import layout
-
-# The arm that stands for a run in the table: what its method is about.
-ARM = {"lrmil": "lrmil", "mil": "teacher", "mil_lr": "no_distillation", "wise_fuse": "wise_fuse"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +46,8 @@ def measure(run: Run) -> list[Measured]:
     measured = []
     for row in results.result_rows(run.config, run.folder, tested):
         if run.variant == BASE:
-            model = table.ARM_NAMES.get(row["arm"], row["arm"])
-        elif row["arm"] == ARM[run.config.method]:
+            model = row["title"]
+        elif row["arm"] == methods.of(run.config).main.name:
             model = run.variant
         else:
             continue
@@ -76,17 +73,11 @@ def _record(run: Run, model: str, row: dict) -> dict:
         "variant": run.variant,
         "model": model,
         "changes": " ".join(f"{key}={value}" for key, value in run.changes.items()),
-        "budget": _budget(run),
+        "budget": methods.of(run.config).budget(run.config),
         **table.flat(row),
         "figure": row[row["headline"]],
         "val_figure": _validation_figure(run, row),
     }
-
-
-def _budget(run: Run) -> float | int | None:
-    """WISE-FUSE's share of LR patches, or their number, whose children are encoded."""
-    chosen = run.config.select
-    return (chosen.count or chosen.rho) if run.config.method == "wise_fuse" else None
 
 
 def _validation_figure(run: Run, row: dict) -> float | None:

@@ -7,20 +7,11 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from lrmil_jax import checks, graph
+from lrmil_jax import checks, graph, methods
 from lrmil_jax import config as configuration
 from lrmil_jax.errors import ConfigError
-from lrmil_jax.report.table import ARM_NAMES, EXHAUSTIVE
 
 BASE = "base"
-# Lines of WISE-FUSE's curve, a run at every budget, and what stands beside them.
-GUIDED, UNPROMPTED, RANDOM = ARM_NAMES["wise_fuse"], "without CS-VPT", "random"
-_LINES: Mapping[str, Mapping[str, str]] = {
-    GUIDED: {},
-    UNPROMPTED: {"align.how": "none"},
-    RANDOM: {"align.how": "none", "select.rule": "random"},
-}
-_BESIDE = {EXHAUSTIVE: {"method": "mil"}, ARM_NAMES["lrmil"]: {"method": "lrmil"}}
 # A variant is there for its figure: what only describes the cohort or the cost is done once.
 _LEAN = {
     "student.no_distillation": "False",
@@ -67,7 +58,8 @@ def plan(config: ConfigDict, workdir: Path) -> list[Run]:
       ConfigError: a variant that cannot be read, or whose config cannot be, by name; a seed or
         variant named twice.
     """
-    variants = {BASE: {}} | budget_variants(config)
+    methods.of(config).check(config)
+    variants = {BASE: {}} | methods.of(config).budget_variants(config)
     given = parse_variants(config.study.variants)
     for name in given.keys() & variants.keys():
         raise ConfigError(f"study.variants has the name {name!r} twice")
@@ -88,31 +80,6 @@ def plan(config: ConfigDict, workdir: Path) -> list[Run]:
 def first(config: ConfigDict, workdir: Path) -> ConfigDict:
     """The config of the first run, or the config itself if it is no study."""
     return plan(config, workdir)[0].config if is_study(config) else config
-
-
-def budget_variants(config: ConfigDict) -> dict[str, dict[str, str]]:
-    """{name: {key: value}} of `study.budgets`: WISE-FUSE at every budget, its two controls, and the
-    two methods that choose nothing.
-
-    Raises:
-      ConfigError: another method, a number of regions instead of a share, or no share.
-    """
-    budgets, base = tuple(config.study.budgets), config.select.rho
-    if not budgets:
-        return {}
-    if config.method != "wise_fuse" or config.select.count:
-        raise ConfigError("study.budgets needs method wise_fuse and select.count = 0")
-    if any(not 0 < budget <= 1 for budget in budgets) or len(set(budgets)) < len(budgets):
-        raise ConfigError(f"study.budgets is {budgets}; give different shares, above 0 and up to 1")
-    swept = {}
-    for budget in budgets:
-        own = {"select.rho": f"{budget:g}"}
-        swept |= {
-            f"{name} {budget:g}": own | changes
-            for name, changes in _LINES.items()
-            if (name, budget) != (GUIDED, base)  # the config itself
-        }
-    return swept | _BESIDE
 
 
 def parse_variants(variants: tuple[str, ...]) -> dict[str, dict[str, str]]:
@@ -148,8 +115,8 @@ def _config(config: ConfigDict, seed: int, name: str, changes: Mapping[str, str]
         for key in _SEEDED
         if flat[key] is not None and "{seed}" in flat[key]
     }
-    alone = {"seed": str(seed), "study.seeds": "()", "study.variants": "()"}
-    alone["study.workers"] = "1"
+    alone = {"seed": str(seed), "study.workers": "1"}
+    alone |= dict.fromkeys(("study.seeds", "study.variants", "study.budgets"), "()")
     lean = {} if name == BASE else dict(_LEAN)
     if any(key.startswith(_COSTLY) for key in changes):
         lean.pop("evaluate.timed_slides", None)

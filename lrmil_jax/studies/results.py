@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 
 from lrmil_jax import config as configuration
-from lrmil_jax import files
-from lrmil_jax.report import comparison, table
+from lrmil_jax import files, methods
+from lrmil_jax.methods import Method
+from lrmil_jax.report import comparison
 from lrmil_jax.report import curve as curve_report
 from lrmil_jax.studies import curve
-from lrmil_jax.studies.measured import ARM, Measured, measure, over_seeds, paired
+from lrmil_jax.studies.measured import Measured, measure, over_seeds, paired
 from lrmil_jax.studies.plan import BASE, Run
 
 
@@ -20,24 +21,25 @@ def save(folder: Path, runs: Sequence[Run], *, side_by_side: bool) -> None:
     """Writes `results.csv` (tidy), the table as CSV, Markdown and text, and the plots."""
     measured = [one for run in runs for one in measure(run)]
     files.write_table(folder / "results.csv", pd.DataFrame([one.record for one in measured]))
-    reference = table.ARM_NAMES[ARM[runs[0].config.method]]
-    rows = summarise(measured, reference)
-    closed = gap_closed(measured)
-    told = notes(measured, closed)
+    method = methods.of(runs[0].config)
+    rows = summarise(measured, method.main.title)
+    closed = gap_closed(measured, method)
+    told = notes(measured, method, closed)
     if side_by_side:
         told.append("Seconds are those of a machine on which other seeds ran at the same time.")
     comparison.save_table(folder, rows, told)
     comparison.save_plot(folder / "comparison.png", rows)
     files.write_json(folder / "summary.json", {"rows": rows, "gap_closed": closed})
-    effects = effect_rows(runs, measured)
-    if effects:
-        comparison.save_effects(folder / "effects.png", effects)
     points = curve.points(measured)
     if len({point["budget"] for point in points} - {None}) > 1:
         curve_report.save(folder, points, told + curve.notes(points))
+        return
+    effects = effect_rows(runs, measured)
+    if effects:
+        comparison.save_effects(folder / "effects.png", effects)
 
 
-def notes(measured: Sequence[Measured], closed: float | None) -> list[str]:
+def notes(measured: Sequence[Measured], method: Method, closed: float | None) -> list[str]:
     """What a reader of the table has to know."""
     patients = {one.record["seed"]: one.record["patients"] for one in measured}
     tested = ", ".join(map(str, patients.values()))
@@ -50,9 +52,10 @@ def notes(measured: Sequence[Measured], closed: float | None) -> list[str]:
     ]
     told += dict.fromkeys(one.note for one in measured if one.note is not None)
     if closed is not None:
+        low, high = method.gap
         told.append(
-            f"LRMIL closes {100 * closed:.0f} % of the gap between LR without distillation and "
-            "the HR teacher."
+            f"{method.main.title} closes {100 * closed:.0f} % of the gap between {low.title} and "
+            f"the {high.title}."
         )
     return told
 
@@ -78,33 +81,33 @@ def summarise(measured: Sequence[Measured], reference: str) -> list[dict]:
     return rows
 
 
-def gap_closed(measured: Sequence[Measured]) -> float | None:
-    """Share of the gap between LR without distillation and the HR teacher that LRMIL closes, of
-    the means over seeds; None where there is no gap."""
-    means = {}
-    for arm in ("teacher", "no_distillation", "lrmil"):
-        values = [one.figure for one in measured if one.model == table.ARM_NAMES[arm]]
+def gap_closed(measured: Sequence[Measured], method: Method) -> float | None:
+    """Share of the gap between the method's two other models that its main one closes, of the means
+    over seeds; None where there is no gap."""
+    if method.gap is None:
+        return None
+    means = []
+    for model in (*method.gap, method.main):
+        values = [one.figure for one in measured if one.model == model.title]
         if not values or None in values:
             return None
-        means[arm] = float(np.mean(values))
-    gap = means["teacher"] - means["no_distillation"]
-    return (means["lrmil"] - means["no_distillation"]) / gap if gap > 0 else None
+        means.append(float(np.mean(values)))
+    low, high, main = means
+    return (main - low) / (high - low) if high > low else None
 
 
 def effect_rows(runs: Sequence[Run], measured: Sequence[Measured]) -> list[dict]:
     """One row for each run of a variant that changes a single key, and for the config itself under
     every key that some variant changes: `factor`, `value`, `seed`, test and validation figure."""
     base = next(run for run in runs if run.variant == BASE)
-    flat = configuration.flatten(base.config)
+    flat, main = configuration.flatten(base.config), methods.of(base.config).main
     factors = dict.fromkeys(key for run in runs if len(run.changes) == 1 for key in run.changes)
-    if base.config.method != "lrmil":
-        return []
     rows = []
     for one in measured:
         single = one.record["changes"].split() if one.record["changes"] else []
-        if one.model == table.ARM_NAMES["lrmil"]:
+        if one.model == main.title:
             told = [(key, flat[key], True) for key in factors]
-        elif len(single) == 1 and one.record["arm"] == "lrmil":
+        elif len(single) == 1 and one.record["arm"] == main.name:
             key, _, value = single[0].partition("=")
             told = [(key, value, False)]
         else:

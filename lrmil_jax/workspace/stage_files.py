@@ -66,14 +66,9 @@ def fused_folder(workdir: Path, fold: int) -> Path:
     return layout.stage_folder(workdir, "fuse", fold) / "features"
 
 
-def baseline_head(workdir: Path, fold: int) -> Path:
-    """The fold's head on undistilled LR features."""
-    return layout.stage_folder(workdir, "baseline", fold) / "model.safetensors"
-
-
-def fused_head(workdir: Path, fold: int) -> Path:
-    """The fold's head on fused features."""
-    return layout.stage_folder(workdir, "mil", fold) / "model.safetensors"
+def head(workdir: Path, stage: str, fold: int) -> Path:
+    """The head that a stage trained in the fold."""
+    return layout.stage_folder(workdir, stage, fold) / "model.safetensors"
 
 
 def texts_path(workdir: Path) -> Path:

@@ -19,7 +19,7 @@ from tests.integration.test_end_to_end import tiny
 TRAININGS = [
     (teacher, "teacher", "training", "model.safetensors"),
     (distill, "distill", "training", "encoder.safetensors"),
-    (student, "student", "training", "lrmil.safetensors"),
+    (student, "student", "training", "model.safetensors"),
     (baseline, "baseline", "training", "model.safetensors"),
 ]
 

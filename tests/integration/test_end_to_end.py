@@ -14,7 +14,7 @@ from PIL import Image
 from scipy.special import softmax
 from sklearn.metrics import roc_auc_score
 
-from lrmil_jax import pipeline
+from lrmil_jax import load_model, pipeline
 from lrmil_jax.errors import DataError, WorkdirError
 from lrmil_jax.slides import readers, tiff
 from lrmil_jax.stages import predict
@@ -140,7 +140,7 @@ def test_a_stage_2_weight_redoes_only_the_student(finished, tmp_path):
     parts = ("folds/1/student/", "folds/1/evaluate/", "report/", "model/", *CALL)
     changed = runs.changed(before, runs.files(workdir))
     assert [name for name in changed if not name.startswith(parts)] == []
-    assert {"folds/1/student/lrmil.safetensors", "folds/1/evaluate/metrics.json"} <= changed
+    assert {"folds/1/student/model.safetensors", "folds/1/evaluate/metrics.json"} <= changed
     again = evaluated(workdir)
     same = (again.prob_tumour == predictions.prob_tumour).groupby(again.arm).all()
     assert same.to_dict() == {"teacher": True, "no_distillation": True, "lrmil": False}
@@ -181,8 +181,13 @@ def test_plain_mil_and_back(finished, tmp_path):
     assert go(tiny(method="mil", evaluate__timed_slides=0), workdir) == 0
     assert set(evaluated(workdir).arm) == {"teacher"}
     changed = runs.changed(before, runs.files(workdir))
-    parts = ("folds/1/evaluate/", "report/", *CALL)
+    parts = ("folds/1/evaluate/", "folds/1/teacher/model/", "model/", "report/", *CALL)
     assert [name for name in changed if not name.startswith(parts)] == []
+    row = evaluated(workdir).iloc[0]
+    result = load_model(workdir).predict(workdir / f"synthetic/slides/{row.slide_id}.tif")
+    assert result.encoded == statuses.read(workdir, row.slide_id)["hr_patches"]
+    # Training read the HR patches from JPEG.
+    assert result.probabilities["tumour"] == pytest.approx(row.prob_tumour, abs=0.01)
     assert go(tiny(evaluate__timed_slides=0), workdir) == 0
     assert set(evaluated(workdir).arm) == {"teacher", "no_distillation", "lrmil"}
 
@@ -360,7 +365,7 @@ def test_attention_against_the_lesions_of_test_slides(finished):
     positive = folds.index[(folds.fold_1 == "test") & (folds.label == 1)]
     assert set(rows.slide_id) == set(positive)
     assert set(rows.arm) == {"teacher", "no_distillation", "lrmil"}
-    low = BagModel.load(root / "folds/1/student/lrmil.safetensors")
+    low = BagModel.load(root / "folds/1/student/model.safetensors")
     high = BagModel.load(root / "folds/1/teacher/model.safetensors")
     for slide_id in positive:
         share, mine = counted_shares(root, slide_id), rows[rows.slide_id == slide_id]

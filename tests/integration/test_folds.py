@@ -109,7 +109,7 @@ def test_which_folds_a_stage_runs_for():
     assert graph.folds(several, stage["prepare"]) == (None,)
     assert graph.folds(tiny(folds=1), stage["student"]) == (1,)
     assert graph.folds(tiny(folds=3, deliver="ensemble"), stage["student"]) == (1, 2, 3)
-    assert graph.folds(tiny(folds=3, method="mil"), stage["teacher"]) == (1, 2, 3)
+    assert graph.folds(tiny(folds=3, method="mil"), stage["teacher"]) == (1, 2, 3, 0)
 
 
 def test_an_ensemble_of_one_fold_is_refused():
@@ -122,5 +122,5 @@ def test_a_model_folder_of_the_old_schema_is_refused(two_folds, tmp_path):
     folder.mkdir()
     facts = json.loads((two_folds / "model/model.json").read_text())
     (folder / "model.json").write_text(json.dumps(facts | {"schema": 1}))
-    with pytest.raises(WeightsError, match="has schema 1, this version reads schema 3; run the"):
+    with pytest.raises(WeightsError, match="has schema 1, this version reads schema 4; run the"):
         model_folder.load(folder)

@@ -11,7 +11,7 @@ import pytest
 from lrmil_jax import load_model
 from lrmil_jax.data import param_files
 from lrmil_jax.errors import ConfigError, DataError
-from lrmil_jax.models import model_folder
+from lrmil_jax.methods import delivery
 from lrmil_jax.selection import score, shared_space
 from lrmil_jax.stages import encode_selected, predict
 from lrmil_jax.workspace import feature_sets, layout, stage_files
@@ -134,7 +134,7 @@ def test_what_folds_chose_alike_is_encoded_once(fused, tmp_path, monkeypatch):
         param_files.save_params(stage_files.chosen_path(workdir, 2, path.stem), tree)
     folder = stage_files.selected_folder(workdir, 2)
     for name, folds in {"shared": (1, 2), "alone": (2,)}.items():
-        monkeypatch.setattr(model_folder, "trainings", lambda _, folds=folds: folds)
+        monkeypatch.setattr(delivery, "trainings", lambda _, folds=folds: folds)
         shutil.rmtree(folder, ignore_errors=True)
         encode_selected.run(config(), workdir, 2)
         read = json.loads((folder / f"{slide_id}.read.json").read_text())

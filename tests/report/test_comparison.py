@@ -6,7 +6,7 @@ from PIL import Image
 from lrmil_jax.report import comparison
 
 FULL = {
-    "model": "LRMIL", "title": "AUC", "figure_mean": 0.9, "figure_sd": 0.05,
+    "model": "LRMIL", "reference": "LRMIL", "title": "AUC", "figure_mean": 0.9, "figure_sd": 0.05,
     "figure_low": 0.8, "figure_high": 0.95,
     "figure_smallest": 0.85, "figure_largest": 0.93, "patches": 16.0, "attention_auc": 0.8,
     "attention_dice": 0.4, "attention_highest_dice": 0.5, "seconds_open_tissue": 0.01,
@@ -16,7 +16,7 @@ GAIN = {
     "gain_mean": 0.25, "gain_low": -0.1, "gain_high": 0.4, "gain_above_zero": 4, "gain_count": 5,
 }  # fmt: skip
 COLOUR = {
-    **{key: FULL[key] for key in FULL if key.startswith(("figure", "title"))},
+    **{key: FULL[key] for key in FULL if key.startswith(("figure", "title", "reference"))},
     **GAIN, "model": "colour only",
     "figure_mean": 0.65, "figure_sd": None, "patches": 16.0,
 }  # fmt: skip

@@ -24,7 +24,7 @@ def predictions_of_two_folds():
 
 def test_groups_are_parted_in_each_fold_and_compared(tmp_path):
     rows = predictions_of_two_folds()
-    found = follow_up.save(tmp_path / "curves.png", rows)
+    found = follow_up.save(tmp_path / "curves.png", rows, {"teacher": "A", "lrmil": "B"})
     teacher = rows[rows.arm == "teacher"]
     high = teacher.time < 25
     wanted = logrank_test(teacher.time[~high], teacher.time[high]).p_value

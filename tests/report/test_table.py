@@ -9,6 +9,7 @@ from lrmil_jax.report import html, table
 ROWS = [
     {
         "arm": arm,
+        "title": title,
         "patients": 40,
         "headline": "auc",
         "headline_title": "AUC",
@@ -22,10 +23,10 @@ ROWS = [
         "seconds_encode": 10.0,
         "seconds_mil": 0.25,
     }
-    for arm, auc, bounds, patches in (
-        ("teacher", 0.9512, (0.9, 0.99), 4096.0),
-        ("no_distillation", None, (None, None), 256.0),
-        ("lrmil", 0.9499, (0.85, 1.0), 256.0),
+    for arm, title, auc, bounds, patches in (
+        ("teacher", "HR teacher", 0.9512, (0.9, 0.99), 4096.0),
+        ("no_distillation", "LR without distillation", None, (None, None), 256.0),
+        ("lrmil", "LRMIL", 0.9499, (0.85, 1.0), 256.0),
     )
 ]
 
@@ -45,7 +46,7 @@ def test_lines_begin_with_the_names_that_users_look_for():
 
 
 def test_columns_are_aligned_and_nothing_wraps():
-    lines = table.lines([dict(row, arm="a" * 300) for row in ROWS] + ROWS)
+    lines = table.lines([dict(row, title="a" * 300) for row in ROWS] + ROWS)
     assert len(lines) == 7
     assert not any("\n" in line or line != line.rstrip() for line in lines)
     starts = {line.index("0.9", 300) for line in lines[1:] if "[" in line}
@@ -150,7 +151,7 @@ SCORED = [
         "attention_dice_interval": None,
         "attention_highest_dice": 0.5,
     },
-    {**ROWS[1], "arm": "colour"},
+    {**ROWS[1], "arm": "colour", "title": "colour only"},
 ]
 
 

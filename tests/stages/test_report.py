@@ -78,7 +78,10 @@ def evaluated(tmp_path):
                  "sensitivity": None if fold == 3 else 0.5, "specificity": 0.25 * fold,
                  "validation": {}}  # fmt: skip
         points = {} if fold == 2 else {"youden": point, "sensitivity": point}
-        measured = {arm: {"patches": 4.0, "thresholds": points} for arm in ("teacher", "lrmil")}
+        measured = {
+            arm: {"title": arm, "patches": 4.0, "thresholds": points}
+            for arm in ("teacher", "lrmil")
+        }
         files.write_json(folder / "metrics.json", measured)
     return config, tmp_path
 

@@ -76,8 +76,8 @@ def test_budgets_are_variants():
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"method": "lrmil"}, "study.budgets needs method wise_fuse"),
-        ({"select__count": 4}, "select.count = 0"),
+        ({"method": "lrmil"}, "study.budgets has no meaning for method lrmil"),
+        ({"select__count": 4}, "select.count is 4; set it to 0"),
         ({"study__budgets": (0.5, 1.5)}, "above 0 and up to 1"),
         ({"study__budgets": (0.5, 0.5)}, "different shares"),
         ({"study__variants": ("random 0.5: select.rho=0.5",)}, "'random 0.5' twice"),

@@ -1,17 +1,17 @@
-"""What a slide costs from its file: the delivered model as it is, beside its teacher at HR."""
+"""What a slide costs from its file: the delivered model as it is, beside those it is held
+against."""
 
 from pathlib import Path
 
 import pandas as pd
 from ml_collections import ConfigDict
 
-from lrmil_jax import files
+from lrmil_jax import files, methods
 from lrmil_jax.data import labels as label_csv
-from lrmil_jax.models import loading, model_folder, trained
+from lrmil_jax.models import model_folder
 from lrmil_jax.models.slide_model import SlideModel
 from lrmil_jax.progress import progress
-from lrmil_jax.train.bag_model import BagModel
-from lrmil_jax.workspace import cohorts, layout, stage_files
+from lrmil_jax.workspace import cohorts, layout
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
@@ -27,7 +27,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     rows = list(table.head(config.evaluate.timed_slides).itertuples())
     timing = {}
     with progress("time per slide", len(models) * (len(rows) + 1)) as bar:
-        for arm, model in models.items():
+        for name, model in models.items():
             measured = []
             for number, row in enumerate([rows[0], *rows]):
                 result = model.predict(row.path, label_csv.given_mpp(row))
@@ -37,24 +37,20 @@ def run(config: ConfigDict, workdir: Path) -> None:
                     measured.append(result.seconds | counts)
                 bar.advance()
             medians = pd.DataFrame(measured).median()
-            timing[arm] = {name: round(float(value), 4) for name, value in medians.items()}
+            timing[name] = {key: round(float(value), 4) for key, value in medians.items()}
+    for model in methods.of(config).models(config):
+        if model.timed_as is not None:
+            timing[model.name] = timing[model.timed_as]
     files.write_json(layout.stage_folder(workdir, "report") / "timing.json", timing)
 
 
 def _models(config: ConfigDict, workdir: Path) -> dict[str, SlideModel]:
-    """By arm: what `model/` holds, and what it is compared with, of fold 1."""
-    settings, dtype = cohorts.tiling_settings(config), config.features.dtype
-    models = {}
-    if config.method in ("lrmil", "mil"):
-        encoder = trained.batch_encoder(config, trained.hr_encoder(config, workdir))
-        member = encoder, trained.teacher(workdir, 1)
-        models["teacher"] = SlideModel(members=[member], settings=settings, dtype=dtype, high=True)
-    if config.method == "mil_lr":
-        tower = trained.hr_encoder(config, workdir)
-        encoder = loading.low_resolution(tower, settings.geometry)
-        head = BagModel.load(stage_files.baseline_head(workdir, 1))
-        member = trained.batch_encoder(config, encoder), head
-        models["no_distillation"] = SlideModel(members=[member], settings=settings, dtype=dtype)
-    if model_folder.members(config):
-        models[config.method] = model_folder.load(workdir / "model")
+    """By name: what `model/` holds, and what it is compared with, of fold 1; of models of one shape
+    one."""
+    method, models = methods.of(config), {}
+    for model in method.models(config):
+        if model == method.main:
+            models[model.name] = model_folder.load(workdir / "model")
+        elif model.timed_as is None:
+            models[model.name] = model.slide_model(config, workdir, 1)
     return models

@@ -1,0 +1,100 @@
+"""The model that a run delivers: which folds train it, and the folder that `predict` takes."""
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from lrmil_jax import config as configuration
+from lrmil_jax import files, methods
+from lrmil_jax.data import splits
+from lrmil_jax.models import model_folder
+from lrmil_jax.workspace import claims, cohorts, layout, stage_files
+
+log = logging.getLogger(__name__)
+
+
+def members(config: ConfigDict) -> tuple[int, ...]:
+    """The folds whose models are delivered: one, or those of an ensemble; () if the method has no
+    model to deliver."""
+    if methods.of(config).main is None:
+        return ()
+    if config.deliver == "ensemble" or config.folds == 1:
+        return tuple(range(1, config.folds + 1))
+    return (splits.FINAL,)
+
+
+def trainings(config: ConfigDict) -> tuple[int, ...]:
+    """Every fold that is trained, the final model last."""
+    numbers = tuple(range(1, config.folds + 1))
+    return numbers + tuple(fold for fold in members(config) if fold not in numbers)
+
+
+def export(config: ConfigDict, workdir: Path, fold: int, *, stage: str) -> None:
+    """Makes the model folder of one fold beside its head, if the stage that trained this head ends
+    the training of the method's model.
+
+    Args:
+      config, workdir: of the run.
+      fold: from 1, or `splits.FINAL`.
+      stage: that calls.
+    """
+    method = methods.of(config)
+    folder = layout.stage_folder(workdir, stage, fold) / "model"
+    if stage != method.main.stage or (folder / "model.json").is_file():
+        return
+    flat = configuration.flatten(config)
+    prepare = ("prepare.reader", "prepare.tissue_mpp", "prepare.min_tissue")
+    facts = {
+        "method": method.name,
+        "task": cohorts.prepared(config, workdir).task.facts(),
+        "geometry": dict(config.geometry),
+        "prepare": {key.removeprefix("prepare."): flat[key] for key in prepare},
+        "encoder": {key: config.encoder[key] for key in ("name", "batch", "dtype")},
+        "features_dtype": config.features.dtype,
+        "made_by": claims.read(workdir),
+        **method.model_facts(config),
+    }
+    own, shared = method.model_files(config, workdir, fold)
+    own = {"head.safetensors": stage_files.head(workdir, stage, fold), **own}
+    model_folder.write(folder, facts, members={_member(fold): own}, shared=shared)
+
+
+def _member(fold: int) -> str:
+    return "final" if fold == splits.FINAL else f"fold_{fold}"
+
+
+def deliver(config: ConfigDict, workdir: Path, thresholds: Sequence[Mapping[str, float]]) -> None:
+    """Makes `workdir/model`: the final model, that of the only fold, or the folds' ensemble, whose
+    probabilities `predict` averages.
+
+    Args:
+      config, workdir: of the run.
+      thresholds: of each member, by name (`evals.thresholds`); an ensemble's are their means.
+    """
+    target, fresh = workdir / "model", workdir / ".model.new"
+    shutil.rmtree(fresh, ignore_errors=True)
+    stage, folds = methods.of(config).main.stage, members(config)
+    with files.disk_errors(workdir):
+        hashes: dict[str, str] = {}
+        for fold in folds:
+            origin = layout.stage_folder(workdir, stage, fold) / "model"
+            shutil.copytree(origin, fresh, dirs_exist_ok=True)
+            facts = json.loads((origin / "model.json").read_text(encoding="utf-8"))
+            hashes |= facts["sha256"]
+        facts["thresholds"] = {
+            name: sum(one[name] for one in thresholds) / len(thresholds)
+            for name in thresholds[0]
+            if all(name in one for one in thresholds)
+        }
+        facts |= {"sha256": hashes, "members": [_member(fold) for fold in folds]}
+        files.write_json(fresh / "model.json", facts)
+        shutil.rmtree(target, ignore_errors=True)
+        fresh.rename(target)
+    log.info("delivered model: %s", target)
+    if len(folds) > 1:
+        log.info("it is an ensemble: every patch is encoded %d times; deliver=final makes one "
+                 "model that encodes it once", len(folds))  # fmt: skip

@@ -1,0 +1,83 @@
+"""lrmil: a teacher on HR patches is distilled into a student on LR patches, patch by patch, then
+slide by slide (`method.md` parts 1 and 2)."""
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from lrmil_jax import heads
+from lrmil_jax.data.features import FeatureStore
+from lrmil_jax.errors import ConfigError
+from lrmil_jax.methods.method import ComparedModel, Method
+from lrmil_jax.methods.mil import TEACHER, UNDISTILLED
+from lrmil_jax.models import trained
+from lrmil_jax.workspace import feature_sets, layout, stage_files
+
+log = logging.getLogger(__name__)
+
+
+def _features(
+    config: ConfigDict, workdir: Path, fold: int, slide_ids: Sequence[str]
+) -> FeatureStore:
+    folder = stage_files.distilled_folder(workdir, fold)
+    return feature_sets.open_store(config, workdir, folder, slide_ids)
+
+
+STUDENT = ComparedModel(
+    name="lrmil", title="LRMIL", stage="student", high=False, features=_features
+)
+# Its encoder has the shape of the distilled one.
+_BASELINE = dataclasses.replace(UNDISTILLED, timed_as=STUDENT.name)
+
+
+class Lrmil(Method):
+    """Training reads HR and LR patches, prediction LR patches alone."""
+
+    name = "lrmil"
+    stages = (
+        *("pretrain", "prepare", "encode_hr", "teacher", "distill", "encode_lr", "student"),
+        *("baseline", "evaluate", "report"),
+    )
+    main = STUDENT
+    gap = (_BASELINE, TEACHER)
+
+    def stage_names(self, config: ConfigDict) -> tuple[str, ...]:
+        if config.student.no_distillation:
+            return self.stages
+        return tuple(name for name in self.stages if name != "baseline")
+
+    def models(self, config: ConfigDict) -> tuple[ComparedModel, ...]:
+        baseline = (_BASELINE,) if config.student.no_distillation else ()
+        return (TEACHER, *baseline, STUDENT)
+
+    def model_files(
+        self, config: ConfigDict, workdir: Path, fold: int
+    ) -> tuple[Mapping[str, Path], Mapping[str, Path]]:
+        stage_one = layout.stage_folder(workdir, "distill", fold) / "encoder.safetensors"
+        return {"encoder.safetensors": stage_one}, {}
+
+    def layers(self, config: ConfigDict, module) -> tuple[int, ...]:
+        return trained.layers(config, module)
+
+    def preflight(self, config: ConfigDict, module) -> None:
+        self.layers(config, module)
+        student, name = heads.find(config.student.head), config.student.head
+        if not student.has_attention and (config.student.lambda_soft or config.student.lambda_hard):
+            raise ConfigError(
+                f"student.head={name} has no attention to guide; set student.lambda_soft and "
+                "student.lambda_hard to 0, or choose another head"
+            )
+        by_instance = config.student.lambda_hard and config.student.hard == "instance"
+        if by_instance and "instance_classes" not in heads.defaults(student):
+            raise ConfigError(
+                f"student.head={name} has no classifier of instances for student.hard=instance; "
+                "set student.hard=rank, or choose abmil or gated_abmil"
+            )
+        if not heads.find(config.teacher.head).has_attention:
+            log.warning(
+                "teacher.head=%s looks at all patches alike, so it guides nobody's attention",
+                config.teacher.head,
+            )
