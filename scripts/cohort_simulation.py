@@ -24,7 +24,7 @@ from lrmil_jax.slides import synthetic
 from lrmil_jax.tasks.classification import Classification
 from lrmil_jax.train import mil
 
-CLASSES = ("negative", "positive")
+CLASSES = ("benign", "tumour")  # as the shipped descriptions call them
 CHILDREN = 16  # HR patches of an LR patch that lies wholly in tissue
 MEDIAN, PERCENTILE_95 = {"hr": 9_500, "lr": 700}, {"hr": 30_000, "lr": 2_500}
 _POOL_ROWS = 32_768

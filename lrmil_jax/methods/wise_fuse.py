@@ -16,7 +16,7 @@ from lrmil_jax.errors import ConfigError
 from lrmil_jax.methods.lrmil import STUDENT, Lrmil
 from lrmil_jax.methods.method import ComparedModel, Method
 from lrmil_jax.methods.mil import HighMil
-from lrmil_jax.models import drawings, loading, trained
+from lrmil_jax.models import loading, trained
 from lrmil_jax.report.table import EXHAUSTIVE
 from lrmil_jax.selection import score
 from lrmil_jax.workspace import cohorts, feature_sets, lesions, stage_files
@@ -114,6 +114,8 @@ class WiseFuse(Method):
         return {"selection": selection}
 
     def pictures(self, config: ConfigDict, workdir: Path, folder: Path) -> list[tuple[str, str]]:
+        from lrmil_jax.models import drawings  # late: whoever draws nothing waits for no matplotlib
+
         return drawings.save_regions(config, workdir, folder)
 
     def stored_rows(self, config: ConfigDict, *, hr: int, lr: int, layers: int, models: int) -> int:
