@@ -21,7 +21,7 @@ class PatchSource:
       origin: the slide's shards or its file.
       high: read HR children instead of LR tiles.
       chosen: LR patches that are wanted, in order; None is all.
-      known: features of other patches of the slide that are there already, or None.
+      encoded: features of other patches of the slide that are there already, or None.
 
     Attributes:
       seconds: spent in reading and decoding, as far as the caller waited for it.
@@ -34,10 +34,10 @@ class PatchSource:
         *,
         high: bool,
         chosen: Sequence[int] | None = None,
-        known: SlideFeatures | None = None,
+        encoded: SlideFeatures | None = None,
     ):
         self.name, self.high = name, high
-        self._known = known
+        self._encoded = encoded
         self.seconds = 0.0
         self._origin, self._chosen = origin, chosen
         self._read: list[Region] = []
@@ -86,20 +86,20 @@ class PatchSource:
         rows = [_children(region) if self.high else _tile(region) for region in self._read]
         return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
-    def features(self, encoded: dict[str, np.ndarray]) -> SlideFeatures:
-        """The slide's features as they are stored, with those that were known.
+    def features(self, outputs: dict[str, np.ndarray]) -> SlideFeatures:
+        """The slide's features as they are stored, with those that were encoded before.
 
         Args:
-          encoded: what `BatchEncoder.stream` made of the images.
+          outputs: what `BatchEncoder.stream` made of the images.
 
         Raises:
-          SlideError: see `places`, where nothing was known either.
+          SlideError: see `places`, where nothing was encoded before either.
         """
-        if not encoded and self._known is not None:
-            return self._known
+        if not outputs and self._encoded is not None:
+            return self._encoded
         places = self.places()
-        own = SlideFeatures(embedding=encoded["embedding"], cls=encoded.get("cls"), **places)
-        return own if self._known is None else join([self._known, own])
+        features = SlideFeatures(embedding=outputs["embedding"], cls=outputs.get("cls"), **places)
+        return features if self._encoded is None else join([self._encoded, features])
 
 
 def _tile(region: Region) -> dict[str, np.ndarray]:
