@@ -105,9 +105,9 @@ def refuse(path: Path, missing: list[str], unexpected: list[str], misshapen: lis
     kinds = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
     problems = []
     for kind, keys in kinds.items():
-        more = f" and {len(keys) - _LISTED} more" if len(keys) > _LISTED else ""
+        suffix = f" and {len(keys) - _LISTED} more" if len(keys) > _LISTED else ""
         if keys:
-            problems.append(f"{len(keys)} {kind} ({', '.join(keys[:_LISTED])}{more})")
+            problems.append(f"{len(keys)} {kind} ({', '.join(keys[:_LISTED])}{suffix})")
     if problems:
         raise WeightsError(f"Weights {path} do not fit the encoder: {'; '.join(problems)}.")
 

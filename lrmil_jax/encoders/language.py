@@ -134,8 +134,8 @@ class LanguageTransformer(nn.Module):
         class_embedding = self.param("class_embedding", nn.initializers.normal(0.01), (self.width,))
         x = table[tokens] + positions[None, : tokens.shape[1]]
         last = jnp.broadcast_to(class_embedding + positions[-1], (len(x), 1, self.width))
-        by_class = jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
-        visible = _causal(len(x), x.shape[1] + 1).at[:, -1].set(by_class)
+        class_row = jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
+        visible = _causal(len(x), x.shape[1] + 1).at[:, -1].set(class_row)
         return jnp.concatenate([x, last], 1), visible
 
 

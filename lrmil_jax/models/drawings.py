@@ -51,15 +51,15 @@ def save_attention(
         for record in head.task.truth(rows).to_dict("records")
     ]
     pictures = []
-    for place, row in enumerate(rows.itertuples()):
-        logits, scores = head.predict_slide(store, place)
+    for index, row in enumerate(rows.itertuples()):
+        logits, scores = head.predict_slide(store, index)
         name = f"heatmaps/fold_{fold}-{row.slide_id}.png"
         sentence = head.task.sentence(head.task.link(logits))
-        title = f"{row.slide_id}: {sentence} ({truth[place]})"
+        title = f"{row.slide_id}: {sentence} ({truth[index]})"
         background, downsample, side = thumbnail(config, row)
         if high:
             side //= cohorts.geometry(config).ratio
-        patches = store.places(place)["xy"], side, softmax(scores)
+        patches = store.places(index)["xy"], side, softmax(scores)
         heatmap.save(folder / name, background, downsample, *patches, title=title)
         pictures.append((name, title))
     return pictures
@@ -77,7 +77,7 @@ def save_regions(config: ConfigDict, workdir: Path, folder: Path) -> list[tuple[
         store = feature_sets.open_store(
             config, workdir, stage_files.selecting_folder(config, workdir, fold), names
         )
-        for place, row in enumerate(rows.itertuples()):
+        for index, row in enumerate(rows.itertuples()):
             scores, chosen = stage_files.read_chosen(workdir, fold, row.slide_id)
             name = f"regions/fold_{fold}-{row.slide_id}.png"
             title = f"{row.slide_id}: {len(chosen)} of {len(scores)} regions read at high power"
@@ -86,7 +86,7 @@ def save_regions(config: ConfigDict, workdir: Path, folder: Path) -> list[tuple[
                 folder / name,
                 background,
                 downsample,
-                store.places(place)["xy"],
+                store.places(index)["xy"],
                 side,
                 scores[:, guides].max(1),
                 title=title,

@@ -81,9 +81,9 @@ class Guide:
                 raise SlideError(f"{visit.path}: none of the chosen regions can be decoded")
             fused = text_guidance.fused_features(self.config, self.space, rows[in_chosen])
             logits, weights = head.predict(fused, places["xy"][in_chosen])
-            present = np.ones(int(in_chosen.sum()), bool)
-            patches = len(choices.embedding)
-            mass = attention_mass.mass(weights, parent[in_chosen], patches, present)
+            mask = np.ones(int(in_chosen.sum()), bool)
+            num_patches = len(choices.embedding)
+            mass = attention_mass.mass(weights, parent[in_chosen], num_patches, mask)
             predictions.append((head.task.link(logits), np.asarray(mass)))
         return predictions
 

@@ -135,9 +135,9 @@ class SlideModel:
                 yield visit, [choices, encoded[0]["embedding"].astype(
                     schema.FEATURE_DTYPES[self.dtype])]  # fmt: skip
 
-    def _choices(self, read: Iterable[tuple[Visit, list | UserError]]):
+    def _choices(self, encoded: Iterable[tuple[Visit, list | UserError]]):
         """After LR: what to read at HR, for `stream`."""
-        for visit, features in read:
+        for visit, features in encoded:
             if isinstance(features, UserError):
                 yield (visit, None), _raising(features)
                 continue

@@ -35,7 +35,7 @@ class Visit:
         self.seconds: dict[str, float] = {}
         self.sources: list[PatchSource] = []
         self.plan: regions.SlidePlan | None = None
-        self._mistake: UserError | None = None
+        self._error: UserError | None = None
         self._began = 0.0
 
     def open(self, settings: TilingSettings, *, high: bool) -> "Visit":
@@ -46,9 +46,9 @@ class Visit:
                 self.path, mpp=self._mpp, settings=settings, high_resolution=high
             )
         except UserError as error:
-            self._mistake = error
+            self._error = error
         except Exception as error:  # one slide's surprise must not stop the others
-            self._mistake = SlideError(f"{self.path}: {type(error).__name__}: {error}")
+            self._error = SlideError(f"{self.path}: {type(error).__name__}: {error}")
         self.seconds["open_tissue"] = time.perf_counter() - start
         return self
 
@@ -64,8 +64,8 @@ class Visit:
         Raises:
           SlideError: the slide could not be opened, or has no patches.
         """
-        if self._mistake is not None:
-            raise self._mistake
+        if self._error is not None:
+            raise self._error
         self._began = time.perf_counter()
         lattice = self.plan.lattice
         places = Places(lattice.lr_xy, lattice.lr_side, lattice.child_mask)

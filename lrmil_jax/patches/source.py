@@ -40,20 +40,20 @@ class PatchSource:
         self._encoded = encoded
         self.seconds = 0.0
         self._origin, self._chosen = origin, chosen
-        self._read: list[Region] = []
+        self._regions: list[Region] = []
 
     def begin(self) -> None:
         """Lets whoever reads beside this process begin; iterating then waits less."""
         self._origin.begin(self._chosen, high=self.high)
 
     def __iter__(self) -> Iterator[Sequence[UInt8[np.ndarray, "px px 3"]]]:
-        self._read, start = [], time.perf_counter()
+        self._regions, start = [], time.perf_counter()
         for region in self._origin.regions(self._chosen, high=self.high):
             self.seconds += time.perf_counter() - start
             if len(region.images):
                 # Without the pixels, which are many.
-                self._read.append(Region(region.index, region.xy, region.side,
-                                         region.child_mask, ()))  # fmt: skip
+                self._regions.append(Region(region.index, region.xy, region.side,
+                                            region.child_mask, ()))  # fmt: skip
                 yield region.images
             start = time.perf_counter()
         self.seconds += time.perf_counter() - start
@@ -71,7 +71,7 @@ class PatchSource:
     @property
     def regions_read(self) -> Int[np.ndarray, " n"]:
         """The LR patches of which something was read, in order."""
-        return np.array([region.index for region in self._read], np.int32)
+        return np.array([region.index for region in self._regions], np.int32)
 
     def places(self) -> dict[str, np.ndarray]:
         """Where each image lies: xy [n, 2], parent [n], child [n] and child_mask [n, r, r], as
@@ -80,10 +80,10 @@ class PatchSource:
         Raises:
           SlideError: none could be decoded.
         """
-        if not self._read:
+        if not self._regions:
             power = "HR" if self.high else "LR"
             raise SlideError(f"{self.name}: none of its {power} patches could be decoded")
-        rows = [_children(region) if self.high else _tile(region) for region in self._read]
+        rows = [_children(region) if self.high else _tile(region) for region in self._regions]
         return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
     def features(self, outputs: dict[str, np.ndarray]) -> SlideFeatures:

@@ -139,14 +139,14 @@ def compose(
     count = recipe.fields**2
     share = max(1, round(recipe.positive_share * count)) if positive else 0
     chosen = set(rng.choice(count, share, replace=False).tolist())
-    for place in range(count):
-        name = positive if place in chosen else negative
+    for index in range(count):
+        name = positive if index in chosen else negative
         path = fields[name][rng.integers(len(fields[name]))]
-        row, column = divmod(place, recipe.fields)
-        spot = np.s_[row * recipe.field_px : (row + 1) * recipe.field_px,
-                     column * recipe.field_px : (column + 1) * recipe.field_px]  # fmt: skip
-        image[spot] = _field(path, recipe, rng)
-        lesion[spot] = place in chosen
+        row, column = divmod(index, recipe.fields)
+        window = np.s_[row * recipe.field_px : (row + 1) * recipe.field_px,
+                       column * recipe.field_px : (column + 1) * recipe.field_px]  # fmt: skip
+        image[window] = _field(path, recipe, rng)
+        lesion[window] = index in chosen
     return image, lesion
 
 

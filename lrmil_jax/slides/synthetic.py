@@ -170,8 +170,8 @@ def _write_labels(labels: Path, patients: Integer[np.ndarray, " S"], *, seed: in
     burden = outcomes.burden(labels.parent / "masks" / f"{slide_id}.png" for slide_id in ids)
     columns = outcomes.of_slides(patients % 2 == 1, burden, patients, seed=seed)
     rows = [
-        (slide_id, f"patient_{patient:04d}", LABELS[patient % 2], f"{slide_id}.tif", *more)
-        for slide_id, patient, *more in zip(
+        (slide_id, f"patient_{patient:04d}", LABELS[patient % 2], f"{slide_id}.tif", *outcome)
+        for slide_id, patient, *outcome in zip(
             ids, patients, *(columns[name] for name in outcomes.NAMES), strict=True
         )
     ]
@@ -296,16 +296,16 @@ def reduced(image: UInt8[np.ndarray, "h w 3"], downsample: int) -> UInt8[np.ndar
 
 def _record_recipe(folder: Path, recipe: dict) -> None:
     """Note how the folder was made, or check that it was made so."""
-    note = folder / "synthetic.json"
-    if note.exists():
-        recorded = json.loads(note.read_text())
+    file = folder / "synthetic.json"
+    if file.exists():
+        recorded = json.loads(file.read_text())
         if recorded != recipe:
             raise DataError(
                 f"{folder} holds synthetic data made with {recorded}, not {recipe}; use another "
                 "folder or delete this one."
             )
         return
-    write_json(note, recipe)
+    write_json(file, recipe)
 
 
 def _write_csv(path: Path, rows: Sequence[tuple[str, ...]]) -> None:
