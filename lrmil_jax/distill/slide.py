@@ -65,11 +65,11 @@ def bernoulli_loss(
       ConfigError: T is not above 0.
     """
     positive("The bag's distillation temperature", temperature)
-    wanted = f32(teacher_logits) / temperature
-    share = jax.nn.sigmoid(wanted)
+    teacher = f32(teacher_logits) / temperature
+    student = f32(student_logits) / temperature
+    target = jax.nn.sigmoid(teacher)
     cross_entropy = optax.sigmoid_binary_cross_entropy
-    said = cross_entropy(f32(student_logits) / temperature, share)
-    return temperature**2 * (said - cross_entropy(wanted, share))
+    return temperature**2 * (cross_entropy(student, target) - cross_entropy(teacher, target))
 
 
 def attention_kl_loss(
@@ -135,8 +135,8 @@ def attention_rank_loss(
     upper = jnp.take_along_axis(logits, top, -1)
     lower = jnp.take_along_axis(logits, bottom, -1)
     pairs = jax.nn.softplus(lower[:, None, :] - upper[:, :, None])
-    both = valid[:, None, :] & valid[:, :, None]
-    return masked_mean(pairs.reshape(len(pairs), -1), both.reshape(len(both), -1))
+    valid_pairs = valid[:, None, :] & valid[:, :, None]
+    return masked_mean(pairs.reshape(len(pairs), -1), valid_pairs.reshape(len(valid_pairs), -1))
 
 
 def instance_loss(

@@ -35,8 +35,8 @@ def make_loss(
     def loss_fn(params, constants, batch, key, train):
         del key, train  # the encoder has no dropout
         images = transform.normalise(batch["lr"])
-        wanted = blocks if lambda_layer else ()
-        output = module.apply({"params": params}, images, blocks=wanted)
+        supervised = blocks if lambda_layer else ()
+        output = module.apply({"params": params}, images, blocks=supervised)
         terms = {}
         if lambda_layer:
             tokens = jnp.stack([output.tokens[block] for block in blocks])

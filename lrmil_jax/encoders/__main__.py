@@ -9,13 +9,13 @@ from lrmil_jax import encoders
 
 def table() -> rich.table.Table:
     """One row an encoder."""
-    shown = rich.table.Table(box=rich.box.SIMPLE_HEAD)
+    listing = rich.table.Table(box=rich.box.SIMPLE_HEAD)
     for name in ("name", "embedding", "px", "patch", "um/px", "pooling", "licence", "weights from"):
-        shown.add_column(name, overflow="fold")
+        listing.add_column(name, overflow="fold")
     for name, entry in encoders.ENCODERS.items():
         module, transform = encoders.create(name), encoders.transform(name)
         cut = "" if transform.resize in (None, transform.px) else f" of {transform.resize}"
-        shown.add_row(
+        listing.add_row(
             name,
             str(module.embedding_width),
             f"{transform.px}{cut}",
@@ -25,7 +25,7 @@ def table() -> rich.table.Table:
             entry.licence + (" (on request)" if entry.gated else "") or "-",
             entry.source or "train your own, or any timm ViT of this size",
         )
-    return shown
+    return listing
 
 
 def main() -> None:

@@ -167,7 +167,7 @@ def _cudnn_even(
     if count % 2 == 0:
         return _cudnn(query, key, value)
     query, key, value = (
-        jnp.pad(one, ((0, 0), (0, 1), (0, 0), (0, 0))) for one in (query, key, value)
+        jnp.pad(array, ((0, 0), (0, 1), (0, 0), (0, 0))) for array in (query, key, value)
     )
     # Lengths, not a mask: cuDNN adds a mask to the scores as a bias, which costs a third more.
     lengths = jnp.full(batch, count, jnp.int32)

@@ -20,8 +20,8 @@ def _gelu(x: Float[Array, "*batch W"]) -> Float[Array, "*batch W"]:
         return nn.gelu(x, approximate=False)
     # In f32, rounded once; and by erf, of which a GPU has one, while XLA makes erfc of many
     # operations, which took a fifth of an encoder's time.
-    wide = x.astype(jnp.float32)
-    return (0.5 * wide * (1.0 + jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
+    x32 = x.astype(jnp.float32)
+    return (0.5 * x32 * (1.0 + jax.lax.erf(x32 * 0.5**0.5))).astype(x.dtype)
 
 
 ACTIVATIONS: dict[str, Callable] = {
@@ -163,19 +163,19 @@ class AttentionPool(nn.Module):
             x = nn.Dense(self.width, dtype=self.dtype, name=name)(x)
             return x.reshape(*x.shape[:-1], *shape)
 
-        asked = jnp.broadcast_to(project(query, "q")[None], (len(tokens), 1, *shape))
-        out = attend(asked, project(tokens, "k"), project(tokens, "v"))
+        queries = jnp.broadcast_to(project(query, "q")[None], (len(tokens), 1, *shape))
+        out = attend(queries, project(tokens, "k"), project(tokens, "v"))
         out = nn.Dense(self.width, dtype=self.dtype, name="proj")(
             out.reshape(len(tokens), self.width)
         )
         return LayerNorm(self.norm_eps, jnp.float32, name="norm")(out)
 
 
-def check_heads(what: str, width: int, heads: int) -> None:
+def check_heads(name: str, width: int, heads: int) -> None:
     """Refuses a width that the heads cannot share.
 
     Raises:
       ConfigError: it leaves a remainder.
     """
     if heads < 1 or width % heads:
-        raise ConfigError(f"{what} {width} cannot be shared out among {heads} heads.")
+        raise ConfigError(f"{name} {width} cannot be shared out among {heads} heads.")

@@ -67,8 +67,8 @@ def contrastive_loss(
         log_p = jnp.where(match, jax.nn.log_softmax(logits, axis=1), 0.0)
         return -jnp.sum(target * log_p, 1)
 
-    both = 0.5 * (cross_entropy(logits) + cross_entropy(logits.T))
-    return jnp.where(mask, both, 0.0)
+    loss = 0.5 * (cross_entropy(logits) + cross_entropy(logits.T))
+    return jnp.where(mask, loss, 0.0)
 
 
 def in_batch_accuracy(

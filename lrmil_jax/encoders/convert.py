@@ -74,26 +74,26 @@ def convert(
     Raises:
       WeightsError: missing, unexpected or misshapen tensors, all listed.
     """
-    named = {name.removeprefix(prefix): read for name, read in tensors.items()}
-    shapes, made, misshapen = parameter_shapes(module), {}, []
-    sources = {ours: _sources(layout, ours, module) for ours in shapes}
+    unprefixed = {name.removeprefix(prefix): read for name, read in tensors.items()}
+    shapes, params, misshapen = parameter_shapes(module), {}, []
+    sources = {param: _sources(layout, param, module) for param in shapes}
     needed = {_PART.sub(r"\1", name) for names in sources.values() for name in names}
-    missing = sorted(needed - named.keys())
+    missing = sorted(needed - unprefixed.keys())
     unexpected = sorted(
-        name for name in named.keys() - needed if not name.startswith(layout.ignored or "\0")
+        name for name in unprefixed.keys() - needed if not name.startswith(layout.ignored or "\0")
     )
-    for ours, names in sources.items():
+    for param, names in sources.items():
         if any(_PART.sub(r"\1", name) in missing for name in names):
             continue
-        values = [_read(named, name) for name in names]
-        value = _make(ours, values, shapes[ours], module, layout)
-        if value is None or value.shape != shapes[ours]:
-            told = ", ".join(f"{n} {v.shape}" for n, v in zip(names, values, strict=True))
-            misshapen.append(f"{told} for {ours} {shapes[ours]}")
+        values = [_read(unprefixed, name) for name in names]
+        value = _make(param, values, shapes[param], module, layout)
+        if value is None or value.shape != shapes[param]:
+            stored_shapes = ", ".join(f"{n} {v.shape}" for n, v in zip(names, values, strict=True))
+            misshapen.append(f"{stored_shapes} for {param} {shapes[param]}")
         elif not missing and not unexpected and not misshapen:
-            made[ours] = place(ours, np.ascontiguousarray(value, np.float32))
+            params[param] = place(param, np.ascontiguousarray(value, np.float32))
     refuse(path, missing, unexpected, misshapen)
-    return made
+    return params
 
 
 def refuse(path: Path, missing: list[str], unexpected: list[str], misshapen: list[str]) -> None:
@@ -105,67 +105,67 @@ def refuse(path: Path, missing: list[str], unexpected: list[str], misshapen: lis
     kinds = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
     problems = []
     for kind, keys in kinds.items():
-        more = f" and {len(keys) - _LISTED} more" if len(keys) > _LISTED else ""
+        suffix = f" and {len(keys) - _LISTED} more" if len(keys) > _LISTED else ""
         if keys:
-            problems.append(f"{len(keys)} {kind} ({', '.join(keys[:_LISTED])}{more})")
+            problems.append(f"{len(keys)} {kind} ({', '.join(keys[:_LISTED])}{suffix})")
     if problems:
         raise WeightsError(f"Weights {path} do not fit the encoder: {'; '.join(problems)}.")
 
 
-def _sources(layout: Layout, ours: str, module: nn.Module) -> tuple[str, ...]:
-    if ours in ("cls_position", "grid_position"):
-        ours = "positions"
+def _sources(layout: Layout, param: str, module: nn.Module) -> tuple[str, ...]:
+    if param in ("cls_position", "grid_position"):
+        param = "positions"
     try:
-        names = layout.sources(ours, mlp=module.mlp)
+        names = layout.sources(param, mlp=module.mlp)
     except KeyError:
-        return (f"({ours})",)  # in no file of this layout: it will be told as missing
-    folded = ours == "registers" or (ours == "cls_token" and not module.class_position)
+        return (f"({param})",)  # in no file of this layout: it will be told as missing
+    folded = param == "registers" or (param == "cls_token" and not module.class_position)
     return (*names, *layout.sources("positions", mlp=module.mlp)) if folded else names
 
 
-def _read(named: Tensors, name: str) -> np.ndarray:
+def _read(tensors: Tensors, name: str) -> np.ndarray:
     part = _PART.fullmatch(name)
     if part is None:
-        return np.asarray(named[name](), np.float32)
-    whole, index, count = part.group(1), int(part.group(2)), int(part.group(3))
-    value = np.asarray(named[whole](), np.float32)
+        return np.asarray(tensors[name](), np.float32)
+    whole_name, index, count = part.group(1), int(part.group(2)), int(part.group(3))
+    value = np.asarray(tensors[whole_name](), np.float32)
     size = len(value) // count
     return value[index * size : (index + 1) * size]
 
 
 def _make(
-    ours: str,
+    param: str,
     values: list[np.ndarray],
     shape: tuple[int, ...],
     module: nn.Module,
     layout: Layout,
 ) -> np.ndarray | None:
     """One parameter of the given shape, or None if the tensors cannot make it."""
-    name = ours.rpartition("/")[2]
+    name = param.rpartition("/")[2]
     if not values:
         return np.zeros(shape, np.float32)
-    if ours in ("cls_position", "grid_position", "cls_token", "registers"):
-        return _make_first(ours, values, module, layout)
-    if ours == "patch_embed/kernel":
+    if param in ("cls_position", "grid_position", "cls_token", "registers"):
+        return _make_first(param, values, module, layout)
+    if param == "patch_embed/kernel":
         kernel = values[0]
         return kernel.transpose(2, 3, 1, 0).reshape(-1, len(kernel)) if kernel.ndim == 4 else None
     if name == "kernel":
         if any(value.ndim != 2 for value in values):
             return None
         joined = np.concatenate(values)
-        turned = ours != "projection/kernel" or layout.projection_out_first
-        return joined.T if turned else joined
+        transposed = param != "projection/kernel" or layout.projection_out_first
+        return joined.T if transposed else joined
     joined = np.concatenate(values)
     return joined.reshape(shape) if joined.size == math.prod(shape) else joined
 
 
 def _make_first(
-    ours: str, values: list[np.ndarray], module: nn.Module, layout: Layout
+    param: str, values: list[np.ndarray], module: nn.Module, layout: Layout
 ) -> np.ndarray | None:
     """Class token, registers and positions: the table of positions may hold all three's."""
-    table = values[-1] if len(values) == 2 or ours.endswith("position") else None
-    own = values[0].reshape(-1, module.width) if values[0].size % module.width == 0 else None
-    if own is None:
+    table = values[-1] if len(values) == 2 or param.endswith("position") else None
+    tokens = values[0].reshape(-1, module.width) if values[0].size % module.width == 0 else None
+    if tokens is None:
         return None
     first, grid = None, None
     if table is not None:
@@ -173,13 +173,13 @@ def _make_first(
         first, grid = _split_positions(table, module)
         if grid is None:
             return None
-    if ours == "grid_position":
+    if param == "grid_position":
         return resample(grid, module.px // module.patch, layout.resampling)
-    if ours == "cls_position":
+    if param == "cls_position":
         return first[0] if len(first) else None
-    if ours == "cls_token":
-        return own[0] if first is None or not len(first) else own[0] + first[0]
-    return own + first[1:] if len(first) == 1 + len(own) else own
+    if param == "cls_token":
+        return tokens[0] if first is None or not len(first) else tokens[0] + first[0]
+    return tokens + first[1:] if len(first) == 1 + len(tokens) else tokens
 
 
 def _split_positions(

@@ -105,13 +105,13 @@ class LanguageTransformer(nn.Module):
         count = self.tokens + self.class_token
         positions = jnp.asarray(self.param("position", normal, (count, self.width)))
         if self.class_token:
-            x, seen = self._with_class_token(tokens, mask, jnp.asarray(table), positions)
+            x, visible = self._with_class_token(tokens, mask, jnp.asarray(table), positions)
         else:
             x = jnp.asarray(table)[tokens] + positions[None, : tokens.shape[1]]
-            seen = _causal(len(x), x.shape[1])
+            visible = _causal(len(x), x.shape[1])
         for index in range(self.depth):
             block = Block(self.heads, mlp=self.mlp, norm_eps=self.norm_eps, name=f"block_{index}")
-            x = block(x, seen)
+            x = block(x, visible)
         last = x.shape[1] - 1 if self.class_token else jnp.maximum(mask.sum(1) - 1, 0)
         return LayerNorm(self.norm_eps, jnp.float32, name="norm")(x[jnp.arange(len(x)), last])
 
@@ -134,9 +134,9 @@ class LanguageTransformer(nn.Module):
         class_embedding = self.param("class_embedding", nn.initializers.normal(0.01), (self.width,))
         x = table[tokens] + positions[None, : tokens.shape[1]]
         last = jnp.broadcast_to(class_embedding + positions[-1], (len(x), 1, self.width))
-        by_class = jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
-        seen = _causal(len(x), x.shape[1] + 1).at[:, -1].set(by_class)
-        return jnp.concatenate([x, last], 1), seen
+        class_row = jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
+        visible = _causal(len(x), x.shape[1] + 1).at[:, -1].set(class_row)
+        return jnp.concatenate([x, last], 1), visible
 
 
 def _causal(batch: int, count: int) -> Bool[Array, "{batch} {count} {count}"]:
@@ -279,11 +279,11 @@ def load(name: str, path: str | Path, *, tokenizer: str | Path, **sizes: Any) ->
         raise ConfigError(f"Text tower {name!r} does not take these sizes: {error}.") from error
     shapes = _parameter_shapes(module, shared_width)
     flat = text_files.read_parameters(Path(path), shapes)
-    found = text_files.read_tokenizer(tokenizer)
-    _check_tokenizer(found, Path(tokenizer), module)
+    sentence_tokenizer = text_files.read_tokenizer(tokenizer)
+    _check_tokenizer(sentence_tokenizer, Path(tokenizer), module)
     return Tower(
         sizes=sizes,
-        tokenizer=found,
+        tokenizer=sentence_tokenizer,
         params=traverse_util.unflatten_dict(flat, sep="/"),
         weights_hash=pretrained.weights_hash(path),
     )
@@ -300,20 +300,20 @@ def _parameter_shapes(module: LanguageTransformer, shared_width: int) -> dict[st
     return shapes
 
 
-def _check_tokenizer(found: SentenceTokenizer, path: Path, module: LanguageTransformer) -> None:
+def _check_tokenizer(tokenizer: SentenceTokenizer, path: Path, module: LanguageTransformer) -> None:
     """Refuses a tokenizer whose numbers this tower's table cannot mean."""
-    if found.size != module.vocabulary:
+    if tokenizer.size != module.vocabulary:
         raise WeightsError(
-            f"Tokenizer {path} has {found.size} tokens, the text tower {module.vocabulary}: give "
-            "the tokenizer that is published with it."
+            f"Tokenizer {path} has {tokenizer.size} tokens, the text tower {module.vocabulary}: "
+            "give the tokenizer that is published with it."
         )
     # What CONCH's class token does not see is 0; CLIP's code finds the end as the highest number.
     last = module.vocabulary - 1
-    what, number, expected = (
-        ("pad", found.pad, 0) if module.class_token else ("end", found.end, last)
+    token, number, expected = (
+        ("pad", tokenizer.pad, 0) if module.class_token else ("end", tokenizer.end, last)
     )
     if number != expected:
         raise WeightsError(
-            f"Tokenizer {path} has {number} as its {what} token, the text tower {expected}: give "
+            f"Tokenizer {path} has {number} as its {token} token, the text tower {expected}: give "
             "the tokenizer that is published with it."
         )

@@ -55,41 +55,41 @@ class Layout:
     resampling: str = TIMM_RESAMPLING
     projection_out_first: bool = True
 
-    def sources(self, ours: str, *, mlp: str) -> tuple[str, ...]:
+    def sources(self, param: str, *, mlp: str) -> tuple[str, ...]:
         """The tensors that one of our parameters is made of.
 
         Args:
-          ours: '/'-joined path of the parameter.
+          param: '/'-joined path of the parameter.
           mlp: of the module.
 
         Raises:
           KeyError: this layout has nothing of the kind.
         """
-        block = re.match(r"block_(\d+)/(.*)", ours)
+        block = re.match(r"block_(\d+)/(.*)", param)
         names = self.top
         if block:
-            number, ours = block.groups()
+            number, param = block.groups()
             names = {**self.block, **(self.swiglu if mlp == "swiglu" else {})}
-        module, _, leaf = ours.rpartition("/")
-        if ours in names:
-            found = names[ours]
+        module, _, leaf = param.rpartition("/")
+        if param in names:
+            tensors = names[param]
         else:
             suffix = {"kernel": ".weight", "scale": ".weight", "bias": ".bias"}[leaf]
-            found = names[module]
-            found = (found,) if isinstance(found, str) else found
-            found = tuple(name + suffix for name in found)
-        found = (found,) if isinstance(found, str) else found
-        return tuple(name.format(n=number) for name in found) if block else found
+            tensors = names[module]
+            tensors = (tensors,) if isinstance(tensors, str) else tensors
+            tensors = tuple(name + suffix for name in tensors)
+        tensors = (tensors,) if isinstance(tensors, str) else tensors
+        return tuple(name.format(n=number) for name in tensors) if block else tensors
 
 
 def _prefixed(prefix: str, names: Mapping[str, str]) -> dict[str, str]:
-    return {ours: prefix + theirs for ours, theirs in names.items()}
+    return {param: prefix + tensor for param, tensor in names.items()}
 
 
 def _hugging_face(block: Mapping[str, str | tuple[str, ...]], **top: str) -> dict:
     part = "encoder.layer.{n}."
     attention = tuple(f"{part}attention.attention.{name}" for name in ("query", "key", "value"))
-    names = {ours: part + theirs for ours, theirs in block.items()}
+    names = {param: part + tensor for param, tensor in block.items()}
     return {
         "top": {
             "patch_embed": "embeddings.patch_embeddings.projection",

@@ -54,17 +54,17 @@ def _forward(x, epsilon):
     return standard, (standard, inverse, jnp.zeros(0, x.dtype))
 
 
-def _backward(epsilon, saved, grad):
+def _backward(epsilon, residuals, grad):
     """dx = (dh - mean dh - h mean(dh h)) / sd, for h the standardised x."""
     del epsilon
-    standard, inverse, like = saved
-    return (_pulled(standard, inverse, grad).astype(like.dtype),)
+    standard, inverse, like = residuals
+    return (_pullback(standard, inverse, grad).astype(like.dtype),)
 
 
 standardise.defvjp(_forward, _backward)
 
 
-def _pulled(standard, inverse, grad):
+def _pullback(standard, inverse, grad):
     along = (grad * standard).mean(-1, keepdims=True)
     return inverse * (grad - grad.mean(-1, keepdims=True) - standard * along)
 
@@ -101,13 +101,13 @@ def _halves_forward(x, scale, bias, epsilon):
     return out, (x, scale, x32[..., :1] + mean, inverse)
 
 
-def _halves_backward(epsilon, saved, grad):
+def _halves_backward(epsilon, residuals, grad):
     del epsilon
-    x, scale, mean, inverse = saved
+    x, scale, mean, inverse = residuals
     standard = (x.astype(jnp.float32) - mean) * inverse
-    others = tuple(range(x.ndim - 1))
-    dx = _pulled(standard, inverse, grad * scale).astype(x.dtype)
-    return dx, (grad * standard).sum(others, keepdims=True), grad.sum(others, keepdims=True)
+    leading = tuple(range(x.ndim - 1))
+    dx = _pullback(standard, inverse, grad * scale).astype(x.dtype)
+    return dx, (grad * standard).sum(leading, keepdims=True), grad.sum(leading, keepdims=True)
 
 
 normalise_halves.defvjp(_halves_forward, _halves_backward)

@@ -58,12 +58,10 @@ def locate(weights: str | Path) -> Path:
     if not weights.startswith(SHIPPED):
         return Path(weights)
     name = weights.removeprefix(SHIPPED)
-    known = sorted(path.parent.name for path in _SHIPPED_FOLDER.glob("*/encoder.safetensors"))
-    if name not in known:
-        raise WeightsError(
-            f"No encoder {name!r} is shipped: use {' or '.join(SHIPPED + one for one in known)}, "
-            "or the path of a file."
-        )
+    shipped = sorted(path.parent.name for path in _SHIPPED_FOLDER.glob("*/encoder.safetensors"))
+    if name not in shipped:
+        choices = " or ".join(SHIPPED + tower for tower in shipped)
+        raise WeightsError(f"No encoder {name!r} is shipped: use {choices}, or the path of a file.")
     return _SHIPPED_FOLDER / name / "encoder.safetensors"
 
 
@@ -158,14 +156,15 @@ def _published(
         flat = dict(entry.convert({name: read() for name, read in tensors.items()}))
         _check_fit(path, module, flat)
         return {key: place(key, np.asarray(value, np.float32)) for key, value in flat.items()}
-    found = convert.find_layout(tensors.keys(), entry.layout)
-    if found is None or entry.layout is None:
-        some = ", ".join(sorted(tensors)[:3])
+    match = convert.find_layout(tensors.keys(), entry.layout)
+    if match is None or entry.layout is None:
+        examples = ", ".join(sorted(tensors)[:3])
         raise WeightsError(
-            f"{path} holds no image encoder of a known kind (its tensors begin with {some}): give "
-            "the weights file of the encoder that encoder.name says, as its publisher offers it."
+            f"{path} holds no image encoder of a known kind (its tensors begin with {examples}): "
+            "give the weights file of the encoder that encoder.name says, as its publisher offers "
+            "it."
         )
-    layout, prefix = found
+    layout, prefix = match
     return convert.convert(path, module, tensors, layout=layout, prefix=prefix, place=place)
 
 

@@ -115,8 +115,10 @@ def initial(
       seed: not negative.
     """
     limit = bound(tower)
-    drawn = np.random.default_rng(seed).uniform(-limit, limit, shape(tower, count=count, deep=deep))
-    return drawn.astype(np.float32)
+    values = np.random.default_rng(seed).uniform(
+        -limit, limit, shape(tower, count=count, deep=deep)
+    )
+    return values.astype(np.float32)
 
 
 def save(
@@ -168,17 +170,17 @@ def load(path: str | Path, *, encoder_hash: str) -> tuple[Float[np.ndarray, "L P
 
 
 def _check(path: str | Path, tensors: dict[str, np.ndarray], header: dict[str, Any]) -> None:
-    found = {name: value.shape for name, value in tensors.items()}
-    deep, layers = header.get("deep"), found.get(_TENSOR, ())[:1]
-    whole = (
-        list(found) == [_TENSOR]
-        and len(found[_TENSOR]) == 3
+    shapes = {name: value.shape for name, value in tensors.items()}
+    deep, layers = header.get("deep"), shapes.get(_TENSOR, ())[:1]
+    valid = (
+        list(shapes) == [_TENSOR]
+        and len(shapes[_TENSOR]) == 3
         and isinstance(header.get("encoder"), str)
         and isinstance(deep, bool)
         and (deep or layers == (1,))
     )
-    if not whole:
+    if not valid:
         raise WeightsError(
-            f"{path} says that it holds prompts, but what it has are tensors {found} with deep = "
+            f"{path} says that it holds prompts, but what it has are tensors {shapes} with deep = "
             f"{deep!r}: copy it again, or train the prompts again."
         )

@@ -46,31 +46,31 @@ def spec(name: str) -> EncoderSpec:
       ConfigError: unknown name, or a file without such a line.
     """
     if name.endswith(".py"):
-        return _own_spec(Path(name))
+        return _user_spec(Path(name))
     if name not in ENCODERS:
-        near = difflib.get_close_matches(name, ENCODERS, n=1, cutoff=0.0)[0]
+        closest = difflib.get_close_matches(name, ENCODERS, n=1, cutoff=0.0)[0]
         raise ConfigError(
-            f"Unknown encoder {name!r}: did you mean {near!r}? Encoders: {', '.join(ENCODERS)}; "
+            f"Unknown encoder {name!r}: did you mean {closest!r}? Encoders: {', '.join(ENCODERS)}; "
             "or the path of a Python file with your own."
         )
     return ENCODERS[name]
 
 
-def _own_spec(path: Path) -> EncoderSpec:
+def _user_spec(path: Path) -> EncoderSpec:
     if not path.is_file():
         raise ConfigError(f"encoder.name is the file {path}, which does not exist.")
     try:
-        found = runpy.run_path(str(path)).get("ENCODER")
+        entry = runpy.run_path(str(path)).get("ENCODER")
     except Exception as error:  # whatever the user's own code runs into
         raise ConfigError(
             f"The encoder file {path} does not run: {type(error).__name__}: {error}."
         ) from error
-    if not isinstance(found, EncoderSpec):
+    if not isinstance(entry, EncoderSpec):
         raise ConfigError(
             f"The encoder file {path} must set ENCODER = EncoderSpec(...), from "
             "lrmil_jax.encoders.spec."
         )
-    return found
+    return entry
 
 
 def create(name: str, **kwargs: Any) -> nn.Module:
@@ -105,15 +105,15 @@ def transform(name: str, **kwargs: Any) -> Transform:
       ConfigError: unknown name, or a transform that is not of the encoder's own side.
     """
     entry = spec(name)
-    own, px = entry.transform, kwargs.get("px", entry.kwargs["px"])
-    if own is None:
+    published, px = entry.transform, kwargs.get("px", entry.kwargs["px"])
+    if published is None:
         return Transform(px)
-    if own.px != entry.kwargs["px"]:
+    if published.px != entry.kwargs["px"]:
         raise ConfigError(
             f"Encoder {name!r} takes images of {entry.kwargs['px']} px, but its transform makes "
-            f"them {own.px} px: give both the same px."
+            f"them {published.px} px: give both the same px."
         )
-    return own if px == own.px else dataclasses.replace(own, px=px, resize=None)
+    return published if px == published.px else dataclasses.replace(published, px=px, resize=None)
 
 
 def default_layers(depth: int) -> tuple[int, ...]:

@@ -36,9 +36,9 @@ def write_tensors(path: str | Path, flat: Mapping[str, AnyArray], about: Mapping
     # One entry: safetensors orders several at random, and the hash would follow.
     header = {METADATA_KEY: json.dumps(about, sort_keys=True)}
     # Not ascontiguousarray, which makes a vector of a scalar.
-    whole = {key: np.asarray(value, order="C") for key, value in flat.items()}
+    arrays = {key: np.asarray(value, order="C") for key, value in flat.items()}
     with files.atomic_path(path) as temporary:
-        temporary.write_bytes(safetensors.numpy.save(whole, metadata=header))
+        temporary.write_bytes(safetensors.numpy.save(arrays, metadata=header))
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -81,14 +81,14 @@ def open_tensors(path: str | Path) -> tuple[Tensors, dict[str, Any]]:
         header = opened.metadata() or {}
         if METADATA_KEY in header:
             header = json.loads(header[METADATA_KEY])
-        return {name: _Later(opened, name) for name in opened.keys()}, header  # noqa: SIM118
+        return {name: _LazyTensor(opened, name) for name in opened.keys()}, header  # noqa: SIM118
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise WeightsError(
             f"{path} is no whole safetensors file ({error}): copy or download it again."
         ) from error
 
 
-class _Later:
+class _LazyTensor:
     """A tensor of an open safetensors file."""
 
     def __init__(self, opened: safetensors.safe_open, name: str):
@@ -110,30 +110,31 @@ def _open_torch(path: Path) -> Tensors:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of old formats; what matters is raised
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle's, zip's and PyTorch's own, all for broken files
-        what = str(error).strip().split("\n")[0][:160]
+        reason = str(error).strip().split("\n")[0][:160]
         archive = "torchscript" in str(error).lower()
         hint = "it is a TorchScript archive" if archive else "copy or download it again"
         raise WeightsError(
-            f"{path} holds no PyTorch weights that can be read without running its code ({what}): "
-            f"{hint}, or use the publisher's safetensors file."
+            f"{path} holds no PyTorch weights that can be read without running its code "
+            f"({reason}): {hint}, or use the publisher's safetensors file."
         ) from error
     for wrapper in _WRAPPERS:
-        if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
-            found = found[wrapper]
-    if not isinstance(found, Mapping) or not found:
+        if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(wrapper), Mapping):
+            checkpoint = checkpoint[wrapper]
+    if not isinstance(checkpoint, Mapping) or not checkpoint:
         raise WeightsError(
-            f"{path} is a PyTorch file, but no state dict (it holds a {type(found).__name__}): "
-            "give the file with the model's weights."
+            f"{path} is a PyTorch file, but no state dict (it holds a "
+            f"{type(checkpoint).__name__}): give the file with the model's weights."
         )
-    odd = next((k for k, v in found.items() if not isinstance(v, torch.Tensor)), None)
-    if odd is not None:
+    non_tensor = next((k for k, v in checkpoint.items() if not isinstance(v, torch.Tensor)), None)
+    if non_tensor is not None:
         raise WeightsError(
-            f"{path} is a PyTorch file, but no state dict: {odd!r} is a "
-            f"{type(found[odd]).__name__}, not a tensor; give the file with the model's weights."
+            f"{path} is a PyTorch file, but no state dict: {non_tensor!r} is a "
+            f"{type(checkpoint[non_tensor]).__name__}, not a tensor; give the file with "
+            "the model's weights."
         )
-    return {name: _from_torch(value) for name, value in found.items()}
+    return {name: _from_torch(value) for name, value in checkpoint.items()}
 
 
 def _from_torch(value: Any) -> Callable[[], np.ndarray]:

@@ -174,13 +174,13 @@ class TextTower:
                 f"{encoder_hash[:12]}: use the encoder.safetensors that lies beside it."
             )
         flat = {key: np.asarray(value, np.float32) for key, value in flat.items()}
-        known = {"format", "sizes", "tokenizer", "encoder_hash"}
+        reserved = {"format", "sizes", "tokenizer", "encoder_hash"}
         return cls(
             sizes=about["sizes"],
             tokenizer=Tokenizer(about["tokenizer"]),
             params=traverse_util.unflatten_dict(flat, sep="/"),
             encoder_hash=about["encoder_hash"],
-            facts={key: value for key, value in about.items() if key not in known},
+            facts={key: value for key, value in about.items() if key not in reserved},
         )
 
 

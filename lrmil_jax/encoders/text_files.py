@@ -81,13 +81,13 @@ class SentenceTokenizer:
         encoded = self._inner.encode_batch(
             [self._clean(sentence) for sentence in sentences], add_special_tokens=False
         )
-        found = [[self.start, *encoding.ids, self.end] for encoding in encoded]
+        token_ids = [[self.start, *encoding.ids, self.end] for encoding in encoded]
         special = {self.start, self.end, self.pad}
-        for index, (sentence, ids) in enumerate(zip(sentences, found, strict=True)):
+        for index, (sentence, ids) in enumerate(zip(sentences, token_ids, strict=True)):
             if not sentence.strip() or len(ids) == 2:
                 raise DataError(
-                    f"sentence {index + 1} of {len(found)} is empty ({sentence!r}); write one or "
-                    "leave it away"
+                    f"sentence {index + 1} of {len(token_ids)} is empty ({sentence!r}); write "
+                    "one or leave it away"
                 )
             if not special.isdisjoint(ids[1:-1]):
                 raise DataError(
@@ -99,10 +99,10 @@ class SentenceTokenizer:
                     f"the sentence {sentence[:60]!r} has {len(ids)} tokens with its start and "
                     f"end, more than the {limit} that the text tower reads; shorten it"
                 )
-        lengths = np.array([len(ids) for ids in found])
+        lengths = np.array([len(ids) for ids in token_ids])
         mask = np.arange(lengths.max())[None] < lengths[:, None]
         tokens = np.zeros(mask.shape, np.int32)
-        tokens[mask] = np.concatenate(found)
+        tokens[mask] = np.concatenate(token_ids)
         return tokens, mask
 
 
@@ -160,8 +160,8 @@ def _read_json(file: Path) -> SentenceTokenizer:
 
 def _openai_tokenizer(file: Path) -> tokenizers.Tokenizer:
     """Numbers follow from the order: bytes, bytes that end a word, merges, start and end."""
-    opened = gzip.open if file.suffix == ".gz" else open
-    with opened(file, "rt", encoding="utf-8") as lines:
+    open_text = gzip.open if file.suffix == ".gz" else open
+    with open_text(file, "rt", encoding="utf-8") as lines:
         merges = [tuple(line.split()) for line in lines.read().split("\n")[1:] if line.strip()]
     merges = merges[:_OPENAI_MERGES]
     if not merges or any(len(merge) != 2 for merge in merges):
@@ -187,8 +187,8 @@ def _clip_tokenizer(
         ]
     )
     # Only those that there are: adding another would make the vocabulary larger.
-    known = [name for name in (_STARTS[0], _ENDS[0]) if name in vocabulary]
-    inner.add_special_tokens([tokenizers.AddedToken(name, normalized=False) for name in known])
+    special = [name for name in (_STARTS[0], _ENDS[0]) if name in vocabulary]
+    inner.add_special_tokens([tokenizers.AddedToken(name, normalized=False) for name in special])
     return inner
 
 
@@ -198,9 +198,9 @@ def clean_as_openai(text: str) -> str:
     They clean by `ftfy`; here are its rules for quotes, ligatures, full-width and control
     characters, and HTML entities, but not those that guess wrong encodings.
     """
-    before = None
-    while text != before:
-        before = text
+    previous = None
+    while text != previous:
+        previous = text
         text = html.unescape(text) if "<" not in text else text
         text = unicodedata.normalize("NFC", text.translate(_PLAIN))
     return " ".join(html.unescape(html.unescape(text)).split()).lower()
@@ -289,26 +289,26 @@ def read_parameters(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[s
     """
     tensors, _ = open_tensors(path)
     layout, prefix = _find_layout(path, tensors)
-    named = {name.removeprefix(prefix): read for name, read in tensors.items()}
-    sources = {ours: _sources(layout, ours) for ours in shapes}
+    unprefixed = {name.removeprefix(prefix): read for name, read in tensors.items()}
+    sources = {param: _sources(layout, param) for param in shapes}
     needed = {name for names in sources.values() for name in names}
-    missing = sorted(needed - named.keys())
+    missing = sorted(needed - unprefixed.keys())
     unexpected = sorted(
-        name for name in named.keys() - needed if not name.startswith(layout.ignored)
+        name for name in unprefixed.keys() - needed if not name.startswith(layout.ignored)
     )
-    found, misshapen = {}, []
-    for ours, names in sources.items():
-        if not named.keys() >= set(names):
+    params, misshapen = {}, []
+    for param, names in sources.items():
+        if not unprefixed.keys() >= set(names):
             continue
-        values = [np.asarray(named[name](), np.float32) for name in names]
-        value = _as_ours(ours, values, layout)
-        if value is None or value.shape != shapes[ours]:
-            told = ", ".join(f"{n} {v.shape}" for n, v in zip(names, values, strict=True))
-            misshapen.append(f"{told} for {ours} {shapes[ours]}")
+        values = [np.asarray(unprefixed[name](), np.float32) for name in names]
+        value = _as_param(param, values, layout)
+        if value is None or value.shape != shapes[param]:
+            stored_shapes = ", ".join(f"{n} {v.shape}" for n, v in zip(names, values, strict=True))
+            misshapen.append(f"{stored_shapes} for {param} {shapes[param]}")
         else:
-            found[ours] = value
+            params[param] = value
     refuse(path, missing, unexpected, misshapen)
-    return found
+    return params
 
 
 def _find_layout(path: Path, names: Collection[str]) -> tuple[Layout, str]:
@@ -323,20 +323,20 @@ def _find_layout(path: Path, names: Collection[str]) -> tuple[Layout, str]:
     )
 
 
-def _sources(layout: Layout, ours: str) -> tuple[str, ...]:
+def _sources(layout: Layout, param: str) -> tuple[str, ...]:
     try:
-        return layout.sources(ours.removeprefix("text/"), mlp="gelu")
+        return layout.sources(param.removeprefix("text/"), mlp="gelu")
     except KeyError:
-        return (f"({ours})",)  # in no file of this layout: it will be told as missing
+        return (f"({param})",)  # in no file of this layout: it will be told as missing
 
 
-def _as_ours(ours: str, values: list[np.ndarray], layout: Layout) -> np.ndarray | None:
+def _as_param(param: str, values: list[np.ndarray], layout: Layout) -> np.ndarray | None:
     """One parameter, or None if the tensors cannot be joined."""
     if len({(value.ndim, value.shape[1:]) for value in values}) > 1:
         return None
-    if ours == "log_scale" and values[0].size == 1:
+    if param == "log_scale" and values[0].size == 1:
         return values[0].reshape(())
     value = values[0] if len(values) == 1 else np.concatenate(values)
-    stored_in_first = "projection" in ours and not layout.projection_out_first
-    turned = ours.endswith("kernel") and not stored_in_first
-    return np.ascontiguousarray(value.T if turned else value)
+    stored_in_first = "projection" in param and not layout.projection_out_first
+    transposed = param.endswith("kernel") and not stored_in_first
+    return np.ascontiguousarray(value.T if transposed else value)

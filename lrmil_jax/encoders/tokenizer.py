@@ -67,10 +67,10 @@ class Tokenizer:
         Raises:
           DataError: a sentence is empty, or longer than `limit`.
         """
-        found = [
+        token_ids = [
             encoding.ids for encoding in self._inner.encode_batch([*map(str.strip, sentences)])
         ]
-        for sentence, ids in zip(sentences, found, strict=True):
+        for sentence, ids in zip(sentences, token_ids, strict=True):
             if not sentence.strip():
                 raise DataError("a caption is empty; write a sentence or leave it away")
             if len(ids) > limit:
@@ -79,8 +79,8 @@ class Tokenizer:
                     "that the text tower reads; shorten it, or train with a larger "
                     "pretrain.text_tokens"
                 )
-        lengths = np.array([len(ids) for ids in found])
+        lengths = np.array([len(ids) for ids in token_ids])
         mask = np.arange(lengths.max())[None] < lengths[:, None]
         tokens = np.zeros(mask.shape, np.int32)
-        tokens[mask] = np.concatenate(found)
+        tokens[mask] = np.concatenate(token_ids)
         return tokens, mask

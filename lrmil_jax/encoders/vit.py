@@ -93,9 +93,9 @@ class VisionTransformer(nn.Module):
         if self.patch < 1 or self.px % self.patch:
             raise ConfigError(f"{self.px} px are no whole number of patches of {self.patch} px.")
         check_heads("Width", self.width, self.heads)
-        for value, known, what in ((self.mlp, MLPS, "MLP"), (self.pool, POOLS, "pooling")):
-            if value not in known:
-                raise ConfigError(f"Unknown {what} {value!r}: use {', '.join(known)}.")
+        for value, choices, kind in ((self.mlp, MLPS, "MLP"), (self.pool, POOLS, "pooling")):
+            if value not in choices:
+                raise ConfigError(f"Unknown {kind} {value!r}: use {', '.join(choices)}.")
         if self.pool == "attention":
             check_heads("The pooler's width", self.pool_width, self.pool_heads)
             if self.pool_width < 1:
@@ -134,7 +134,7 @@ class VisionTransformer(nn.Module):
           ConfigError: a block that is not there, a side that is no multiple of the patch, or
             prompts of another shape.
         """
-        wanted = resolve_blocks(blocks, self.depth)
+        keys = resolve_blocks(blocks, self.depth)
         prompts = self._prompts(prompts)
         x, grid = self._embed(images)
         cls, tokens = {}, {}
@@ -143,7 +143,7 @@ class VisionTransformer(nn.Module):
             if index < len(prompts):
                 carried = jnp.broadcast_to(prompts[index], (len(x), *prompts[index].shape))
             x, carried = run_block(self._block(index), x, carried.astype(x.dtype))
-            for key in wanted.get(index, ()):
+            for key in keys.get(index, ()):
                 cls[key] = x[:, 0]
                 patches = x[:, 1 + self.registers :]
                 tokens[key] = patches.reshape(len(x), grid, grid, self.width)
@@ -243,25 +243,25 @@ def run_block(
     count = x.shape[1]
     if not prompts.shape[1]:
         return block(x), prompts
-    together = block(jnp.concatenate([x, prompts], 1))
-    return together[:, :count], together[:, count:]
+    joined = block(jnp.concatenate([x, prompts], 1))
+    return joined[:, :count], joined[:, count:]
 
 
 def resolve_blocks(blocks: tuple[int, ...], depth: int) -> dict[int, list[int]]:
-    """Block index from 0 -> the names by which the caller asked for it.
+    """Block index from 0 -> the numbers by which the caller asked for it.
 
     Raises:
       ConfigError: a block outside -depth .. depth - 1.
     """
-    wanted: dict[int, list[int]] = {}
+    keys: dict[int, list[int]] = {}
     for block in dict.fromkeys(blocks):
         if not -depth <= block < depth:
             raise ConfigError(
                 f"Block {block} is not there: an encoder of depth {depth} has blocks 0 to "
                 f"{depth - 1}, or -1 to {-depth} from the end."
             )
-        wanted.setdefault(block % depth, []).append(block)
-    return wanted
+        keys.setdefault(block % depth, []).append(block)
+    return keys
 
 
 def resample_positions(

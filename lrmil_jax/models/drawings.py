@@ -22,8 +22,8 @@ def thumbnail(config: ConfigDict, row) -> tuple[np.ndarray, float, int]:
     """What is drawn on, level-0 px per px of it, and the side of an LR patch in level-0 px."""
     mpp = label_csv.given_mpp(row)
     with open_slide(row.path, mpp, reader=config.prepare.reader) as slide:
-        drawn_on, downsample = picture(slide, cohorts.geometry(config))
-        return drawn_on, downsample, lesions.lr_side(config, slide.mpp)
+        background, downsample = picture(slide, cohorts.geometry(config))
+        return background, downsample, lesions.lr_side(config, slide.mpp)
 
 
 def save_attention(
@@ -47,20 +47,20 @@ def save_attention(
       high: its patches are HR patches.
     """
     truth = [
-        ", ".join(f"{name} {value}" for name, value in one.items())
-        for one in head.task.truth(rows).to_dict("records")
+        ", ".join(f"{name} {value}" for name, value in record.items())
+        for record in head.task.truth(rows).to_dict("records")
     ]
     pictures = []
-    for place, row in enumerate(rows.itertuples()):
-        logits, scores = head.predict_slide(store, place)
+    for index, row in enumerate(rows.itertuples()):
+        logits, scores = head.predict_slide(store, index)
         name = f"heatmaps/fold_{fold}-{row.slide_id}.png"
-        said = head.task.sentence(head.task.link(logits))
-        title = f"{row.slide_id}: {said} ({truth[place]})"
-        drawn_on, downsample, side = thumbnail(config, row)
+        sentence = head.task.sentence(head.task.link(logits))
+        title = f"{row.slide_id}: {sentence} ({truth[index]})"
+        background, downsample, side = thumbnail(config, row)
         if high:
             side //= cohorts.geometry(config).ratio
-        patches = store.places(place)["xy"], side, softmax(scores)
-        heatmap.save(folder / name, drawn_on, downsample, *patches, title=title)
+        patches = store.places(index)["xy"], side, softmax(scores)
+        heatmap.save(folder / name, background, downsample, *patches, title=title)
         pictures.append((name, title))
     return pictures
 
@@ -77,16 +77,16 @@ def save_regions(config: ConfigDict, workdir: Path, folder: Path) -> list[tuple[
         store = feature_sets.open_store(
             config, workdir, stage_files.selecting_folder(config, workdir, fold), names
         )
-        for place, row in enumerate(rows.itertuples()):
+        for index, row in enumerate(rows.itertuples()):
             scores, chosen = stage_files.read_chosen(workdir, fold, row.slide_id)
             name = f"regions/fold_{fold}-{row.slide_id}.png"
             title = f"{row.slide_id}: {len(chosen)} of {len(scores)} regions read at high power"
-            drawn_on, downsample, side = thumbnail(config, row)
+            background, downsample, side = thumbnail(config, row)
             heatmap.save(
                 folder / name,
-                drawn_on,
+                background,
                 downsample,
-                store.places(place)["xy"],
+                store.places(index)["xy"],
                 side,
                 scores[:, guides].max(1),
                 title=title,

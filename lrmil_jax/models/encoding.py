@@ -80,8 +80,8 @@ def encode_slides(
                 errors.append(error)
             bar.advance()
     if errors:
-        others = f" (and {len(errors) - 1} more slides, see above)" if errors[1:] else ""
-        raise DataError(f"{errors[0]}{others}")
+        suffix = f" (and {len(errors) - 1} more slides, see above)" if errors[1:] else ""
+        raise DataError(f"{errors[0]}{suffix}")
 
 
 def _begun(patches: Iterable[tuple[SlideJob, PatchSource]]) -> Iterator:
@@ -142,9 +142,9 @@ def write(
 
 def _note_damage(workdir: Path, job: SlideJob, damage: Sequence[dict]) -> None:
     """Keeps in the slide's status which HR patches could not be decoded."""
-    known = statuses.read(workdir, job.slide_id)["unreadable"]
-    others = [item for item in known if item["what"] != "hr"]
-    statuses.mark(workdir, job, unreadable=[*others, *damage])
+    recorded = statuses.read(workdir, job.slide_id)["unreadable"]
+    kept = [item for item in recorded if item["what"] != "hr"]
+    statuses.mark(workdir, job, unreadable=[*kept, *damage])
 
 
 class _Writer:

@@ -31,7 +31,7 @@ class Choices:
     chosen: list[Int[np.ndarray, " n"]]
 
     @property
-    def wanted(self) -> Int[np.ndarray, " n"]:
+    def union(self) -> Int[np.ndarray, " n"]:
         """Those of all members: what several chose is read once."""
         return np.unique(np.concatenate(self.chosen))
 
@@ -53,10 +53,12 @@ class Guide:
     def choose(self, features: list[Float[np.ndarray, "N D"]], slide_id: str) -> Choices:
         """Regions to read at HR, by each member's LR features."""
         # By its file's name, as a cohort's slide is by its id: the same slide, the same control.
-        found = [text_guidance.choose(self.config, self.space, rows, slide_id) for rows in features]
-        return Choices(features[0], found[0][0], [chosen for _, chosen in found])
+        selections = [
+            text_guidance.choose(self.config, self.space, rows, slide_id) for rows in features
+        ]
+        return Choices(features[0], selections[0][0], [chosen for _, chosen in selections])
 
-    def said(
+    def predict(
         self,
         heads: list[BagModel],
         choices: Choices,
@@ -72,18 +74,18 @@ class Guide:
         # Places among the LR patches that were read: others cannot have been chosen.
         places = high.places()
         parent = np.searchsorted(low.regions_read, places["parent"])
-        said = []
+        predictions = []
         for head, chosen in zip(heads, choices.chosen, strict=True):
-            own = np.isin(parent, chosen)
-            if not own.any():
+            in_chosen = np.isin(parent, chosen)
+            if not in_chosen.any():
                 raise SlideError(f"{visit.path}: none of the chosen regions can be decoded")
-            fused = text_guidance.fused_features(self.config, self.space, rows[own])
-            logits, weights = head.predict(fused, places["xy"][own])
-            present = np.ones(int(own.sum()), bool)
-            patches = len(choices.embedding)
-            mass = attention_mass.mass(weights, parent[own], patches, present)
-            said.append((head.task.link(logits), np.asarray(mass)))
-        return said
+            fused = text_guidance.fused_features(self.config, self.space, rows[in_chosen])
+            logits, weights = head.predict(fused, places["xy"][in_chosen])
+            mask = np.ones(int(in_chosen.sum()), bool)
+            num_patches = len(choices.embedding)
+            mass = attention_mass.mass(weights, parent[in_chosen], num_patches, mask)
+            predictions.append((head.task.link(logits), np.asarray(mass)))
+        return predictions
 
     def guidance(self, choices: Choices, xy: Int[np.ndarray, "N 2"], side: int) -> Guidance:
         """What led the choice, for those who look at it."""
@@ -94,14 +96,14 @@ class Guide:
             side=side,
             scores=choices.scores,
             likeness=choices.scores[:, guides].max(1),
-            chosen=choices.wanted,
-            sentences=self._fitting(choices.embedding[choices.wanted]),
+            chosen=choices.union,
+            sentences=self._fitting(choices.embedding[choices.union]),
         )
 
     def _fitting(self, rows: Float[np.ndarray, "n D"]) -> list[str]:
         """The description that fits each LR patch best."""
         texts = self.space.texts
-        every = [sentence for of_class in texts.sentences for sentence in of_class]
-        seen = np.asarray(self.space.project(np.asarray(rows, np.float32)))
-        best = (seen @ np.concatenate(texts.sentence_embedding).T).argmax(1)
-        return [every[index] for index in best]
+        sentences = [sentence for of_class in texts.sentences for sentence in of_class]
+        projected = np.asarray(self.space.project(np.asarray(rows, np.float32)))
+        best = (projected @ np.concatenate(texts.sentence_embedding).T).argmax(1)
+        return [sentences[index] for index in best]

@@ -39,8 +39,8 @@ def write(
     """
     copies = {
         folder / member / name: origin
-        for member, own in members.items()
-        for name, origin in own.items()
+        for member, member_files in members.items()
+        for name, origin in member_files.items()
     }
     copies |= {folder / name: origin for name, origin in shared.items()}
     for target, origin in copies.items():
@@ -103,9 +103,9 @@ def _refuse_other_schema(folder: Path, version: int) -> None:
 
 
 def _find(folder: Path) -> Path:
-    for found in (folder, folder / "model"):
-        if (found / "model.json").is_file():
-            return found
+    for candidate in (folder, folder / "model"):
+        if (candidate / "model.json").is_file():
+            return candidate
     raise WeightsError(
         f"--model {folder} holds no model.json; give the folder `model` of a trained --workdir"
     )
@@ -126,8 +126,8 @@ def _reader(
     member's prompts, if there are any, make of the tower at LR."""
     weights, tuned = part / "encoder.safetensors", part / "prompts.safetensors"
     if tower is None or weights.is_file():
-        own = loading.load_encoder(encoder["name"], weights, dtype=encoder["dtype"])
-        return loading.low_resolution(own, geometry)
+        lr_encoder = loading.load_encoder(encoder["name"], weights, dtype=encoder["dtype"])
+        return loading.low_resolution(lr_encoder, geometry)
     if high:
         return tower
     reader = loading.low_resolution(tower, geometry)

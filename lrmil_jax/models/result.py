@@ -73,8 +73,8 @@ class SlideResult:
     @property
     def predicted(self) -> float | int | str:
         """The predicted class; of a task without classes the first that it predicts."""
-        found = self.prediction
-        return found["predicted"] if "predicted" in found else next(iter(found.values()))
+        columns = self.prediction
+        return columns["predicted"] if "predicted" in columns else next(iter(columns.values()))
 
 
 def picture(

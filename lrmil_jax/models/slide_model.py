@@ -63,10 +63,10 @@ class SlideModel:
         Raises:
           SlideError: it cannot be opened, has no um/px, no tissue or no readable patch.
         """
-        (found,) = self.predict_many([path], [mpp])
-        if isinstance(found, UserError):
-            raise found
-        return found
+        (result,) = self.predict_many([path], [mpp])
+        if isinstance(result, UserError):
+            raise result
+        return result
 
     def predict_many(
         self, paths: Iterable[Path | str], mpp: Iterable[float | None] | None = None
@@ -86,12 +86,12 @@ class SlideModel:
         paths = [Path(path) for path in paths]
         mpp = [None] * len(paths) if mpp is None else list(mpp)
         visits = planned(zip(paths, mpp, strict=True), self.settings, high=self._reads_high)
-        found = self._read(visits) if self.guide is None else self._read_guided(visits)
-        for visit, features in found:
+        encoded = self._read(visits) if self.guide is None else self._read_guided(visits)
+        for visit, features in encoded:
             try:
                 if isinstance(features, UserError):
                     raise features
-                yield self._said(visit, features)
+                yield self._result(visit, features)
             except UserError as error:
                 yield error
             finally:
@@ -118,7 +118,7 @@ class SlideModel:
             count = len(visit.plan.lattice.lr_xy)
             return SlideError(f"{visit.path}: none of its {count} patches could be decoded")
         target = schema.FEATURE_DTYPES[self.dtype]
-        return [one["embedding"].astype(target) for one in encoded]
+        return [output["embedding"].astype(target) for output in encoded]
 
     def _read_guided(self, visits: Iterable[Visit]) -> Iterator[tuple[Visit, list | UserError]]:
         """Every slide with what its LR patches chose and the HR features of that."""
@@ -135,43 +135,45 @@ class SlideModel:
                 yield visit, [choices, encoded[0]["embedding"].astype(
                     schema.FEATURE_DTYPES[self.dtype])]  # fmt: skip
 
-    def _choices(self, read: Iterable[tuple[Visit, list | UserError]]):
+    def _choices(self, encoded: Iterable[tuple[Visit, list | UserError]]):
         """After LR: what to read at HR, for `stream`."""
-        for visit, features in read:
+        for visit, features in encoded:
             if isinstance(features, UserError):
                 yield (visit, None), _raising(features)
                 continue
             start = time.perf_counter()
             choices = self.guide.choose(features, visit.path.stem)
-            there = visit.sources[0].regions_read
+            regions_read = visit.sources[0].regions_read
             visit.seconds["select"] = time.perf_counter() - start
-            wanted = there[choices.wanted].tolist()
-            yield (visit, choices), visit.patches(self.settings, high=True, chosen=wanted)
+            chosen = regions_read[choices.union].tolist()
+            yield (visit, choices), visit.patches(self.settings, high=True, chosen=chosen)
 
-    def _said(self, visit: Visit, features: list) -> SlideResult:
+    def _result(self, visit: Visit, features: list) -> SlideResult:
         start = time.perf_counter()
-        cells, guidance = visit.plan.lattice, None
+        lattice, guidance = visit.plan.lattice, None
         if self.guide is None:
             heads = zip(self.members, features, strict=True)
             xy = visit.sources[0].places()["xy"]
-            said = [_predicted(head, rows, xy) for (_, head), rows in heads]
+            predictions = [_predicted(head, rows, xy) for (_, head), rows in heads]
             places, encoded = visit.sources[0].places(), sum(map(len, features))
-            side = cells.child_side if self.high else cells.lr_side
+            side = lattice.child_side if self.high else lattice.lr_side
             read_side = side
         else:
             choices, rows = features
-            said = self.guide.said([head for _, head in self.members], choices, rows, visit)
-            places, side, read_side = visit.sources[0].places(), cells.lr_side, cells.child_side
+            predictions = self.guide.predict(
+                [head for _, head in self.members], choices, rows, visit
+            )
+            places, side, read_side = visit.sources[0].places(), lattice.lr_side, lattice.child_side
             encoded = len(self.members) * len(places["xy"]) + len(rows)
             guidance = self.guide.guidance(choices, places["xy"], side)
         visit.seconds["mil"] = time.perf_counter() - start
-        mean = np.mean([values for values, _ in said], axis=0)
+        mean = np.mean([values for values, _ in predictions], axis=0)
         columns = self.task.said(mean[None])
         return SlideResult(
             probabilities=dict(zip(self.task.parts, mean.tolist(), strict=True)),
             prediction={name: _plain(column[0]) for name, column in columns.items()},
             sentence=self.task.sentence(mean),
-            attention=np.mean([attention for _, attention in said], axis=0),
+            attention=np.mean([attention for _, attention in predictions], axis=0),
             xy=places["xy"],
             side=side,
             encoded=encoded,

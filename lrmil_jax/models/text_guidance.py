@@ -37,6 +37,6 @@ def fused_features(
     if config.fuse.how == "none":
         return feature
     mask = np.ones(len(feature), bool)
-    function = fuse.FUSIONS[config.fuse.how]
-    seen = np.asarray(space.project(feature))
-    return np.asarray(function(feature, seen, space.texts.embedding, mask, tau=config.fuse.tau))
+    fusion = fuse.FUSIONS[config.fuse.how]
+    projected = np.asarray(space.project(feature))
+    return np.asarray(fusion(feature, projected, space.texts.embedding, mask, tau=config.fuse.tau))

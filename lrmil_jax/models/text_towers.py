@@ -40,8 +40,8 @@ def load(config: ConfigDict, workdir: Path | None = None) -> TextTower | languag
 
 def projection(tower: TextTower | language.Tower) -> Float[np.ndarray, "D d"] | None:
     """What brings image embeddings into the shared space; None if they are there already."""
-    found = tower.params.get("image_projection")
-    return None if found is None else np.asarray(found["kernel"], np.float32)
+    layer = tower.params.get("image_projection")
+    return None if layer is None else np.asarray(layer["kernel"], np.float32)
 
 
 def digest(config: ConfigDict) -> str:
@@ -54,9 +54,9 @@ def digest(config: ConfigDict) -> str:
     files = [path]
     if tokenizer is not None:
         folder = tokenizer if tokenizer.is_dir() else tokenizer.parent
-        known = {folder / name for name in _TOKENIZERS} | {tokenizer}
-        files += sorted(one for one in known if one.is_file())
-    hashes = [pretrained.weights_hash(one) for one in files]
+        candidates = {folder / name for name in _TOKENIZERS} | {tokenizer}
+        files += sorted(file for file in candidates if file.is_file())
+    hashes = [pretrained.weights_hash(file) for file in files]
     return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
@@ -68,10 +68,10 @@ def _paths(config: ConfigDict) -> tuple[Path, Path | None]:
             "such as shipped:procedural"
         )
     weights, text = pretrained.locate(config.encoder.weights), config.text
-    given = None if text.weights is None else pretrained.locate(text.weights)
+    text_weights = None if text.weights is None else pretrained.locate(text.weights)
     if config.encoder.name in language.TEXT_SIZES:
-        return given or weights, Path(text.tokenizer or weights.parent)
-    path = given or weights.with_name("text.safetensors")
+        return text_weights or weights, Path(text.tokenizer or weights.parent)
+    path = text_weights or weights.with_name("text.safetensors")
     if not path.is_file():
         raise WeightsError(
             f"{path} does not exist: sentences need the text tower that was trained with the image "

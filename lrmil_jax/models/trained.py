@@ -102,12 +102,12 @@ def preflight(config: ConfigDict, *, encodes: bool = True) -> None:
       ConfigError: unknown encoder or head.
       WeightsError: `encoder.weights` names no file.
     """
-    given = config.encoder.weights
-    if given is not None and not pretrained.locate(given).is_file():
-        raise WeightsError(f"encoder.weights names {given}, which does not exist")
+    weights = config.encoder.weights
+    if weights is not None and not pretrained.locate(weights).is_file():
+        raise WeightsError(f"encoder.weights names {weights}, which does not exist")
     tiles = (config.data.tiles, config.data.captions)
     trains = any(part is not None for part in tiles) or config.synthetic.slides > 0
-    if encodes and given is None and not trains:
+    if encodes and weights is None and not trains:
         raise ConfigError(
             "encoder.weights is not set; give --config.encoder.weights=FILE.safetensors, or "
             "--config.data.tiles=FOLDER of labelled tiles, or --config.data.captions=CSV of tiles "
@@ -123,13 +123,13 @@ def lr_encoder(config: ConfigDict, workdir: Path, fold: int) -> Encoder:
     Raises:
       WeightsError: a file is missing, broken, or another tower's.
     """
-    found, geometry = lr_encoder_files(config, workdir, fold), cohorts.geometry(config)
-    if "encoder.safetensors" in found:
-        path = found["encoder.safetensors"]
+    lr_files, geometry = lr_encoder_files(config, workdir, fold), cohorts.geometry(config)
+    if "encoder.safetensors" in lr_files:
+        path = lr_files["encoder.safetensors"]
         encoder = loading.load_encoder(config.encoder.name, path, dtype=config.encoder.dtype)
         return loading.low_resolution(encoder, geometry)
     tower = loading.low_resolution(hr_encoder(config, workdir), geometry)
-    return loading.prompted(tower, found["prompts.safetensors"]) if found else tower
+    return loading.prompted(tower, lr_files["prompts.safetensors"]) if lr_files else tower
 
 
 def lr_encoder_files(config: ConfigDict, workdir: Path, fold: int) -> dict[str, Path]:

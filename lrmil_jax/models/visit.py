@@ -35,7 +35,7 @@ class Visit:
         self.seconds: dict[str, float] = {}
         self.sources: list[PatchSource] = []
         self.plan: regions.SlidePlan | None = None
-        self._mistake: UserError | None = None
+        self._error: UserError | None = None
         self._began = 0.0
 
     def open(self, settings: TilingSettings, *, high: bool) -> "Visit":
@@ -46,9 +46,9 @@ class Visit:
                 self.path, mpp=self._mpp, settings=settings, high_resolution=high
             )
         except UserError as error:
-            self._mistake = error
+            self._error = error
         except Exception as error:  # one slide's surprise must not stop the others
-            self._mistake = SlideError(f"{self.path}: {type(error).__name__}: {error}")
+            self._error = SlideError(f"{self.path}: {type(error).__name__}: {error}")
         self.seconds["open_tissue"] = time.perf_counter() - start
         return self
 
@@ -64,11 +64,11 @@ class Visit:
         Raises:
           SlideError: the slide could not be opened, or has no patches.
         """
-        if self._mistake is not None:
-            raise self._mistake
+        if self._error is not None:
+            raise self._error
         self._began = time.perf_counter()
-        cells = self.plan.lattice
-        places = Places(cells.lr_xy, cells.lr_side, cells.child_mask)
+        lattice = self.plan.lattice
+        places = Places(lattice.lr_xy, lattice.lr_side, lattice.child_mask)
         origin = OpenSlide(self.plan.slide, places, settings.geometry)
         self.sources.append(PatchSource(str(self.path), origin, high=high, chosen=chosen))
         yield from self.sources[-1]
@@ -88,7 +88,7 @@ class Visit:
           SlideError: a level was read that is finer than the patches' own.
         """
         slide, geometry = self.plan.slide, settings.geometry
-        drawn_on, downsample = result.picture(slide, geometry, self.plan.tissue)
+        picture, downsample = result.picture(slide, geometry, self.plan.tissue)
         levels, allowed = self.sources[0].levels, slide.source_level(geometry.patch_px, side)
         if min(levels) < allowed:
             raise SlideError(f"{self.path}: level {min(levels)} was read, finer than {allowed}")
@@ -99,7 +99,7 @@ class Visit:
             "read_log": levels,
             "finest_allowed": allowed,
             "unreadable": damage,
-            "picture": drawn_on,
+            "picture": picture,
             "picture_downsample": downsample,
         }
 

@@ -10,7 +10,7 @@ from lrmil_jax.patches.origins import OpenSlide, Region, stored_places
 from lrmil_jax.processes import DIED, Answer, LostError, Workers, usable_cores
 from lrmil_jax.slides import open_slide
 
-_TOGETHER = 4  # regions asked for at a time: 12 MB of children at 256 px and r = 4
+_GROUP_SIZE = 4  # regions asked for at a time: 12 MB of children at 256 px and r = 4
 
 
 class SlideFiles:
@@ -21,7 +21,7 @@ class SlideFiles:
         self._job: SlideJob | None = None
 
     def read(
-        self, job: SlideJob, wanted: Sequence[int], high: bool
+        self, job: SlideJob, indices: Sequence[int], high: bool
     ) -> tuple[list[Region], list[dict], dict[int, int]]:
         """The regions, what of them could not be decoded, and the pixels read of each level."""
         if job != self._job:
@@ -34,13 +34,17 @@ class SlideFiles:
             self._job = job
         slide = OpenSlide(self._slide, self._places, job.settings.geometry)
         before = slide.levels
-        regions = list(slide.regions(wanted, high=high))
-        read = {level: pixels - before.get(level, 0) for level, pixels in slide.levels.items()}
-        return regions, slide.damage, {level: pixels for level, pixels in read.items() if pixels}
+        regions = list(slide.regions(indices, high=high))
+        pixels_read = {
+            level: pixels - before.get(level, 0)
+            for level, pixels in slide.levels.items()
+            if pixels != before.get(level, 0)
+        }
+        return regions, slide.damage, pixels_read
 
 
-def _read(files: SlideFiles, job: SlideJob, wanted: Sequence[int], high: bool):
-    return files.read(job, wanted, high)
+def _read(files: SlideFiles, job: SlideJob, indices: Sequence[int], high: bool):
+    return files.read(job, indices, high)
 
 
 class SlideBeside:
@@ -57,49 +61,51 @@ class SlideBeside:
         self.damage: list[dict] = []
         self.levels: dict[int, int] = {}
 
-    def begin(self, wanted: Sequence[int] | None, *, high: bool) -> None:
+    def begin(self, indices: Sequence[int] | None, *, high: bool) -> None:
         """See `Origin`."""
-        if wanted is None:
-            wanted = range(len(stored_places(self._job.shard, self._job.settings.geometry).xy))
-        groups = (wanted[at : at + _TOGETHER] for at in range(0, len(wanted), _TOGETHER))
-        self._questions = (
-            self._readers.submit(_read, self._job, [int(one) for one in group], high)
+        if indices is None:
+            indices = range(len(stored_places(self._job.shard, self._job.settings.geometry).xy))
+        groups = (
+            indices[start : start + _GROUP_SIZE] for start in range(0, len(indices), _GROUP_SIZE)
+        )
+        self._requests = (
+            self._readers.submit(_read, self._job, [int(index) for index in group], high)
             for group in groups
         )
         self._answers = collections.deque()
-        self._ask(self._readers.room)
+        self._submit(self._readers.room)
 
-    def regions(self, wanted: Sequence[int] | None, *, high: bool) -> Iterator[Region]:
+    def regions(self, indices: Sequence[int] | None, *, high: bool) -> Iterator[Region]:
         """See `Origin`; after `begin` with the same arguments, or without."""
         if self._answers is None:
-            self.begin(wanted, high=high)
+            self.begin(indices, high=high)
         while self._answers:
             try:
                 regions, damage, levels = self._answers.popleft().result()
             except LostError as error:
                 raise SlideError(f"{self._job.path}: {DIED}") from error
-            self._ask(1)
+            self._submit(1)
             self.damage += damage
             for level, pixels in levels.items():
                 self.levels[level] = self.levels.get(level, 0) + pixels
             yield from regions
         self._answers = None
 
-    def _ask(self, count: int) -> None:
-        for _, answer in zip(range(count), self._questions, strict=False):
+    def _submit(self, count: int) -> None:
+        for _, answer in zip(range(count), self._requests, strict=False):
             self._answers.append(answer)
 
 
-def processes(wanted: int) -> int:
+def processes(workers: int) -> int:
     """How many processes read: `encoder.workers`, where 0 leaves all cores but one to them, and
     none where the device is this CPU, whose cores then have enough to do."""
-    if wanted:
-        return wanted
+    if workers:
+        return workers
     import jax  # late: the processes themselves need none
 
     return 1 if jax.default_backend() == "cpu" else max(1, usable_cores() - 1)
 
 
-def slide_readers(wanted: int) -> Workers:
+def slide_readers(workers: int) -> Workers:
     """The processes for `SlideBeside`; see `processes` for their number."""
-    return Workers(processes(wanted), label="reading", key="encoder.workers", held=SlideFiles())
+    return Workers(processes(workers), label="reading", key="encoder.workers", held=SlideFiles())

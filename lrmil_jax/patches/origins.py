@@ -58,10 +58,10 @@ class Origin(Protocol):
     damage: list[dict]
     levels: dict[int, int]
 
-    def begin(self, wanted: Sequence[int] | None, *, high: bool) -> None:
+    def begin(self, indices: Sequence[int] | None, *, high: bool) -> None:
         """Begins to read, where others do it; `regions` is asked for the same later."""
 
-    def regions(self, wanted: Sequence[int] | None, *, high: bool) -> Iterator[Region]:
+    def regions(self, indices: Sequence[int] | None, *, high: bool) -> Iterator[Region]:
         """The wanted regions in order, or all; with `high` their children instead of tiles."""
         ...
 
@@ -69,7 +69,7 @@ class Origin(Protocol):
 class ReadHere:
     """An origin that reads in this process, when it is asked."""
 
-    def begin(self, wanted: Sequence[int] | None, *, high: bool) -> None:
+    def begin(self, indices: Sequence[int] | None, *, high: bool) -> None:
         """See `Origin`: there is nothing to begin."""
 
 
@@ -90,15 +90,17 @@ class Shards(ReadHere):
         self.damage: list[dict] = []
         self.levels: dict[int, int] = {}
 
-    def regions(self, wanted: Sequence[int] | None, *, high: bool) -> Iterator[Region]:
+    def regions(self, indices: Sequence[int] | None, *, high: bool) -> Iterator[Region]:
         """See `Origin`."""
-        kept = ("lr_xy", "lr_side", "child_mask")
+        fields = ("lr_xy", "lr_side", "child_mask")
         if high:
             path = slide_jobs.mosaics_path(self._shard)
             features = schema.mosaic_features(self._geometry)
-            records = source.RecordSource([path], schema.RecordParser(features, (*kept, "hr")))
+            records = source.RecordSource([path], schema.RecordParser(features, (*fields, "hr")))
         else:
-            records = source.RecordSource([self._shard], tile_parser(self._geometry, (*kept, "lr")))
+            records = source.RecordSource(
+                [self._shard], tile_parser(self._geometry, (*fields, "lr"))
+            )
 
         def decode(index: int) -> Region:
             record = records[int(index)]
@@ -109,8 +111,8 @@ class Shards(ReadHere):
                 images = [source.decode_lr(record)]
             return Region(int(index), record["lr_xy"], int(record["lr_side"]), mask, images)
 
-        wanted = range(len(records)) if wanted is None else wanted
-        yield from source.stream(wanted, decode, threads=self._threads)
+        indices = range(len(records)) if indices is None else indices
+        yield from source.stream(indices, decode, threads=self._threads)
 
 
 class OpenSlide(ReadHere):
@@ -125,9 +127,9 @@ class OpenSlide(ReadHere):
         """See `Origin`."""
         return {int(level): int(pixels) for level, pixels in self._slide.read_log.items()}
 
-    def regions(self, wanted: Sequence[int] | None, *, high: bool) -> Iterator[Region]:
+    def regions(self, indices: Sequence[int] | None, *, high: bool) -> Iterator[Region]:
         """See `Origin`."""
-        for index in range(len(self._places.xy)) if wanted is None else wanted:
+        for index in range(len(self._places.xy)) if indices is None else indices:
             xy, mask = self._places.xy[index], self._places.child_mask[index].copy()
             images = self._children(xy, mask) if high else self._tile(xy)
             yield Region(int(index), xy, self._places.side, mask, images)
@@ -160,16 +162,16 @@ class SlideAtRegions(ReadHere):
         self.damage: list[dict] = []
         self.levels: dict[int, int] = {}
 
-    def regions(self, wanted: Sequence[int] | None, *, high: bool) -> Iterator[Region]:
+    def regions(self, indices: Sequence[int] | None, *, high: bool) -> Iterator[Region]:
         """See `Origin`."""
-        if wanted is not None and not len(wanted):
+        if indices is not None and not len(indices):
             return
         settings = self._job.settings
         places = stored_places(self._job.shard, settings.geometry)
         with open_slide(self._job.path, self._job.mpp, reader=settings.reader) as slide:
-            opened = OpenSlide(slide, places, settings.geometry)
-            yield from opened.regions(wanted, high=high)
-            self.damage, self.levels = opened.damage, opened.levels
+            origin = OpenSlide(slide, places, settings.geometry)
+            yield from origin.regions(indices, high=high)
+            self.damage, self.levels = origin.damage, origin.levels
 
 
 def tile_parser(geometry: Geometry, names: tuple[str, ...] = ("lr",)) -> schema.RecordParser:

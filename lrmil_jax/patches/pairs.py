@@ -45,7 +45,9 @@ class PatchPairs:
         self._ratio = geometry.ratio
         self._attention = None
         if attention is not None:
-            self._attention = np.concatenate([np.asarray(one, np.float32) for one in attention])
+            self._attention = np.concatenate(
+                [np.asarray(logits, np.float32) for logits in attention]
+            )
         # A region of which no child exists has no target record, so places are counted apart.
         first_region, region, rows = 0, [], []
         for count, target in zip(counts, targets, strict=True):
@@ -64,10 +66,10 @@ class PatchPairs:
         child, children = target["child"], self._ratio**2
         rows = slice(self._first_row[index], self._first_row[index + 1])
 
-        whole = len(child) == children and bool((np.diff(child) == 1).all())
+        complete = len(child) == children and bool((np.diff(child) == 1).all())
 
         def spread(values: np.ndarray) -> np.ndarray:
-            if whole:
+            if complete:
                 return values
             full = np.zeros((children, *values.shape[1:]), values.dtype)
             full[child] = values
@@ -106,13 +108,13 @@ class PatchPairs:
           flips: every example is turned and mirrored at random, its children with it.
           makers: processes that hold these pairs; None, or one, makes them here.
         """
-        beside = makers is not None and makers.count > 1
+        in_processes = makers is not None and makers.count > 1
         return source.training_batches(
-            _Beside(self, makers) if beside else self,
+            _Beside(self, makers) if in_processes else self,
             batch=batch,
             seed=seed,
             steps=steps,
-            threads=max(threads, makers.room) if beside else threads,
+            threads=max(threads, makers.room) if in_processes else threads,
             augment=Flip() if flips else None,
         )
 
@@ -154,6 +156,6 @@ class Flip(grain.transforms.RandomMap):
 
         square = ("lr", "child_cls", "child_mask")
         turned = {name: turn(element[name]) for name in square if name in element}
-        long = ("child_embedding", "attention")
-        flat = {name: turn_flat(element[name]) for name in long if name in element}
+        flattened = ("child_embedding", "attention")
+        flat = {name: turn_flat(element[name]) for name in flattened if name in element}
         return element | turned | flat

@@ -21,7 +21,7 @@ class PatchSource:
       origin: the slide's shards or its file.
       high: read HR children instead of LR tiles.
       chosen: LR patches that are wanted, in order; None is all.
-      known: features of other patches of the slide that are there already, or None.
+      encoded: features of other patches of the slide that are there already, or None.
 
     Attributes:
       seconds: spent in reading and decoding, as far as the caller waited for it.
@@ -34,26 +34,26 @@ class PatchSource:
         *,
         high: bool,
         chosen: Sequence[int] | None = None,
-        known: SlideFeatures | None = None,
+        encoded: SlideFeatures | None = None,
     ):
         self.name, self.high = name, high
-        self._known = known
+        self._encoded = encoded
         self.seconds = 0.0
         self._origin, self._chosen = origin, chosen
-        self._read: list[Region] = []
+        self._regions: list[Region] = []
 
     def begin(self) -> None:
         """Lets whoever reads beside this process begin; iterating then waits less."""
         self._origin.begin(self._chosen, high=self.high)
 
     def __iter__(self) -> Iterator[Sequence[UInt8[np.ndarray, "px px 3"]]]:
-        self._read, start = [], time.perf_counter()
+        self._regions, start = [], time.perf_counter()
         for region in self._origin.regions(self._chosen, high=self.high):
             self.seconds += time.perf_counter() - start
             if len(region.images):
                 # Without the pixels, which are many.
-                self._read.append(Region(region.index, region.xy, region.side,
-                                         region.child_mask, ()))  # fmt: skip
+                self._regions.append(Region(region.index, region.xy, region.side,
+                                            region.child_mask, ()))  # fmt: skip
                 yield region.images
             start = time.perf_counter()
         self.seconds += time.perf_counter() - start
@@ -71,7 +71,7 @@ class PatchSource:
     @property
     def regions_read(self) -> Int[np.ndarray, " n"]:
         """The LR patches of which something was read, in order."""
-        return np.array([region.index for region in self._read], np.int32)
+        return np.array([region.index for region in self._regions], np.int32)
 
     def places(self) -> dict[str, np.ndarray]:
         """Where each image lies: xy [n, 2], parent [n], child [n] and child_mask [n, r, r], as
@@ -80,26 +80,26 @@ class PatchSource:
         Raises:
           SlideError: none could be decoded.
         """
-        if not self._read:
+        if not self._regions:
             power = "HR" if self.high else "LR"
             raise SlideError(f"{self.name}: none of its {power} patches could be decoded")
-        rows = [_children(region) if self.high else _tile(region) for region in self._read]
+        rows = [_children(region) if self.high else _tile(region) for region in self._regions]
         return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
-    def features(self, encoded: dict[str, np.ndarray]) -> SlideFeatures:
-        """The slide's features as they are stored, with those that were known.
+    def features(self, outputs: dict[str, np.ndarray]) -> SlideFeatures:
+        """The slide's features as they are stored, with those that were encoded before.
 
         Args:
-          encoded: what `BatchEncoder.stream` made of the images.
+          outputs: what `BatchEncoder.stream` made of the images.
 
         Raises:
-          SlideError: see `places`, where nothing was known either.
+          SlideError: see `places`, where nothing was encoded before either.
         """
-        if not encoded and self._known is not None:
-            return self._known
+        if not outputs and self._encoded is not None:
+            return self._encoded
         places = self.places()
-        own = SlideFeatures(embedding=encoded["embedding"], cls=encoded.get("cls"), **places)
-        return own if self._known is None else join([self._known, own])
+        features = SlideFeatures(embedding=outputs["embedding"], cls=outputs.get("cls"), **places)
+        return features if self._encoded is None else join([self._encoded, features])
 
 
 def _tile(region: Region) -> dict[str, np.ndarray]:

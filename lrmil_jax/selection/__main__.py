@@ -59,10 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Prints what `parse`'s file says; 1 if anything is not in order, which stderr names."""
     console = rich.console.Console(markup=False, emoji=False, highlight=False)
     try:
-        given = parse(arguments)
-        bank = TextBank.load(given.file)
+        options = parse(arguments)
+        bank = TextBank.load(options.file)
         console.print(overview(bank))
-        tower = load_tower(given.encoder, given.weights, given.tokenizer)
+        tower = load_tower(options.encoder, options.weights, options.tokenizer)
         if tower is not None:
             _show_tower(console, bank, tower)
     except UserError as error:
@@ -99,21 +99,21 @@ def load_tower(
             "--tokenizer is for a published text tower; name its encoder by --encoder, one of "
             f"{', '.join(language.TEXT_SIZES)}"
         )
-    return _own_tower(path)
+    return _trained_tower(path)
 
 
-def _own_tower(path: Path) -> TextTower:
+def _trained_tower(path: Path) -> TextTower:
     """A tower of this program's, from its file or from the image tower's beside it."""
     if pretrained.open_tensors(path)[1].get("format") == text.FORMAT:
         return TextTower.load(path)
-    beside = path.with_name(TEXT_FILE)
-    if not beside.is_file():
+    text_file = path.with_name(TEXT_FILE)
+    if not text_file.is_file():
         raise WeightsError(
-            f"{path} is no text tower, and there is no {beside}; give --weights a file with a text "
-            "tower, and --encoder too if it is a published one's "
+            f"{path} is no text tower, and there is no {text_file}; give --weights a file with a "
+            "text tower, and --encoder too if it is a published one's "
             f"({', '.join(language.TEXT_SIZES)})"
         )
-    return TextTower.load(beside, encoder_hash=pretrained.weights_hash(path))
+    return TextTower.load(text_file, encoder_hash=pretrained.weights_hash(path))
 
 
 def _show_tower(
@@ -123,38 +123,38 @@ def _show_tower(
     counts = count_tokens(bank, tower)
     console.print(token_table(bank, counts, context))
     check_tokens(bank, counts, context)
-    found = cosines(bank, tower)
-    console.print(cosine_table(bank, found))
-    for line in warn_alike(bank, found):
+    by_power = cosines(bank, tower)
+    console.print(cosine_table(bank, by_power))
+    for line in warn_alike(bank, by_power):
         console.print(f"Warning: {line}", style="yellow")
 
 
 def overview(bank: TextBank) -> rich.table.Table:
     """A row a class: its sentences of each power, the longest one, how many sources."""
-    shown = rich.table.Table(
+    table = rich.table.Table(
         title=bank.about.get("task", bank.path.name),
-        caption=_about(bank),
+        caption=_caption(bank),
         caption_justify="left",
         box=rich.box.SIMPLE_HEAD,
     )
     for name, side in (("class", "left"), *((power, "right") for power in POWERS)):
-        shown.add_column(name, justify=side)
-    shown.add_column("longest sentence", overflow="fold")
+        table.add_column(name, justify=side)
+    table.add_column("longest sentence", overflow="fold")
     for name in ("words", "sources"):
-        shown.add_column(name, justify="right")
-    for name, one in bank.classes.items():
-        longest = max(one.sentences("both"), key=lambda line: len(line.split()))
-        numbers = [str(len(one.sentences(power))) for power in POWERS]
-        words, sources = str(len(longest.split())), str(len(one.source) or "none")
-        shown.add_row(name, *numbers, rich.text.Text(longest), words, sources)
-    return shown
+        table.add_column(name, justify="right")
+    for name, description in bank.classes.items():
+        longest = max(description.sentences("both"), key=lambda line: len(line.split()))
+        numbers = [str(len(description.sentences(power))) for power in POWERS]
+        words, sources = str(len(longest.split())), str(len(description.source) or "none")
+        table.add_row(name, *numbers, rich.text.Text(longest), words, sources)
+    return table
 
 
-def _about(bank: TextBank) -> str:
+def _caption(bank: TextBank) -> str:
     """Where the file is, its templates, and who reviewed it when."""
-    dated = f" ({bank.about['date']})" if "date" in bank.about else ""
+    date = f" ({bank.about['date']})" if "date" in bank.about else ""
     lines = [
-        f"reviewed by: {bank.about.get('reviewed_by', 'nobody named')}{dated}",
+        f"reviewed by: {bank.about.get('reviewed_by', 'nobody named')}{date}",
         f"templates: {', '.join(map(repr, bank.templates))}",
         *([f"note: {bank.about['note']}"] if "note" in bank.about else []),
         f"file: {bank.path}",
@@ -169,9 +169,9 @@ def count_tokens(bank: TextBank, tower: TextTower | language.Tower) -> dict[str,
       DataError: a sentence has a special token of the tokenizer.
     """
     counts: dict[str, dict[str, int]] = {}
-    for name, one in bank.classes.items():
+    for name, description in bank.classes.items():
         counts[name] = {}
-        for sentence in one.sentences("both"):
+        for sentence in description.sentences("both"):
             lines = [template.replace("{}", sentence) for template in bank.templates]
             try:
                 # No limit here: a sentence that is too long is counted too.
@@ -188,18 +188,18 @@ def check_tokens(bank: TextBank, counts: Mapping[str, Mapping[str, int]], contex
     Raises:
       DataError: names the first one and says how many there are.
     """
-    found = [
+    too_long = [
         (name, sentence, count)
         for name, of_class in counts.items()
         for sentence, count in of_class.items()
         if count > context
     ]
-    if found:
-        name, sentence, count = found[0]
-        others = f", and {len(found) - 1} more after it" if len(found) > 1 else ""
+    if too_long:
+        name, sentence, count = too_long[0]
+        suffix = f", and {len(too_long) - 1} more after it" if len(too_long) > 1 else ""
         raise DataError(
             f"{bank.path}, class {name}: {sentence!r} has {count} tokens in its longest template, "
-            f"more than the {context} that the text tower reads; shorten it{others}"
+            f"more than the {context} that the text tower reads; shorten it{suffix}"
         )
 
 
@@ -207,51 +207,55 @@ def token_table(
     bank: TextBank, counts: Mapping[str, Mapping[str, int]], context: int
 ) -> rich.table.Table:
     """A row a sentence: its tokens, of those that the tower reads."""
-    shown = rich.table.Table(box=rich.box.SIMPLE_HEAD)
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD)
     for name in ("class", "power", "sentence"):
-        shown.add_column(name, overflow="fold")
-    shown.add_column(f"tokens of {context}", justify="right")
-    for name, one in bank.classes.items():
+        table.add_column(name, overflow="fold")
+    table.add_column(f"tokens of {context}", justify="right")
+    for name, description in bank.classes.items():
         for power in POWERS:
-            for sentence in one.sentences(power):
+            for sentence in description.sentences(power):
                 count = counts[name][sentence]
                 style = "bold red" if count > context else None
-                shown.add_row(name, power, rich.text.Text(sentence), str(count), style=style)
-        shown.add_section()
-    return shown
+                table.add_row(name, power, rich.text.Text(sentence), str(count), style=style)
+        table.add_section()
+    return table
 
 
 def cosines(
     bank: TextBank, tower: TextTower | language.Tower
 ) -> dict[str, Float[np.ndarray, "C C"]]:
     """Cosines between classes' embeddings, by the power whose sentences all classes have."""
-    found = {}
+    by_power = {}
     for power in (*POWERS, "both"):
-        if all(one.sentences(power) for one in bank.classes.values()):
+        if all(description.sentences(power) for description in bank.classes.values()):
             embedding = bank.embed(tower, power).embedding
-            found[power] = embedding @ embedding.T
-    return found
+            by_power[power] = embedding @ embedding.T
+    return by_power
 
 
-def cosine_table(bank: TextBank, found: Mapping[str, Float[np.ndarray, "C C"]]) -> rich.table.Table:
+def cosine_table(
+    bank: TextBank, by_power: Mapping[str, Float[np.ndarray, "C C"]]
+) -> rich.table.Table:
     """A row for two classes: the cosine of their embeddings at each power."""
-    shown = rich.table.Table(title="cosine between classes", box=rich.box.SIMPLE_HEAD)
-    shown.add_column("classes", overflow="fold")
-    for power in found:
-        shown.add_column(power, justify="right")
-    for (i, one), (j, other) in itertools.combinations(enumerate(bank.classes), 2):
-        shown.add_row(f"{one}, {other}", *(f"{cosine[i, j]:.3f}" for cosine in found.values()))
-    return shown
+    table = rich.table.Table(title="cosine between classes", box=rich.box.SIMPLE_HEAD)
+    table.add_column("classes", overflow="fold")
+    for power in by_power:
+        table.add_column(power, justify="right")
+    for (i, first), (j, second) in itertools.combinations(enumerate(bank.classes), 2):
+        table.add_row(
+            f"{first}, {second}", *(f"{cosine[i, j]:.3f}" for cosine in by_power.values())
+        )
+    return table
 
 
-def warn_alike(bank: TextBank, found: Mapping[str, Float[np.ndarray, "C C"]]) -> list[str]:
+def warn_alike(bank: TextBank, by_power: Mapping[str, Float[np.ndarray, "C C"]]) -> list[str]:
     """One line for two classes that are nearly the same to the tower."""
     lines = []
-    for (i, one), (j, other) in itertools.combinations(enumerate(bank.classes), 2):
-        powers = [power for power, cosine in found.items() if cosine[i, j] > ALIKE]
+    for (i, first), (j, second) in itertools.combinations(enumerate(bank.classes), 2):
+        powers = [power for power, cosine in by_power.items() if cosine[i, j] > ALIKE]
         if powers:
             lines.append(
-                f"to this tower {one} and {other} are nearly the same (cosine above {ALIKE}) in "
+                f"to this tower {first} and {second} are nearly the same (cosine above {ALIKE}) in "
                 f"the sentences of power {', '.join(powers)}; say more of what tells them apart, "
                 "or use a tower that knows such tissue"
             )

@@ -44,8 +44,8 @@ def concatenate(
     tau: Number,
 ) -> Float[AnyArray, "N width"]:
     """`[feature ; text_context]`, D + d wide; arguments as for `text_context`."""
-    beside = text_context(z, classes, tau=tau)
-    return namespace(feature, beside).concatenate([f32(feature), beside], -1)
+    context = text_context(z, classes, tau=tau)
+    return namespace(feature, context).concatenate([f32(feature), context], -1)
 
 
 def residual(
@@ -78,13 +78,13 @@ def cross_attention(
     Raises:
       ConfigError: tau is not above 0.
     """
-    feature, z = _real(feature, mask), _real(z, mask)
+    feature, z = _masked(feature, mask), _masked(z, mask)
     logits = _logits(z, classes, tau)
     xp = namespace(feature, logits)
-    over_patches = softmax(logits.T, xp.asarray(mask).astype(bool)[None])
-    answers = _product(over_patches, feature)
-    heard = _product(softmax(logits), answers)
-    return _real(xp.concatenate([feature, heard], -1), mask)
+    patch_weights = softmax(logits.T, xp.asarray(mask).astype(bool)[None])
+    class_features = _product(patch_weights, feature)
+    context = _product(softmax(logits), class_features)
+    return _masked(xp.concatenate([feature, context], -1), mask)
 
 
 def width(name: str, feature_width: int, text_width: int) -> int:
@@ -104,12 +104,12 @@ def width(name: str, feature_width: int, text_width: int) -> int:
 
 
 def _concatenate(feature, z, classes, mask, *, tau):
-    return _real(concatenate(_real(feature, mask), _real(z, mask), classes, tau=tau), mask)
+    return _masked(concatenate(_masked(feature, mask), _masked(z, mask), classes, tau=tau), mask)
 
 
 def _residual(feature, z, classes, mask, *, tau):
     del feature
-    return _real(residual(_real(z, mask), classes, tau=tau), mask)
+    return _masked(residual(_masked(z, mask), classes, tau=tau), mask)
 
 
 # Each called as (feature [N, D], z [N, d], classes [C, d], mask [N], *, tau), with the result
@@ -121,7 +121,7 @@ FUSIONS: Mapping[str, Callable[..., Float[AnyArray, "N width"]]] = {
 }
 
 
-def _real(rows: Float[AnyArray, "N D"], mask: Shaped[AnyArray, "N"]) -> Float[AnyArray, "N D"]:
+def _masked(rows: Float[AnyArray, "N D"], mask: Shaped[AnyArray, "N"]) -> Float[AnyArray, "N D"]:
     xp = namespace(rows, mask)
     return xp.where(xp.asarray(mask).astype(bool)[:, None], f32(rows), np.float32(0))
 

@@ -70,23 +70,23 @@ def budget(
     return min(size, count_total)
 
 
-def guiding(classes: Sequence[str], wanted: Sequence[str]) -> Int[np.ndarray, " c"]:
+def guiding(classes: Sequence[str], names: Sequence[str]) -> Int[np.ndarray, " c"]:
     """Columns of `class_scores` by which patches are chosen.
 
     Args:
       classes: names of all C.
-      wanted: `select.classes`; () is all.
+      names: `select.classes`; () is all.
 
     Raises:
       ConfigError: a name that is no class.
     """
-    for name in wanted:
+    for name in names:
         if name not in classes:
             raise ConfigError(
                 f"config.select.classes has {name!r}, which is no class of the slides: use "
                 f"{', '.join(classes)}"
             )
-    return np.array([list(classes).index(name) for name in wanted or classes], np.int64)
+    return np.array([list(classes).index(name) for name in names or classes], np.int64)
 
 
 def select(
@@ -125,12 +125,12 @@ def select(
 
 
 def _in_turn(scores: Float[np.ndarray, "N C"], size: int) -> Int[np.ndarray, "{size}"]:
-    wishes = [iter(order) for order in np.argsort(-scores, axis=0, kind="stable").T]
+    rankings = [iter(indices) for indices in np.argsort(-scores, axis=0, kind="stable").T]
     chosen: dict[int, None] = {}
-    for wish in itertools.cycle(wishes):
+    for ranking in itertools.cycle(rankings):
         if len(chosen) == size:
             break
-        chosen[next(patch for patch in wish if patch not in chosen)] = None
+        chosen[next(patch for patch in ranking if patch not in chosen)] = None
     return np.fromiter(chosen, np.int64, size)
 
 

@@ -111,10 +111,10 @@ class TextBank:
         path = locate(path)
         content = _read(path)
         tables = {name: value for name, value in content.items() if isinstance(value, dict)}
-        rest = {name: value for name, value in content.items() if name not in tables}
-        templates = _templates(path, rest.pop("templates", ["{}"]))
-        for name, value in rest.items():
-            _known(str(path), name, (*_FREE_TEXT, "templates"))
+        free_text = {name: value for name, value in content.items() if name not in tables}
+        templates = _templates(path, free_text.pop("templates", ["{}"]))
+        for name, value in free_text.items():
+            _check_key(str(path), name, (*_FREE_TEXT, "templates"))
             if not isinstance(value, str | int) and not hasattr(value, "isoformat"):
                 raise DataError(f"{path}: {name} must be text in quotes")
         if len(tables) < 2:
@@ -123,13 +123,15 @@ class TextBank:
             )
         classes = {name: _description(path, name, table) for name, table in tables.items()}
         _check_shared(path, classes)
-        about = {name: str(value) for name, value in rest.items()}
+        about = {name: str(value) for name, value in free_text.items()}
         return cls(path=path, classes=classes, templates=templates, about=about)
 
     @property
     def digest(self) -> str:
         """SHA-256 of all that the file says, its layout and comments aside."""
-        classes = [(name, dataclasses.astuple(one)) for name, one in self.classes.items()]
+        classes = [
+            (name, dataclasses.astuple(description)) for name, description in self.classes.items()
+        ]
         content = json.dumps([FORMAT, classes, self.templates, dict(self.about)])
         return hashlib.sha256(content.encode()).hexdigest()
 
@@ -156,15 +158,17 @@ class TextBank:
         """
         if power not in (*POWERS, "both"):
             raise ConfigError(f"text.power is {power!r}, but it must be low, high or both")
-        found = {name: one.sentences(power) for name, one in self.classes.items()}
-        for name, sentences in found.items():
+        by_class = {
+            name: description.sentences(power) for name, description in self.classes.items()
+        }
+        for name, sentences in by_class.items():
             if not sentences:
                 other = next(word for word in POWERS if word != power)
                 raise DataError(
                     f"{self.path}, class {name}: there is no sentence at {power} power; write "
                     f"some, or set text.power to {other} or both"
                 )
-        return tuple(found.values())
+        return tuple(by_class.values())
 
     def embed(
         self,
@@ -194,18 +198,18 @@ class TextBank:
             raise ConfigError("A cache of text embeddings needs the hash of the tower's weights.")
         sentences = self.sentences(power)
         path = None if cache is None else cache / f"{self._key(sentences, tower_hash)}.safetensors"
-        known = None if path is None else _cached(path)
-        if known is None:
-            known = self._embed(tower, sentences)
+        tensors = None if path is None else _cached(path)
+        if tensors is None:
+            tensors = self._embed(tower, sentences)
             if path is not None:
                 about = {"format": FORMAT, "templates": self.templates, "sentences": sentences}
-                pretrained.write_tensors(path, known, {**about, "tower": tower_hash})
+                pretrained.write_tensors(path, tensors, {**about, "tower": tower_hash})
         ends = np.cumsum([len(of_class) for of_class in sentences])[:-1]
         return ClassTexts(
             classes=tuple(self.classes),
             sentences=sentences,
-            embedding=known["embedding"],
-            sentence_embedding=tuple(np.split(known["sentence_embedding"], ends)),
+            embedding=tensors["embedding"],
+            sentence_embedding=tuple(np.split(tensors["sentence_embedding"], ends)),
         )
 
     def _key(self, sentences: tuple[tuple[str, ...], ...], tower_hash: str | None) -> str:
@@ -217,24 +221,28 @@ class TextBank:
         self, tower: Tower, sentences: tuple[tuple[str, ...], ...]
     ) -> dict[str, Float[np.ndarray, "_ d"]]:
         parts = [
-            self._spoken(tower, name, of_class)
+            self._embed_class(tower, name, of_class)
             for name, of_class in zip(self.classes, sentences, strict=True)
         ]
         counts = [len(of_class) for of_class in sentences]
         label = np.repeat(np.arange(len(counts)), np.multiply(counts, len(self.templates)))
-        place = np.repeat(np.arange(sum(counts)), len(self.templates))
-        spoken = np.concatenate(parts)
+        sentence = np.repeat(np.arange(sum(counts)), len(self.templates))
+        embeddings = np.concatenate(parts)
         # The mean over what has the same number: of one class, and of one sentence.
-        classes = contrastive.class_embedding(spoken, label, num_classes=len(counts))
-        single = contrastive.class_embedding(spoken, place, num_classes=sum(counts))
-        return {"embedding": np.asarray(classes), "sentence_embedding": np.asarray(single)}
+        by_class = contrastive.class_embedding(embeddings, label, num_classes=len(counts))
+        by_sentence = contrastive.class_embedding(embeddings, sentence, num_classes=sum(counts))
+        return {"embedding": np.asarray(by_class), "sentence_embedding": np.asarray(by_sentence)}
 
-    def _spoken(
+    def _embed_class(
         self, tower: Tower, name: str, sentences: tuple[str, ...]
     ) -> Float[np.ndarray, "n d"]:
         """A class's sentences in every template, sentence by sentence."""
         # Not str.format: a sentence may have braces of its own.
-        lines = [text.replace("{}", one) for one in sentences for text in self.templates]
+        lines = [
+            template.replace("{}", sentence)
+            for sentence in sentences
+            for template in self.templates
+        ]
         try:
             return tower.embed(lines)
         except DataError as error:
@@ -251,11 +259,11 @@ def locate(descriptions: str | Path) -> Path:
     if not text.startswith(SHIPPED):
         return Path(text)
     path = _SHIPPED_FOLDER / f"{text.removeprefix(SHIPPED)}.toml"
-    known = sorted(one.stem for one in _SHIPPED_FOLDER.glob("*.toml"))
-    if path.stem not in known:
+    shipped = sorted(file.stem for file in _SHIPPED_FOLDER.glob("*.toml"))
+    if path.stem not in shipped:
         raise DataError(
             f"no descriptions {path.stem!r} are shipped: use "
-            f"{' or '.join(SHIPPED + one for one in known)}, or the path of a file"
+            f"{' or '.join(SHIPPED + name for name in shipped)}, or the path of a file"
         )
     return path
 
@@ -275,10 +283,10 @@ def _read(path: Path) -> dict[str, Any]:
         raise DataError(f"the descriptions {path} are no TOML: {error}; mend that line") from error
 
 
-def _known(where: str, name: str, known: Sequence[str]) -> None:
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]}?" if close else f"it may have {', '.join(known)}"
+def _check_key(where: str, name: str, allowed: Sequence[str]) -> None:
+    if name not in allowed:
+        close = difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]}?" if close else f"it may have {', '.join(allowed)}"
         raise DataError(f"{where} has {name!r}, which means nothing here; {hint}")
 
 
@@ -299,7 +307,7 @@ def _templates(path: Path, value: Any) -> tuple[str, ...]:
 def _description(path: Path, name: str, table: Mapping[str, Any]) -> ClassDescription:
     where = f"{path}, class {name}"
     for key in table:
-        _known(where, key, _TABLE_KEYS)
+        _check_key(where, key, _TABLE_KEYS)
     sentences = {power: _sentences(where, power, table.get(power, [])) for power in POWERS}
     if not any(sentences.values()):
         raise DataError(f"{where}: there is no sentence; write some under low or high")
@@ -309,9 +317,9 @@ def _description(path: Path, name: str, table: Mapping[str, Any]) -> ClassDescri
 
 
 def _sentences(where: str, key: str, value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+    if not isinstance(value, list) or not all(isinstance(sentence, str) for sentence in value):
         raise DataError(f'{where}: {key} must be a list of sentences, as in {key} = ["…", "…"]')
-    sentences = [" ".join(one.split()) for one in value]
+    sentences = [" ".join(sentence.split()) for sentence in value]
     for number, sentence in enumerate(sentences, 1):
         if not sentence:
             raise DataError(f"{where}: {key} sentence {number} is empty; write it or take it away")
@@ -322,10 +330,10 @@ def _sentences(where: str, key: str, value: Any) -> tuple[str, ...]:
 
 def _check_shared(path: Path, classes: Mapping[str, ClassDescription]) -> None:
     """What is said of two classes tells neither from the other."""
-    said_of: dict[str, str] = {}
+    class_of: dict[str, str] = {}
     for name, description in classes.items():
         for sentence in description.sentences("both"):
-            first = said_of.setdefault(sentence, name)
+            first = class_of.setdefault(sentence, name)
             if first != name:
                 raise DataError(
                     f"{path}: {sentence!r} is said of {first} and of {name}; say of each what the "

@@ -75,20 +75,20 @@ def side_of_child(mpp: float | int, *, hr_mpp: float | int, patch_px: int) -> in
     return max(1, round(patch_px * hr_mpp / mpp))
 
 
-def check_resolution(slide: SlideLike, mpp: float | int, what: str) -> None:
+def check_resolution(slide: SlideLike, mpp: float | int, name: str) -> None:
     """Refuse to invent detail: patches at `mpp` from a slide more than twice as coarse.
 
     Args:
       slide: an open slide.
       mpp: the um/px at which patches are wanted.
-      what: the patches' name in the message, "HR" or "LR".
+      name: the patches' name in the message, "HR" or "LR".
 
     Raises:
       SlideError: the slide is coarser than 2 x `mpp`.
     """
     if slide.mpp > 2 * mpp:
         raise SlideError(
-            f"{_name(slide)}: {slide.mpp:g} um/px is too coarse for {what} patches at {mpp:g} "
+            f"{_name(slide)}: {slide.mpp:g} um/px is too coarse for {name} patches at {mpp:g} "
             "um/px; leave the slide out, or choose a geometry.hr_mpp and lr_mpp that it can give."
         )
 

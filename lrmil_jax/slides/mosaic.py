@@ -64,10 +64,10 @@ def part_fields(folder: Path, recipe: MosaicRecipe) -> dict[str, dict[str, list[
     Raises:
       DataError: `folder` has not exactly two class folders, or too few fields.
     """
-    found = _distinct_fields(folder)
+    fields = _distinct_fields(folder)
     rng = np.random.default_rng(recipe.seed)
     pools: dict[str, dict[str, list[Path]]] = {pool: {} for pool in POOLS}
-    for name, images in found.items():
+    for name, images in fields.items():
         if len(images) < 20:
             raise DataError(f"{folder / name} has {len(images)} fields; at least 20 are needed")
         parts: dict[str, list[Path]] = {pool: [] for pool in POOLS}
@@ -100,28 +100,28 @@ def _distinct_fields(folder: Path) -> dict[str, list[Path]]:
             if path.suffix.lower() in {".jpg", ".png"}:
                 digest = hashlib.sha256(path.read_bytes()).hexdigest()
                 copies.setdefault(digest, []).append(path)
-    kept: dict[str, list[Path]] = {name: [] for name in classes}
+    distinct: dict[str, list[Path]] = {name: [] for name in classes}
     for paths in copies.values():
         if len({path.parent for path in paths}) == 1:
-            kept[paths[0].parent.name].append(paths[0])
-    dropped = sum(map(len, copies.values())) - sum(map(len, kept.values()))
+            distinct[paths[0].parent.name].append(paths[0])
+    dropped = sum(map(len, copies.values())) - sum(map(len, distinct.values()))
     if dropped:
         log.warning("%s: %d pictures left out: copies, or there in both classes", folder, dropped)
-    return {name: sorted(paths, key=_numbered) for name, paths in kept.items()}
+    return {name: sorted(paths, key=_numbered) for name, paths in distinct.items()}
 
 
 def _numbered(path: Path) -> tuple[str, int]:
     """A name's text before its last number, and that number."""
-    found = re.fullmatch(r"(.*?)(\d+)\D*", path.stem)
-    return (found[1], int(found[2])) if found else (path.stem, 0)
+    match = re.fullmatch(r"(.*?)(\d+)\D*", path.stem)
+    return (match[1], int(match[2])) if match else (path.stem, 0)
 
 
 def _series(images: Sequence[Path]) -> list[list[Path]]:
     """Pictures numbered in one series, by number."""
-    named: dict[str, list[Path]] = {}
+    by_name: dict[str, list[Path]] = {}
     for path in images:
-        named.setdefault(_numbered(path)[0], []).append(path)
-    return list(named.values())
+        by_name.setdefault(_numbered(path)[0], []).append(path)
+    return list(by_name.values())
 
 
 def compose(
@@ -139,14 +139,14 @@ def compose(
     count = recipe.fields**2
     share = max(1, round(recipe.positive_share * count)) if positive else 0
     chosen = set(rng.choice(count, share, replace=False).tolist())
-    for place in range(count):
-        name = positive if place in chosen else negative
+    for index in range(count):
+        name = positive if index in chosen else negative
         path = fields[name][rng.integers(len(fields[name]))]
-        row, column = divmod(place, recipe.fields)
-        spot = np.s_[row * recipe.field_px : (row + 1) * recipe.field_px,
-                     column * recipe.field_px : (column + 1) * recipe.field_px]  # fmt: skip
-        image[spot] = _field(path, recipe, rng)
-        lesion[spot] = place in chosen
+        row, column = divmod(index, recipe.fields)
+        window = np.s_[row * recipe.field_px : (row + 1) * recipe.field_px,
+                       column * recipe.field_px : (column + 1) * recipe.field_px]  # fmt: skip
+        image[window] = _field(path, recipe, rng)
+        lesion[window] = index in chosen
     return image, lesion
 
 
@@ -202,9 +202,9 @@ def write_cohort(
         for number in range(count):
             label = positive if number % 2 else negative
             rng = np.random.default_rng([recipe.seed, POOLS.index(split), number])
-            shown = positive if number % 2 else None
+            lesion_class = positive if number % 2 else None
             image, lesion = compose(
-                rng, pools[split], negative=negative, positive=shown, recipe=recipe
+                rng, pools[split], negative=negative, positive=lesion_class, recipe=recipe
             )
             slide_id = f"{split}_{number:04d}"
             write_slide(output / "slides" / f"{slide_id}.tif", image, mpp=recipe.mpp)
@@ -227,7 +227,7 @@ def _write_tiles(folder: Path, pool: dict[str, list[Path]], recipe: MosaicRecipe
     for name, paths in pool.items():
         for path in paths:
             field = _field(path, recipe, rng)
-            cut = field.reshape(across, px, across, px, 3).swapaxes(1, 2).reshape(-1, px, px, 3)
-            for number, tile in enumerate(cut):
+            tiles = field.reshape(across, px, across, px, 3).swapaxes(1, 2).reshape(-1, px, px, 3)
+            for number, tile in enumerate(tiles):
                 with atomic_path(folder / name / f"{path.stem}-{number:02d}.png") as target:
                     Image.fromarray(tile).save(target, "PNG")

@@ -34,17 +34,17 @@ def of_slides(
     """
     first = np.unique(patients, return_index=True)[1][np.unique(patients, return_inverse=True)[1]]
     positive, burden = positive[first], burden[first]
-    middle = np.median(burden[positive]) if positive.any() else 0.0
-    grade = np.where(positive, np.where(burden > middle, "large", "small"), "none")
+    median = np.median(burden[positive]) if positive.any() else 0.0
+    grade = np.where(positive, np.where(burden > median, "large", "small"), "none")
     time, event = [], []
     for patient, tumour in zip(patients, positive, strict=True):
         rng = np.random.default_rng([seed, int(patient), 1])
-        until = rng.exponential(60.0 / (HAZARD_RATIO if tumour else 1.0))
-        followed = rng.uniform(12.0, 120.0)
-        time.append(f"{max(min(until, followed), 0.1):.1f}")
-        event.append(str(int(until <= followed)))
-    said = [f"{1000 * share:.2f}" for share in burden]
-    return {"burden": said, "grade": grade.tolist(), "time": time, "event": event}
+        event_time = rng.exponential(60.0 / (HAZARD_RATIO if tumour else 1.0))
+        follow_up = rng.uniform(12.0, 120.0)
+        time.append(f"{max(min(event_time, follow_up), 0.1):.1f}")
+        event.append(str(int(event_time <= follow_up)))
+    per_mille = [f"{1000 * share:.2f}" for share in burden]
+    return {"burden": per_mille, "grade": grade.tolist(), "time": time, "event": event}
 
 
 def burden(masks: Iterable[Path]) -> Float[np.ndarray, " S"]:

@@ -103,8 +103,8 @@ def _tissue_outline(rng: np.random.Generator, size_px: int, background: float) -
     if background == 0:
         return np.ones((size_px, size_px), bool)
     axis = np.linspace(-1, 1, size_px, dtype=np.float32)
-    away = np.maximum(np.abs(axis[:, None]), np.abs(axis[None, :])) ** 3
-    field = 3 * away + 0.35 * smooth_field(rng, size_px, size_px / 5)
+    distance = np.maximum(np.abs(axis[:, None]), np.abs(axis[None, :])) ** 3
+    field = 3 * distance + 0.35 * smooth_field(rng, size_px, size_px / 5)
     return field <= np.quantile(field, 1 - background)
 
 
@@ -114,13 +114,13 @@ def _grow_tumour(
     """Turn the epithelium nearest to a few seeds into tumour, `area_px` in all."""
     rows, columns = np.nonzero(kinds == BENIGN)
     seeds = rng.integers(len(rows), size=clumps)
-    away = np.full(len(rows), np.inf, np.float32)
+    distance = np.full(len(rows), np.inf, np.float32)
     for seed in seeds:
-        step = np.hypot(rows - rows[seed], columns - columns[seed]).astype(np.float32)
-        away = np.minimum(away, step)
-    away += 12 * ripple[rows, columns]
+        from_seed = np.hypot(rows - rows[seed], columns - columns[seed]).astype(np.float32)
+        distance = np.minimum(distance, from_seed)
+    distance += 12 * ripple[rows, columns]
     count = min(int(area_px), len(rows) - 1)
-    chosen = np.argpartition(away, count)[:count]
+    chosen = np.argpartition(distance, count)[:count]
     kinds[rows[chosen], columns[chosen]] = TUMOUR
 
 
@@ -158,21 +158,21 @@ def _jittered_grid(
 
 
 def _paint_nuclei(
-    rng: np.random.Generator, where: np.ndarray, kind: int, haematoxylin: np.ndarray
+    rng: np.random.Generator, mask: np.ndarray, kind: int, haematoxylin: np.ndarray
 ) -> None:
-    """Add the nuclei of one kind whose centres lie in `where`."""
-    size_px = where.shape[0]
+    """Add the nuclei of one kind whose centres lie in `mask`."""
+    size_px = mask.shape[0]
     spacing = _PATCH / np.sqrt(_NUCLEI[kind])
     centres = _jittered_grid(rng, size_px, spacing=spacing, jitter=0.3)
-    whole = np.floor(centres).astype(int)
-    chosen = where[whole[:, 0], whole[:, 1]]
-    centres, whole = centres[chosen], whole[chosen]
+    pixels = np.floor(centres).astype(int)
+    chosen = mask[pixels[:, 0], pixels[:, 1]]
+    centres, pixels = centres[chosen], pixels[chosen]
     if not len(centres):
         return
-    stamps = _nucleus_stamps(rng, kind, centres - whole)
+    stamps = _nucleus_stamps(rng, kind, centres - pixels)
     reach = stamps.shape[1] // 2
     padded = np.pad(haematoxylin, reach)
-    for (row, column), stamp in zip(whole, stamps, strict=True):
+    for (row, column), stamp in zip(pixels, stamps, strict=True):
         window = padded[row : row + 2 * reach + 1, column : column + 2 * reach + 1]
         np.maximum(window, stamp, out=window)  # nuclei overlap without darkening
     haematoxylin[:] = padded[reach : reach + size_px, reach : reach + size_px]
@@ -214,11 +214,11 @@ def _inclusions(
     total = np.zeros(np.broadcast_shapes(y.shape, x.shape), np.float32)
     for i in range(number):
         angle = turn + 2 * np.pi * i / number + rng.normal(0, 0.1, count)
-        away = radius * (
+        distance = radius * (
             rng.uniform(0.45, 0.62, count) if number > 1 else rng.uniform(0, 0.2, count)
         )
-        dy = y - (away * np.sin(angle))[:, None, None]
-        dx = x - (away * np.cos(angle))[:, None, None]
+        dy = y - (distance * np.sin(angle))[:, None, None]
+        dx = x - (distance * np.cos(angle))[:, None, None]
         total += _soft(np.hypot(dy, dx), dot)
     target = _INCLUSION_DEPTH * np.pi * _INCLUSION_RADIUS**2
     return total * (target / total.sum((1, 2), keepdims=True))

@@ -64,14 +64,14 @@ def open_slide(
             pass
     except OSError as error:
         raise SlideError(f"{path}: cannot be read ({error.strerror}).") from error
-    opened = open_reader(path, reader)
+    slide_reader = open_reader(path, reader)
     try:
         value, source = resolve_mpp(
-            path, file_mpp=opened.mpp, objective=opened.objective, override=mpp
+            path, file_mpp=slide_reader.mpp, objective=slide_reader.objective, override=mpp
         )
-        return Slide(path, opened, mpp=value, mpp_source=source)
+        return Slide(path, slide_reader, mpp=value, mpp_source=source)
     except BaseException:
-        opened.close()
+        slide_reader.close()
         raise
 
 
@@ -129,8 +129,8 @@ class Slide:
         the target is finer than the slide.
         """
         limit = level0_side / size * _LEVEL_TOLERANCE
-        fine = [i for i, downsample in enumerate(self.level_downsamples) if downsample <= limit]
-        return max(fine, key=lambda i: self.level_downsamples[i], default=0)
+        finer = [i for i, downsample in enumerate(self.level_downsamples) if downsample <= limit]
+        return max(finer, key=lambda i: self.level_downsamples[i], default=0)
 
     def read(
         self, xy: tuple | list | Int[np.ndarray, "2"], size: int, level0_side: int

@@ -43,9 +43,9 @@ def tissue_image(
     if size_px < 256 or not 0 <= background <= 0.9:
         raise ValueError(f"size_px {size_px} (>= 256) or background {background} (0 to 0.9)")
     # Streams of their own, so that the label does not change the stain of the same seed.
-    where, how = rng.spawn(2)
-    tissue = slide_map(where, size_px=size_px, positive=positive, background=background)
-    return paint(how, tissue), tissue == TISSUES.index("tumour")
+    map_rng, paint_rng = rng.spawn(2)
+    tissue = slide_map(map_rng, size_px=size_px, positive=positive, background=background)
+    return paint(paint_rng, tissue), tissue == TISSUES.index("tumour")
 
 
 def write_slide(
@@ -135,7 +135,7 @@ def write_cohort(
         "slides_per_patient": slides_per_patient,
         "levels": list(levels),
     }
-    _claim(folder, recipe)
+    _record_recipe(folder, recipe)
     for name in ("slides", "masks"):
         (folder / name).mkdir(exist_ok=True)
     patients = np.arange(slides) // slides_per_patient
@@ -168,11 +168,11 @@ def _has_outcomes(labels: Path) -> bool:
 def _write_labels(labels: Path, patients: Integer[np.ndarray, " S"], *, seed: int) -> None:
     ids = [f"slide_{i:04d}" for i in range(len(patients))]
     burden = outcomes.burden(labels.parent / "masks" / f"{slide_id}.png" for slide_id in ids)
-    found = outcomes.of_slides(patients % 2 == 1, burden, patients, seed=seed)
+    columns = outcomes.of_slides(patients % 2 == 1, burden, patients, seed=seed)
     rows = [
-        (slide_id, f"patient_{patient:04d}", LABELS[patient % 2], f"{slide_id}.tif", *more)
-        for slide_id, patient, *more in zip(
-            ids, patients, *(found[name] for name in outcomes.NAMES), strict=True
+        (slide_id, f"patient_{patient:04d}", LABELS[patient % 2], f"{slide_id}.tif", *outcome)
+        for slide_id, patient, *outcome in zip(
+            ids, patients, *(columns[name] for name in outcomes.NAMES), strict=True
         )
     ]
     _write_csv(labels, [(*_COLUMNS, *outcomes.NAMES), *rows])
@@ -228,9 +228,9 @@ def write_tiles(
     _check_tiles(classes, scales)
     folder = Path(folder)
     recipe = {"format": _FORMAT, "seed": seed, "per_class": per_class, "tile_px": tile_px}
-    _claim(folder, recipe | {"classes": list(classes), "scales": list(scales)})
+    _record_recipe(folder, recipe | {"classes": list(classes), "scales": list(scales)})
     total = per_class * len(classes) * len(scales)
-    before = 0
+    done = 0
     for name in classes:
         for scale in scales:
             target = folder / name if scale == 1 else folder / name / f"scale_{scale}"
@@ -241,8 +241,8 @@ def write_tiles(
                 if not path.exists():
                     _write_png(path, tile)
                 if progress is not None:
-                    progress(before + number + 1, total)
-            before += per_class
+                    progress(done + number + 1, total)
+            done += per_class
     rows = [(name, caption) for name in classes for caption in CAPTIONS[name]]
     _write_csv(folder / "captions.csv", [("class", "caption"), *rows])
     return folder
@@ -252,7 +252,11 @@ def _check_tiles(classes: Sequence[str], scales: Sequence[int]) -> None:
     unknown = sorted(set(classes) - set(TISSUES))
     if unknown:
         raise DataError(f"tile classes {unknown} are unknown; use {', '.join(TISSUES)}.")
-    if not scales or len(set(scales)) < len(scales) or not all(1 <= one <= 16 for one in scales):
+    if (
+        not scales
+        or len(set(scales)) < len(scales)
+        or not all(1 <= scale <= 16 for scale in scales)
+    ):
         raise DataError(
             f"tile scales {tuple(scales)} cannot be; use different whole numbers from 1 to 16, "
             "such as (1, 4)."
@@ -290,18 +294,18 @@ def reduced(image: UInt8[np.ndarray, "h w 3"], downsample: int) -> UInt8[np.ndar
     return image if downsample == 1 else np.asarray(Image.fromarray(image).reduce(downsample))
 
 
-def _claim(folder: Path, recipe: dict) -> None:
+def _record_recipe(folder: Path, recipe: dict) -> None:
     """Note how the folder was made, or check that it was made so."""
-    note = folder / "synthetic.json"
-    if note.exists():
-        found = json.loads(note.read_text())
-        if found != recipe:
+    file = folder / "synthetic.json"
+    if file.exists():
+        recorded = json.loads(file.read_text())
+        if recorded != recipe:
             raise DataError(
-                f"{folder} holds synthetic data made with {found}, not {recipe}; use another "
+                f"{folder} holds synthetic data made with {recorded}, not {recipe}; use another "
                 "folder or delete this one."
             )
         return
-    write_json(note, recipe)
+    write_json(file, recipe)
 
 
 def _write_csv(path: Path, rows: Sequence[tuple[str, ...]]) -> None:

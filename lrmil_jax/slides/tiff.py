@@ -107,10 +107,10 @@ class TiffReader:
         """Whether this level's JPEG tiles carry end markers, so that a missing one is damage."""
         if page.compression != COMPRESSION.JPEG or page.jpegheader is not None:
             return False
-        whole = [i for i, count in enumerate(page.databytecounts) if count]
-        sample = whole[:: max(1, len(whole) // 8)]
-        found = sum(_has_end(self._bytes(page, i)) for i in sample)
-        return 2 * found > len(sample)
+        stored = [i for i, count in enumerate(page.databytecounts) if count]
+        sample = stored[:: max(1, len(stored) // 8)]
+        with_end = sum(_has_end(self._bytes(page, i)) for i in sample)
+        return 2 * with_end > len(sample)
 
     def _bytes(self, page: Any, index: int) -> bytes:
         handle = self._slide.ts_tifffile.filehandle

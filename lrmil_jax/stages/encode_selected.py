@@ -34,10 +34,10 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
 
     def patches(job: SlideJob, readers: Workers) -> PatchSource:
         chosen = stage_files.read_chosen(workdir, fold, job.slide_id)[1]
-        known = _of_other_folds(config, workdir, job, others, chosen)
-        missing = np.setdiff1d(chosen, () if known is None else known.parent).tolist()
+        encoded = _of_other_folds(config, workdir, job, others, chosen)
+        missing = np.setdiff1d(chosen, () if encoded is None else encoded.parent).tolist()
         return cohorts.patch_source(
-            config, workdir, job, high=True, chosen=missing, known=known, readers=readers
+            config, workdir, job, high=True, chosen=missing, encoded=encoded, readers=readers
         )
 
     def write(job: SlideJob, source: PatchSource, rows: SlideFeatures) -> None:

@@ -160,7 +160,7 @@ def patch_source(
     *,
     high: bool,
     chosen: Sequence[int] | None = None,
-    known: SlideFeatures | None = None,
+    encoded: SlideFeatures | None = None,
     readers: Workers | None = None,
 ) -> PatchSource:
     """Patches of a prepared slide: from its shards or, where these have no HR, from its file.
@@ -170,7 +170,7 @@ def patch_source(
       job: the slide.
       high: HR children instead of LR tiles.
       chosen: LR patches that are wanted; None is all.
-      known: features of other patches that are there already.
+      encoded: features of other patches that are there already.
       readers: processes that read slide files (`beside.slide_readers`), or None.
     """
     stored = statuses.read(workdir, job.slide_id)["hr"]
@@ -179,7 +179,7 @@ def patch_source(
         origin = SlideBeside(job, readers) if beside else SlideAtRegions(job)
     else:
         origin = Shards(job.shard, geometry(config), threads=config.encoder.threads)
-    return PatchSource(str(job.path), origin, high=high, chosen=chosen, known=known)
+    return PatchSource(str(job.path), origin, high=high, chosen=chosen, encoded=encoded)
 
 
 def write_slides_csv(config: ConfigDict, workdir: Path) -> None:
