@@ -121,7 +121,7 @@ def headline(parts: dict[str, dict]) -> dict:
         held = [one["coverage"] for one in parts["intervals"]["situations"].values()]
         figures["interval_coverage"] = max(held, key=lambda share: abs(share - LEVEL))
     if "files" in parts:
-        figures["encodings_per_lr_patch"] = parts["files"]["encodings_per_lr_patch"]["lrmil"]
+        figures["encodings_per_lr_patch"] = max(parts["files"]["encodings_per_lr_patch"].values())
     return figures
 
 
