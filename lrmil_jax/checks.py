@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from lrmil_jax import heads, methods, tasks
 from lrmil_jax.config import flatten
+from lrmil_jax.data import leaks
 from lrmil_jax.errors import ConfigError
 
 
@@ -55,6 +56,9 @@ _TRAINING_CHECKS = {
 _CHECKS = {
     "method": _one_of(*methods.METHODS),
     "data.bins": _range(2, 100),
+    "data.val_share": _optional(_range(0.01, 0.9)),
+    "data.leaks": _one_of(*leaks.HOW),
+    "data.patient": _one_of(*tasks.POOLINGS),
     "align.how": _one_of("prompts", "full", "distilled", "none"),
     "align.prompts": _range(1, 1024),
     "align.beta": _range(0, 1e6),
@@ -134,6 +138,11 @@ def validate(config: ConfigDict, stages: Sequence[str] = ()) -> None:
       ConfigError: naming the key, its value and what it may be.
     """
     flat = flatten(config)
+    if flat["data.patient"] == "bag":
+        raise ConfigError(
+            "data.patient=bag, all slides of a patient in one bag, is not there yet; use the mean "
+            "over the slides, data.patient=probability or logit"
+        )
     blocks = ("pretrain", "teacher", "distill", "student", "align", "mil")
     checks = dict(_CHECKS)
     checks |= {
@@ -196,6 +205,8 @@ def _fits_together(config: ConfigDict) -> None:
             "deliver=ensemble needs several folds, but folds is 1; raise folds, or leave deliver "
             "at final"
         )
+    if config.data.splits is not None and config.data.split_columns:
+        raise ConfigError("data.splits and data.split_columns are both set; leave one of them away")
     if config.pretrain.smallest_crop > config.pretrain.largest_crop:
         raise ConfigError("pretrain.smallest_crop is above pretrain.largest_crop; swap them")
     for block, terms in _TERMS.items():

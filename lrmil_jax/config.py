@@ -92,6 +92,19 @@ def _slides(config: ConfigDict) -> None:
     data.captions = placeholder(str)  # CSV of tiles with captions of your own, for `pretrain`
     data.masks = placeholder(str)  # folder of lesion masks, <slide_id>.png, each a whole slide
     data.classes = ()  # names in order; empty takes the CSV's, sorted
+    data.slide_table = placeholder(str)  # STAMP's slide table, where data.labels is its clini table
+    # Columns of train, val, test in the label table, a fold each; empty: fold_1, ..., or `split`.
+    data.split_columns = ()
+    data.splits = placeholder(str)  # file of splits instead: STAMP's splits.json
+    # Folds that are made keep whole sites in one split: a column, or "tcga", the barcode's code.
+    data.site = placeholder(str)
+    # Share of a fold's training patients that choose the checkpoint where the fold has no val;
+    # unset: 0.2 of Patho-Bench's and STAMP's splits, which know none; else such a fold is refused.
+    data.val_share = placeholder(float)
+    # A patient or a slide (its bytes, or what its thumbnail shows) in two splits: "refuse", "warn".
+    data.leaks = "refuse"
+    # One prediction of a patient's slides: mean of "probability", or of "logit".
+    data.patient = "probability"
     data.label_column = "label"  # the class or number; of "multi_label" the findings, "a,b,c"
     data.time_column = "time"  # of "survival": any unit, above 0
     data.event_column = "event"  # 1 where the event was observed, 0 where the time is censored

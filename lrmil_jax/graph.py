@@ -10,7 +10,7 @@ from types import ModuleType
 from ml_collections import ConfigDict
 
 from lrmil_jax import config as configuration
-from lrmil_jax import methods
+from lrmil_jax import methods, tasks
 from lrmil_jax.errors import WorkdirError
 from lrmil_jax.methods import delivery
 from lrmil_jax.models import trained
@@ -169,6 +169,8 @@ def _inputs(config: ConfigDict, workdir: Path, stage: Stage, fold: int | None) -
     claimed = claims.read(workdir).get("encoder")
     if claimed is None and "encode_hr" in stage_names(config):
         raise WorkdirError(f"{workdir} has no HR features yet; run --stages encode_hr first")
+    if cohort.task.pooling != tasks.POOLINGS[0]:
+        own = own | {"pooling": cohort.task.pooling}
     return own | {
         "table": cohort.table[columns].to_csv(index=False),
         "sources": sources,

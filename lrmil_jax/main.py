@@ -17,7 +17,10 @@ _STAGES = flags.DEFINE_list("stages", [], "stages to run (default all), or predi
 _SLIDE = flags.DEFINE_string("slide", None, "predict: one slide file")
 _SLIDES = flags.DEFINE_string("slides", None, "predict: a folder of slides, or a CSV")
 _MPP = flags.DEFINE_float("mpp", None, "predict: um/px of --slide, if the file's is not right")
-_MODEL = flags.DEFINE_string("model", None, "predict: the model folder")
+_MODEL = flags.DEFINE_string("model", None, "predict, evaluate --cohort: the model folder")
+_COHORT = flags.DEFINE_string(
+    "cohort", None, "evaluate: label CSV of slides that --model has never seen"
+)
 
 log = logging.getLogger("lrmil_jax")
 
@@ -49,6 +52,8 @@ def dispatch() -> int:
 
         with layout.locked(workdir):
             return predict.run(Path(_MODEL.value), workdir, **paths, mpp=_MPP.value)
+    if _COHORT.value is not None:
+        return _evaluate_external(workdir)
     if _CONFIG.value is None:
         raise ConfigError("--config is missing; for a first look: --config configs/quickstart.py")
     from lrmil_jax import checks
@@ -66,6 +71,21 @@ def dispatch() -> int:
         from lrmil_jax import pipeline as runner
     with layout.locked(workdir):
         return runner.run(_CONFIG.value, workdir, stages)
+
+
+def _evaluate_external(workdir: Path) -> int:
+    if _STAGES.value != ["evaluate"] or _MODEL.value is None:
+        raise ConfigError(
+            "--cohort CSV is for --stages evaluate --model DIR: it measures a trained model on "
+            "slides that it has never seen"
+        )
+    from lrmil_jax import checks
+    from lrmil_jax.stages import external
+
+    if _CONFIG.value is not None:
+        checks.validate(_CONFIG.value, ["pretrain"])  # its label table is not read
+    with layout.locked(workdir):
+        return external.run(Path(_MODEL.value), workdir, Path(_COHORT.value), _CONFIG.value)
 
 
 def parse_flags(arguments: list[str]) -> list[str]:

@@ -12,13 +12,13 @@ from ml_collections import ConfigDict
 
 from lrmil_jax import encoders, graph, methods, processes
 from lrmil_jax.data import labels as label_csv
-from lrmil_jax.data import splits
+from lrmil_jax.data import leaks, slide_files, splits
 from lrmil_jax.data.regions import inspect_slide
 from lrmil_jax.errors import UserError
 from lrmil_jax.methods import delivery
 from lrmil_jax.models import trained
 from lrmil_jax.train.encode import BatchEncoder, Encoder
-from lrmil_jax.workspace import cohorts, lesions, pretrain_tiles
+from lrmil_jax.workspace import cohorts, lesions, pretrain_tiles, twins
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +60,8 @@ def run(config: ConfigDict, workdir: Path) -> int:
     else:
         table = _listed_slides(config, problems)
     good = _inspect(config, workdir, table, problems)
+    if cohort is not None:
+        _attempt(problems, lambda: _refuse_twins(config, cohort, good))
     if good and encoder is not None and blocks is not None:
         problems += _log_cost(config, workdir, good, encoder, blocks)
     return _tell(problems)
@@ -78,9 +80,11 @@ def _listed_slides(config: ConfigDict, problems: list[str]) -> pd.DataFrame:
     data = config.data
     if data.labels is None or not Path(data.labels).is_file():
         return pd.DataFrame()
-    labels, slides = Path(data.labels), Path(data.slides) if data.slides else None
-    problems += label_csv.problems(labels, slides, cohorts.read_task(config))
-    listed = _attempt([], lambda: label_csv.read_slide_list(labels, slides, strict=False))
+    sources = cohorts.label_sources(config)
+    problems += label_csv.problems(sources, cohorts.read_task(config))
+    listed = _attempt(
+        [], lambda: slide_files.read_list(sources.labels, sources.slides, strict=False)
+    )
     return pd.DataFrame() if listed is None else listed
 
 
@@ -102,6 +106,14 @@ def _inspect(
             slide["lr_patches"], slide["hr_patches"],
         )  # fmt: skip
     return good
+
+
+def _refuse_twins(config: ConfigDict, cohort: label_csv.Cohort, good: list[dict]) -> None:
+    """As a run does once its slides are prepared."""
+    slides = {slide["slide_id"]: leaks.identity(slide) for slide in good}
+    paths = dict(zip(cohort.table.slide_id, cohort.table.path, strict=True))
+    sentence = leaks.across_splits(twins.find(slides, paths), cohort.table, cohorts.source(config))
+    leaks.tell(sentence, config.data.leaks)
 
 
 def _attempt(problems: list[str], function):

@@ -234,6 +234,9 @@ def test_every_config_key_reaches_some_stage():
     # What changes speed or what is kept, but no result; or which stages run at all.
     free = ("method", "folds", "data.labels", "data.slides", "encoder.batch", "encoder.threads",
             "encoder.fsdp", "encoder.workers", "features.rows", "prepare.workers",
-            "prepare.keep_hr", "study.")  # fmt: skip
+            "prepare.keep_hr", "study.",
+            # These act on the cohort's table, which is an input of every stage after `prepare`.
+            "data.slide_table", "data.split", "data.site", "data.val_share", "data.leaks",
+            "data.patient")  # fmt: skip
     for key in configuration.flatten(configuration.default()):
         assert key.startswith((*prefixes, *free)), key

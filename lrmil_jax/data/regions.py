@@ -18,7 +18,7 @@ from lrmil_jax.data import writer
 from lrmil_jax.data.schema import Geometry, mosaic_features, region_features
 from lrmil_jax.data.slide_jobs import SlideJob, TilingSettings
 from lrmil_jax.errors import SlideError, TileError, WorkdirError
-from lrmil_jax.slides import lattice, open_slide, tissue
+from lrmil_jax.slides import lattice, likeness, open_slide, tissue
 
 
 @dataclasses.dataclass
@@ -29,6 +29,11 @@ class SlidePlan:
     tissue: tissue.Tissue
     lattice: lattice.Lattice
     seconds: float
+
+    @property
+    def picture(self) -> str:
+        """By which the slide is known again under another name or compression."""
+        return likeness.fingerprint(self.tissue.thumbnail, self.tissue.mask)
 
 
 def plan_slide(
@@ -77,8 +82,8 @@ def inspect_slide(job: SlideJob) -> dict:
     """What `check` tells of a slide before anything is written; never raises for a bad slide.
 
     Returns:
-      um/px, patches, and the bytes and seconds of one region in its middle; or the reason why
-      the slide cannot be used.
+      um/px, patches, by what the slide is known again, and the bytes and seconds of one region in
+      its middle; or the reason why the slide cannot be used.
     """
     try:
         plan = plan_slide(job.path, mpp=job.mpp, settings=job.settings)
@@ -99,6 +104,8 @@ def inspect_slide(job: SlideJob) -> dict:
                 "dimensions": [int(side) for side in slide.dimensions],
                 "lr_patches": len(plan.lattice.lr_xy),
                 "hr_patches": int(plan.lattice.child_mask.sum()),
+                "source": job.source(),
+                "picture": plan.picture,
                 "seconds": plan.seconds + seconds * len(plan.lattice.lr_xy),
                 "bytes": size * len(plan.lattice.lr_xy),
             }
@@ -107,6 +114,20 @@ def inspect_slide(job: SlideJob) -> dict:
     except Exception as error:  # one slide's surprise must not hide the others' state
         reason = f"{type(error).__name__}: {error}"
         return {"slide_id": job.slide_id, "status": "failed", "reason": reason}
+
+
+def identify_slide(job: SlideJob) -> dict:
+    """By what a slide is known again, as a status has it; without `picture` where it cannot be
+    opened, and without `source` where it is not there. Never raises for a bad slide."""
+    if not job.path.is_file():
+        return {"source": None}
+    known = {"source": job.source()}
+    try:
+        plan = plan_slide(job.path, mpp=job.mpp, settings=job.settings, high_resolution=False)
+    except Exception:  # what is wrong with it is told where it is read
+        return known
+    with plan.slide:
+        return known | {"picture": plan.picture}
 
 
 def tile_slide(job: SlideJob) -> dict:
@@ -174,6 +195,7 @@ def _tile(job: SlideJob) -> dict:
         "lr_patches": regions,
         "hr_patches": children,
         "hr": settings.with_hr,
+        "picture": plan.picture,
         "unreadable": unreadable,
         "seconds": {
             "open_tissue": round(plan.seconds, 4),

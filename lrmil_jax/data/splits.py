@@ -1,5 +1,6 @@
 """The folds: given, saved or made, by patient, and checked before anything runs."""
 
+import dataclasses
 import logging
 import re
 from collections.abc import Collection
@@ -8,144 +9,200 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from lrmil_jax.data import folds, split_files, tables
+from lrmil_jax.data.layouts import Rows
 from lrmil_jax.errors import DataError
 
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
+_VAL_SHARE = 0.2
 # In place of a fold's number: all patients but the validation ones of fold 1 are trained on, and
 # nobody is tested.
 FINAL = 0
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How patients are parted; keys of the config.
+
+    Attributes:
+      folds: how many.
+      seed: of folds that are made and validation patients that are drawn; saved folds of another
+        seed are not taken.
+      columns: of splits in the table, a fold each; (): `fold_1`, `fold_2`, ... or `split`.
+      file: of splits, beside the table.
+      site: keeps whole sites in one split of the folds that are made (`folds.sites`).
+      val_share: of the training patients that become validation patients, where a fold has none;
+        None: 0.2 of layouts whose splits know none, else such a fold is refused.
+      leaks: "refuse" a patient in two splits, or "warn".
+      saved: a CSV of folds made earlier for this cohort; it wins over making them again.
+    """
+
+    folds: int = 5
+    seed: int = 0
+    columns: tuple[str, ...] = ()
+    file: Path | None = None
+    site: str | None = None
+    val_share: float | None = None
+    leaks: str = "refuse"
+    saved: Path | None = None
+
+
 def with_folds(
-    table: pd.DataFrame,
-    frame: pd.DataFrame,
-    groups: np.ndarray,
-    folds: int,
-    seed: int,
-    saved: Path | None,
-    path: Path,
+    table: pd.DataFrame, rows: Rows, groups: np.ndarray, protocol: Protocol, path: Path
 ) -> pd.DataFrame:
     """The table with columns fold_1 ...: the CSV's own, those saved earlier, or new ones.
 
     Args:
-      table: slides with ids, patients and labels.
-      frame: the CSV as read, of the same rows.
+      table: slides with ids, patients and targets.
+      rows: the same rows as they were read.
       groups: [S] which slides are alike (`tasks.Task.groups`).
-      folds: how many.
-      seed: of made folds; saved ones of another seed are not taken.
-      saved: where earlier folds of this cohort are kept.
+      protocol: how patients are parted.
       path: of the CSV, for messages.
 
     Raises:
       DataError: the CSV has fewer folds than asked for, or folds cannot be made.
     """
-    given = sorted(
-        (name for name in frame if re.fullmatch(r"fold_\d+", name)),
-        key=lambda name: int(name.removeprefix("fold_")),
-    )
+    if protocol.file is not None:
+        others = rows.frame.filter(regex=r"^(fold_\d+|split)$").columns
+        frame = split_files.with_splits(rows.frame.drop(columns=others), protocol.file, path)
+        rows = dataclasses.replace(rows, frame=frame, draws_val=True)
+    given = _split_columns(rows.frame, protocol, path)
     if given:
-        if len(given) < folds:
-            raise DataError(
-                f"{path} has {len(given)} fold columns, but folds={folds} was asked for"
-            )
-        columns = {f"fold_{i + 1}": frame[name].str.strip() for i, name in enumerate(given[:folds])}
-        return table.assign(**columns)
-    if saved is not None and saved.is_file():
-        kept = pd.read_csv(saved, dtype=str)
-        wanted = [f"fold_{fold}" for fold in range(1, folds + 1)]
-        same = set(zip(kept.slide_id, kept.patient_id, strict=True)) == set(
-            zip(table.slide_id, table.patient_id, strict=True)
+        return _given_folds(table, rows, given, groups, protocol, path)
+    if protocol.site is not None:
+        table = table.assign(site=folds.sites(rows.frame, protocol.site, str(path)))
+    kept = _saved_folds(table, protocol)
+    if kept is not None:
+        return kept
+    made = folds.make(table, groups, folds=protocol.folds, seed=protocol.seed, source=str(path))
+    return table.assign(**made)
+
+
+def _split_columns(frame: pd.DataFrame, protocol: Protocol, path: Path) -> list[str]:
+    """The table's columns of splits, as many as there are folds; [] if it has none."""
+    if protocol.columns:
+        tables.require_columns(frame, protocol.columns, path)
+        given = list(protocol.columns)
+    else:
+        given = sorted(
+            (name for name in frame if re.fullmatch(r"fold_\d+", name)),
+            key=lambda name: int(name.removeprefix("fold_")),
         )
-        same &= "seed" not in kept or set(kept.seed) == {str(seed)}
-        if same and [c for c in kept if c.startswith("fold_")] == wanted:
-            return table.merge(kept[["slide_id", *wanted]], on="slide_id", how="left")
-    return table.assign(**make_folds(table, groups, folds=folds, seed=seed, source=str(path)))
-
-
-def make_folds(
-    table: pd.DataFrame, groups: np.ndarray, *, folds: int, seed: int, source: str
-) -> dict[str, np.ndarray]:
-    """Stratified folds in which a patient is in one split only: 1/k test, and as much val.
-
-    With folds=1 one split of 3/5 train, 1/5 val, 1/5 test is made.
-
-    Args:
-      table: slides with `patient_id`.
-      groups: [S] of which every fold gets as many as can be.
-      folds: how many.
-      seed: of the order in which patients are placed.
-      source: of the table, for messages.
-
-    Raises:
-      DataError: a group has fewer patients than there are parts.
-    """
-    from sklearn.model_selection import StratifiedGroupKFold  # late: it takes over a second
-
-    parts = folds if folds > 2 else 5
-    patients = table.patient_id.groupby(groups).nunique()
-    if patients.min() < parts:
+        given = given or [name for name in ("split",) if name in frame]
+    if given and len(given) < protocol.folds:
         raise DataError(
-            f"{source}: class {patients.idxmin()} (counted from 0) has {patients.min()} patients, "
-            f"too few for {parts} parts; give fold columns, add patients, or ask for fewer folds"
+            f"{path} has {len(given)} fold columns, but folds={protocol.folds} was asked for; give "
+            f"--config.folds={len(given)}, or take the columns out to have folds made"
         )
-    splitter = StratifiedGroupKFold(n_splits=parts, shuffle=True, random_state=seed)
-    part = np.zeros(len(table), np.int64)
-    placed = splitter.split(np.zeros(len(table)), groups, table.patient_id)
-    for number, (_, members) in enumerate(placed):
-        part[members] = number
-    made = {}
-    for fold in range(folds):
-        names = np.full(len(table), "train", dtype=object)
-        names[part == fold] = "test"
-        names[part == (fold + 1) % parts] = "val"
-        made[f"fold_{fold + 1}"] = names
-    return made
+    if given and protocol.site is not None:
+        raise DataError(
+            f"{path} has the splits {given[0]} ..., and data.site={protocol.site} asks for others; "
+            "leave one of them away"
+        )
+    return given[: protocol.folds]
+
+
+def _given_folds(
+    table: pd.DataFrame,
+    rows: Rows,
+    given: list[str],
+    groups: np.ndarray,
+    protocol: Protocol,
+    path: Path,
+) -> pd.DataFrame:
+    share = protocol.val_share
+    if share is None and rows.draws_val:
+        share = _VAL_SHARE
+    columns = {}
+    for number, name in enumerate(given, 1):
+        split = tables.with_blanks(rows.frame[name])
+        odd = sorted(set(split.dropna()) - set(SPLITS))
+        if odd:
+            raise DataError(f"{path}: {name} has {odd[0]!r}; a split is train, val or test")
+        train = (split == "train").to_numpy()
+        if train.any() and not (split == "val").any():
+            if share is None:
+                raise DataError(
+                    f"{path}: {name} has no slide in its val split, and a checkpoint is chosen by "
+                    "validation patients; set data.val_share=0.2 to take a fifth of the training "
+                    "patients, or mark some rows val"
+                )
+            drawn = folds.draw_val(train, table.patient_id, groups, share=share, seed=protocol.seed)
+            log.info("%s: %s has no val split; %d of its training patients choose the checkpoint",
+                     path, name, table.patient_id[drawn].nunique())  # fmt: skip
+            split = split.mask(drawn, "val")
+        columns[f"fold_{number}"] = split
+    return table.assign(**columns)
+
+
+def _saved_folds(table: pd.DataFrame, protocol: Protocol) -> pd.DataFrame | None:
+    """The folds that were made before for the same slides, patients, sites and seed."""
+    if protocol.saved is None or not protocol.saved.is_file():
+        return None
+    kept = pd.read_csv(protocol.saved, dtype=str, keep_default_na=False)
+    wanted = [f"fold_{fold}" for fold in range(1, protocol.folds + 1)]
+    names = ["slide_id", "patient_id", *(["site"] if "site" in table else [])]
+    same = ("site" in kept) == ("site" in table) and _rows(kept, names) == _rows(table, names)
+    same &= "seed" not in kept or set(kept.seed) == {str(protocol.seed)}
+    if same and [c for c in kept if c.startswith("fold_")] == wanted:
+        return table.merge(kept[["slide_id", *wanted]], on="slide_id", how="left")
+    return None
+
+
+def _rows(table: pd.DataFrame, names: list[str]) -> set[tuple[str, ...]]:
+    return set(table[names].itertuples(index=False, name=None))
 
 
 def check_folds(
     table: pd.DataFrame, classes: tuple[str, ...], labels: pd.Series | None, source: str
 ) -> None:
-    """Refuses unknown split names, a patient in two splits, and a split without a class.
+    """Refuses an empty split, and a train split without a class.
 
     Args:
-      table: slides with `patient_id` and fold_1 ...
+      table: slides with fold_1 ...
       classes: their names.
       labels: numbers of the slides' classes; None where there are none.
       source: of the table, for messages.
 
     Raises:
-      DataError: with the fold, the patient or the class in question.
+      DataError: with the fold and the class in question.
     """
     for column in (name for name in table if name.startswith("fold_")):
         names = table[column]
-        odd = sorted(set(names.dropna()) - set(SPLITS))
-        if odd:
-            raise DataError(f"{source}: {column} has {odd[0]!r}; a split is train, val or test")
-        splits = table[names.notna()].groupby("patient_id")[column].nunique()
-        leaking = splits[splits > 1].index.tolist()
-        if leaking:
-            raise DataError(
-                f"{source}: patient {', '.join(leaking[:5])} is in two splits of {column}; "
-                "all slides of a patient belong in one split"
-            )
         for split in SPLITS:
             if not (names == split).any():
                 raise DataError(f"{source}: {column} has no slide in its {split} split")
-            if labels is None:
-                continue
-            present = set(labels[names == split])
-            absent = [name for i, name in enumerate(classes) if i not in present]
-            if absent and split != "train":
-                log.warning(
-                    "%s: the %s split of %s has no slide of class %s, so its AUC is undefined",
-                    source, split, column, absent[0],
-                )  # fmt: skip
-            if absent and split == "train":
-                raise DataError(
-                    f"{source}: the train split of {column} has no slide of class {absent[0]}"
-                )
+            if labels is not None:
+                _check_classes(set(labels[names == split]), classes, split, column, source)
+
+
+def _check_classes(
+    present: set[int], classes: tuple[str, ...], split: str, column: str, source: str
+) -> None:
+    absent = [name for i, name in enumerate(classes) if i not in present]
+    if absent and split == "train":
+        raise DataError(f"{source}: the train split of {column} has no slide of class {absent[0]}")
+    if absent:
+        log.warning(
+            "%s: the %s split of %s has no slide of class %s, so its AUC is undefined",
+            source, split, column, absent[0],
+        )  # fmt: skip
+
+
+def patients_in_two(table: pd.DataFrame, source: str) -> str | None:
+    """A sentence on the patients of whom one fold has slides in two splits; None without any."""
+    for column in (name for name in table if name.startswith("fold_")):
+        there = table[table[column].notna()]
+        several = there.groupby("patient_id")[column].nunique()
+        leaking = several[several > 1].index.tolist()
+        if leaking:
+            return (
+                f"{source}: patient {', '.join(leaking[:5])} is in two splits of {column}; "
+                "all slides of a patient belong in one split"
+            )
+    return None
 
 
 def refuse_test_patients(

@@ -12,7 +12,7 @@ from lrmil_jax import config as configuration
 from lrmil_jax import files, methods
 from lrmil_jax.data import splits
 from lrmil_jax.models import model_folder
-from lrmil_jax.workspace import claims, cohorts, layout, stage_files
+from lrmil_jax.workspace import claims, cohorts, layout, stage_files, twins
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +60,8 @@ def export(config: ConfigDict, workdir: Path, fold: int, *, stage: str) -> None:
     }
     own, shared = method.model_files(config, workdir, fold)
     own = {"head.safetensors": stage_files.head(workdir, stage, fold), **own}
+    # What an external cohort must not hold.
+    own[twins.SEEN] = twins.write_seen(workdir, cohorts.prepared(config, workdir), fold)
     model_folder.write(folder, facts, members={_member(fold): own}, shared=shared)
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from lrmil_jax import files, methods
-from lrmil_jax.data import labels as label_csv
+from lrmil_jax.data import slide_files
 from lrmil_jax.models import model_folder
 from lrmil_jax.models.slide_model import SlideModel
 from lrmil_jax.progress import progress
@@ -30,7 +30,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         for name, model in models.items():
             measured = []
             for number, row in enumerate([rows[0], *rows]):
-                result = model.predict(row.path, label_csv.given_mpp(row))
+                result = model.predict(row.path, slide_files.given_mpp(row))
                 if number:  # the first run compiles
                     total = sum(result.seconds.values())
                     counts = {"patches": result.encoded, "total": total}

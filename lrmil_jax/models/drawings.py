@@ -7,7 +7,7 @@ import pandas as pd
 from ml_collections import ConfigDict
 from scipy.special import softmax
 
-from lrmil_jax.data import labels as label_csv
+from lrmil_jax.data import slide_files
 from lrmil_jax.data.features import FeatureStore
 from lrmil_jax.models import text_guidance
 from lrmil_jax.models.result import picture
@@ -20,7 +20,7 @@ from lrmil_jax.workspace import cohorts, feature_sets, lesions, stage_files
 
 def thumbnail(config: ConfigDict, row) -> tuple[np.ndarray, float, int]:
     """What is drawn on, level-0 px per px of it, and the side of an LR patch in level-0 px."""
-    mpp = label_csv.given_mpp(row)
+    mpp = slide_files.given_mpp(row)
     with open_slide(row.path, mpp, reader=config.prepare.reader) as slide:
         background, downsample = picture(slide, cohorts.geometry(config))
         return background, downsample, lesions.lr_side(config, slide.mpp)

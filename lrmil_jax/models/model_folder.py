@@ -94,6 +94,11 @@ def load(folder: Path | str) -> SlideModel:
     )
 
 
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What the model folder that `load` has read says of itself."""
+    return json.loads((folder / "model.json").read_text(encoding="utf-8"))
+
+
 def _refuse_other_schema(folder: Path, version: int) -> None:
     if version != _SCHEMA:
         raise WeightsError(

@@ -1,6 +1,7 @@
 """What all folds of a run say together, as rows of tables."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,26 +29,38 @@ def result_rows(config: ConfigDict, workdir: Path, tested: pd.DataFrame) -> list
     scored = localisation_columns(pooled_localisation(config, workdir))
     rows = []
     for arm, own in tested.groupby("arm", sort=False):
-        row = {
-            "arm": arm,
-            "title": measured[0][arm]["title"],
-            "folds": config.folds,
-            "patients": own.case_id.nunique(),
-            **_figures(own),
-            **_operating_points([fold[arm]["thresholds"] for fold in measured]),
-            "patches": float(np.median([fold[arm]["patches"] for fold in measured])),
-        }
-        if arm in scored:
-            row |= scored[arm]
-        row |= _selection([fold[arm]["selection"] for fold in measured if "selection" in fold[arm]])
-        row["patches"] += row.get("patches_lr", 0.0)  # those that it looked at to choose
-        timed = seconds.get(arm, {})
-        for phase in (*table.PHASES, "select"):
-            if phase in timed:
-                # WISE-FUSE reads and encodes twice: LR, then what it chose at HR.
-                row[f"seconds_{phase}"] = timed[phase] + timed.get(f"{phase}_hr", 0.0)
-        rows.append(row)
+        row = model_row(arm, own, [fold[arm] for fold in measured], seconds.get(arm, {}))
+        rows.append(row | scored.get(arm, {}))
     return rows
+
+
+def model_row(
+    arm: str, tested: pd.DataFrame, measured: Sequence[Mapping], timed: Mapping[str, float]
+) -> dict:
+    """One model's row of the table.
+
+    Args:
+      arm: its name.
+      tested: its rows of `predictions.csv` with their `fold`.
+      measured: what `metrics.json` has of it, a fold each.
+      timed: seconds a slide, by phase.
+    """
+    row = {
+        "arm": arm,
+        "title": measured[0]["title"],
+        "folds": len(measured),
+        "patients": tested.case_id.nunique(),
+        **_figures(tested),
+        **_operating_points([fold["thresholds"] for fold in measured]),
+        "patches": float(np.median([fold["patches"] for fold in measured])),
+    }
+    row |= _selection([fold["selection"] for fold in measured if "selection" in fold])
+    row["patches"] += row.get("patches_lr", 0.0)  # those that it looked at to choose
+    for phase in (*table.PHASES, "select"):
+        if phase in timed:
+            # WISE-FUSE reads and encodes twice: LR, then what it chose at HR.
+            row[f"seconds_{phase}"] = timed[phase] + timed.get(f"{phase}_hr", 0.0)
+    return row
 
 
 def _figures(tested: pd.DataFrame) -> dict:
@@ -86,8 +99,13 @@ def _operating_points(folds: list[dict[str, dict]]) -> dict[str, float | None]:
     return row
 
 
-def result_notes(rows: list[dict], tested: pd.DataFrame) -> list[str]:
-    """What a reader of the table has to know of its intervals."""
+def result_notes(
+    rows: list[dict],
+    tested: pd.DataFrame,
+    *,
+    chosen_on: str = "each fold's validation patients",
+) -> list[str]:
+    """What a reader of the table has to know of its intervals, and of whom thresholds are."""
     folds, name, title = (rows[0][key] for key in ("folds", "headline", "headline_title"))
     if folds == 1:
         notes = [f"{title} with a 95 % interval over patients."]
@@ -105,7 +123,7 @@ def result_notes(rows: list[dict], tested: pd.DataFrame) -> list[str]:
     if any("youden_accuracy" in row for row in rows):
         notes.append(
             "Accuracy is that of the most probable class, and at the threshold that has the "
-            "highest Youden's index on each fold's validation patients."
+            f"highest Youden's index on {chosen_on}."
         )
     pools = predictions.pool_note(tested)
     return notes + ([pools] if pools else [])

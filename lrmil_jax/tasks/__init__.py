@@ -1,5 +1,6 @@
 """Tasks: what is to be said of a slide. One file a task and one line in `TASKS`."""
 
+import dataclasses
 import difflib
 from collections.abc import Mapping
 from typing import Any
@@ -12,9 +13,9 @@ from lrmil_jax.tasks.multi_label import MultiLabel
 from lrmil_jax.tasks.ordinal import Ordinal
 from lrmil_jax.tasks.regression import Regression
 from lrmil_jax.tasks.survival import Survival
-from lrmil_jax.tasks.task import Task
+from lrmil_jax.tasks.task import POOLINGS, Task
 
-__all__ = ["TASKS", "Task", "kind", "of_columns", "of_facts"]
+__all__ = ["POOLINGS", "TASKS", "Task", "kind", "of_columns", "of_facts"]
 
 # Of two that would read the same `predictions.csv`, the one that asks for more comes first.
 TASKS: Mapping[str, type[Task]] = {
@@ -56,7 +57,17 @@ def of_columns(rows: pd.DataFrame) -> Task:
     for one in TASKS.values():
         found = one.of_columns(rows)
         if found is not None:
-            return found
+            return dataclasses.replace(found, **_pooling(rows))
     raise DataError(
         f"these columns hold predictions of no known task: {', '.join(map(str, rows.columns))}"
     )
+
+
+def _pooling(rows: pd.DataFrame) -> dict[str, str]:
+    named = rows["pooling"].dropna().unique().tolist() if "pooling" in rows else []
+    if len(named) > 1 or not set(named) <= set(POOLINGS):
+        raise DataError(
+            f"predictions are pooled by {' and '.join(map(str, named))}; a table has one way, of "
+            f"{', '.join(POOLINGS)}"
+        )
+    return {"pooling": named[0]} if named else {}

@@ -21,6 +21,8 @@ from lrmil_jax.tasks import columns
 from lrmil_jax.tasks.task import Task
 from lrmil_jax.types import AnyArray
 
+_LEAST = 1e-12  # of a probability, before its logarithm
+
 
 @dataclasses.dataclass(frozen=True)
 class Classification(Task):
@@ -46,9 +48,13 @@ class Classification(Task):
     ) -> tuple["Classification", pd.DataFrame]:
         """See `Task`; `data.label_column` has a class a row, `data.classes` may order them."""
         column = data["label_column"]
-        text = columns.text(frame, column, source)
+        text = columns.text(frame, column, source, classes=tuple(data["classes"]))
         labels, names = encode(text, tuple(data["classes"]), Path(source), column)
         return cls(names), pd.DataFrame({"label": labels}, frame.index)
+
+    def reading(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """See `Task`."""
+        return {**data, "classes": self.names}
 
     @property
     def width(self) -> int:
@@ -88,6 +94,10 @@ class Classification(Task):
     def link(self, logits: Float[AnyArray, "*n C"]) -> Float[AnyArray, "*n C"]:
         """Softmax."""
         return arrays.softmax(logits)
+
+    def unlink(self, values: Float[np.ndarray, "n C"]) -> Float[np.ndarray, "n C"]:
+        """Logarithms: a softmax takes any constant away."""
+        return np.log(np.clip(values, _LEAST, 1))
 
     def groups(self, targets: Float[np.ndarray, "S 1"]) -> Integer[np.ndarray, " S"]:
         """The classes."""
@@ -166,6 +176,8 @@ def encode(
       DataError: an unknown class, or fewer than two classes with a slide.
     """
     values = column
+    if not classes:
+        _refuse_spellings(values, path, label_column)
     names = classes or tuple(sorted(values.unique()))
     # The reference's CSVs number the classes: a number is an index into data.classes.
     if classes and not set(values) <= set(names) and values.str.fullmatch(r"\d+").all():
@@ -185,3 +197,17 @@ def encode(
         detail = f"no slide of class {', '.join(absent)}" if absent else f"only class {names[0]}"
         raise DataError(f"{path} has {detail}; a classifier needs slides of at least two classes")
     return values.map({name: index for index, name in enumerate(names)}).to_numpy(np.int32), names
+
+
+def _refuse_spellings(values: pd.Series, path: Path, column: str) -> None:
+    """Refuses one class written in two ways, such as 1 and 1.0, or Tumour and tumour."""
+    seen: dict[object, str] = {}
+    for name in sorted(values.unique()):
+        number = pd.to_numeric(name, errors="coerce")
+        same = name.casefold() if pd.isna(number) else float(number)
+        if same in seen:
+            raise DataError(
+                f"{path}: {column} has both {seen[same]!r} and {name!r}, one class in two "
+                "spellings; write it one way, or name both in data.classes if they are two"
+            )
+        seen[same] = name

@@ -4,14 +4,23 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from lrmil_jax.data import tables
 from lrmil_jax.errors import DataError
 
 
-def text(frame: pd.DataFrame, column: str, source: str) -> pd.Series:
+def text(
+    frame: pd.DataFrame, column: str, source: str, *, classes: tuple[str, ...] = ()
+) -> pd.Series:
     """A column without blanks around its words.
 
+    Args:
+      frame: the CSV's rows.
+      column: to read.
+      source: of the CSV, for messages.
+      classes: words that are values though they stand for none elsewhere, such as None.
+
     Raises:
-      DataError: it is not there, or a row has nothing in it.
+      DataError: it is not there, or a row has nothing in it or a word that stands for no value.
     """
     if column not in frame:
         raise DataError(
@@ -23,6 +32,13 @@ def text(frame: pd.DataFrame, column: str, source: str) -> pd.Series:
     empty = np.flatnonzero(values.isna() | (values == ""))
     if len(empty):
         raise DataError(f"{source} has no {column} in line {empty[0] + 2}")
+    no_value = np.flatnonzero(values.isin(tables.NO_VALUE - set(classes)))
+    if len(no_value):
+        row = no_value[0]
+        raise DataError(
+            f"{source}: {column} {values.iloc[row]!r} in line {row + 2} stands for no value; give "
+            "one, take the row out, or name it in data.classes if a class is called so"
+        )
     return values
 
 

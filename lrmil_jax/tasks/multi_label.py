@@ -53,7 +53,7 @@ class MultiLabel(Task):
         cls, frame: pd.DataFrame, data: Mapping[str, Any], source: str
     ) -> tuple["MultiLabel", pd.DataFrame]:
         """See `Task`; `data.label_column` names the findings' columns, "a,b,c", each 0 or 1."""
-        names = tuple(name.strip() for name in data["label_column"].split(",") if name.strip())
+        names = cls.asked(data)
         task, found = cls(names), {}
         for name, column in zip(names, task.columns, strict=True):
             found[column] = columns.numbers(frame, name, source)
@@ -61,6 +61,15 @@ class MultiLabel(Task):
             if len(wrong):
                 raise DataError(f"{source}: {name} must be 0 or 1; line {wrong[0] + 2} has another")
         return task, pd.DataFrame(found, frame.index).astype(np.int32)
+
+    @classmethod
+    def asked(cls, data: Mapping[str, Any]) -> tuple[str, ...]:
+        """See `Task`."""
+        return tuple(name.strip() for name in data["label_column"].split(",") if name.strip())
+
+    def reading(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """See `Task`."""
+        return {**data, "label_column": ",".join(self.names)}
 
     @property
     def width(self) -> int:
@@ -96,6 +105,10 @@ class MultiLabel(Task):
     def link(self, logits: Float[AnyArray, "*n f"]) -> Float[AnyArray, "*n f"]:
         """Sigmoid."""
         return arrays.sigmoid(logits)
+
+    def unlink(self, values: Float[np.ndarray, "n f"]) -> Float[np.ndarray, "n f"]:
+        """Logits."""
+        return arrays.logit(values)
 
     def groups(self, targets: Float[np.ndarray, "S f"]) -> Integer[np.ndarray, " S"]:
         """Slides of equal findings; combinations of fewer than ten slides are one group."""

@@ -74,6 +74,10 @@ class Ordinal(Classification):
         one = xp.ones_like(above[..., :1])
         return xp.concatenate([one, above], -1) - xp.concatenate([above, 0 * one], -1)
 
+    def unlink(self, values: Float[np.ndarray, "n C"]) -> Float[np.ndarray, "n s"]:
+        """Of the probability of being above each step."""
+        return arrays.logit(np.cumsum(values[:, ::-1], 1)[:, ::-1][:, 1:])
+
     figures = Task.figures  # the closed forms of classes are of other metrics
 
     def measure(

@@ -1,12 +1,14 @@
 """What rows of `predictions.csv` come to: figures per patient, intervals, operating points."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
 from lrmil_jax.errors import DataError
 from lrmil_jax.evals import intervals, thresholds
-from lrmil_jax.tasks.task import Task
+from lrmil_jax.tasks.task import POOLINGS, Task
 
 _LEAST_POOLS = 10  # with fewer, nothing can be told of how pools differ
 
@@ -14,9 +16,12 @@ _LEAST_POOLS = 10  # with fewer, nothing can be told of how pools differ
 def rows(
     task: Task, arm: str, table: pd.DataFrame, values: Float[np.ndarray, "S V"]
 ) -> pd.DataFrame:
-    """One arm's rows of `predictions.csv`, one a slide of the cohort's table."""
+    """One arm's rows of `predictions.csv`, one a slide of the cohort's table; `pooling` is told
+    where it is not the mean of the values."""
     names = [name for name in ("slide_id", "patient_id", "case_id", "pool") if name in table]
     frame = table[names].assign(arm=arm)
+    if task.pooling != POOLINGS[0]:
+        frame["pooling"] = task.pooling
     return frame.assign(**task.truth(table).to_dict("list"), **task.said(values))
 
 
@@ -24,18 +29,13 @@ def patients(
     task: Task, frame: pd.DataFrame
 ) -> tuple[np.ndarray, Float[np.ndarray, "P T"], Float[np.ndarray, "P V"]]:
     """Names, targets and values of the patients of one arm's rows, in the order of the names; a
-    patient's values are the mean of those of the slides.
+    patient's values are made of those of the slides by `Task.pooled`.
 
     Raises:
       DataError: the slides of a patient have different targets.
     """
     targets = task.targets_of(frame)
     names, place = np.unique(frame.case_id.to_numpy(str), return_inverse=True)
-    counts = np.bincount(place)[:, None]
-
-    def means(of: np.ndarray) -> np.ndarray:
-        return np.stack([np.bincount(place, one) for one in of.T], 1) / counts
-
     first = targets[np.unique(place, return_index=True)[1]]
     differing = (targets != first[place]).any(1)
     if differing.any():
@@ -44,7 +44,7 @@ def patients(
             f"Patient {patient!r} has slides with different labels: metrics are per patient, so "
             "give the patient one label or the slides patient ids of their own."
         )
-    return names, first, means(frame[list(task.values)].to_numpy(np.float64))
+    return names, first, task.pooled(frame[list(task.values)].to_numpy(np.float64), place)
 
 
 def measure(task: Task, frame: pd.DataFrame) -> dict:
@@ -109,11 +109,15 @@ def operating_points(
     chosen = chosen_thresholds(task, validation, sensitivity=sensitivity)
     if not chosen:
         return {}
-    sides = [_labelled(task, frame) for frame in (validation, test)]
-    return {
-        name: thresholds.at(*sides[1], value) | {"validation": thresholds.at(*sides[0], value)}
-        for name, value in chosen.items()
-    }
+    sides = [at_thresholds(task, frame, chosen) for frame in (test, validation)]
+    return {name: sides[0][name] | {"validation": sides[1][name]} for name in chosen}
+
+
+def at_thresholds(
+    task: Task, frame: pd.DataFrame, chosen: Mapping[str, float]
+) -> dict[str, dict[str, float | None]]:
+    """What `thresholds.at` gives of one arm's rows at each threshold of two classes, by name."""
+    return {name: thresholds.at(*_labelled(task, frame), value) for name, value in chosen.items()}
 
 
 def chosen_thresholds(

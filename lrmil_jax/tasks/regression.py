@@ -85,6 +85,10 @@ class Regression(Task):
         """On the scale of the CSV."""
         return logits * self.sd + self.mean
 
+    def unlink(self, values: Float[np.ndarray, "n 1"]) -> Float[np.ndarray, "n 1"]:
+        """On the scale of the training slides."""
+        return (values - self.mean) / self.sd
+
     def groups(self, targets: Float[np.ndarray, "S 1"]) -> Integer[np.ndarray, " S"]:
         """Quarters by the number."""
         return strata(targets[:, 0])

@@ -21,6 +21,8 @@ from lrmil_jax.tasks.regression import strata
 from lrmil_jax.tasks.task import Task
 from lrmil_jax.types import AnyArray
 
+_LEAST = 1e-12  # of a probability that others are divided by
+
 
 @dataclasses.dataclass(frozen=True)
 class Survival(Task):
@@ -59,6 +61,11 @@ class Survival(Task):
             raise DataError(f"{source} has no event at all in {data['event_column']}")
         table = pd.DataFrame({"time": time, "event": event.astype(np.int32)}, frame.index)
         return cls(data["bins"]), table
+
+    @classmethod
+    def asked(cls, data: Mapping[str, Any]) -> tuple[str, ...]:
+        """See `Task`."""
+        return data["time_column"], data["event_column"]
 
     @property
     def width(self) -> int:
@@ -117,6 +124,11 @@ class Survival(Task):
         """Probabilities of coming through the intervals."""
         xp = arrays.namespace(logits)
         return xp.cumprod(arrays.sigmoid(-xp.asarray(logits)), -1)
+
+    def unlink(self, values: Float[np.ndarray, "n j"]) -> Float[np.ndarray, "n j"]:
+        """Logits of the hazards."""
+        before = np.concatenate([np.ones_like(values[:, :1]), values[:, :-1]], 1)
+        return arrays.logit(1 - values / np.maximum(before, _LEAST))
 
     def groups(self, targets: Float[np.ndarray, "S 2"]) -> Integer[np.ndarray, " S"]:
         """Events by the quarter of their time, and the censored."""

@@ -16,6 +16,8 @@ from lrmil_jax.evals.intervals import Bounds, Figure
 from lrmil_jax.tasks import columns
 from lrmil_jax.types import AnyArray
 
+# How the slides of a patient become one prediction: the mean of the values, or of the outputs.
+POOLINGS = ("probability", "logit")
 # Metrics of which less is better; of all others more is.
 LESS_IS_BETTER = ("loss", "mae", "rmse", "brier")
 
@@ -29,7 +31,12 @@ class Task(abc.ABC):
     patient's slides and over the members of a model, and written under `values`.
 
     Fields of a task are what a model must keep to be used again: `facts` and `create` carry them.
+
+    Attributes:
+      pooling: of POOLINGS, `data.patient`.
     """
+
+    pooling: str = dataclasses.field(default=POOLINGS[0], kw_only=True)
 
     name: ClassVar[str]
     columns: ClassVar[tuple[str, ...]]
@@ -59,6 +66,15 @@ class Task(abc.ABC):
         Raises:
           DataError: a column is missing, or a value is none that the task can use; with its line.
         """
+
+    @classmethod
+    def asked(cls, data: Mapping[str, Any]) -> tuple[str, ...]:
+        """The columns of a label CSV that `read` reads, by `config.data`."""
+        return (data["label_column"],)
+
+    def reading(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """`config.data` with which `read` asks another table for the outcomes of this very task."""
+        return dict(data)
 
     @property
     @abc.abstractmethod
@@ -106,6 +122,25 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def link(self, logits: Float[AnyArray, "*n W"]) -> Float[AnyArray, "*n V"]:
         """The predicted values; NumPy in, NumPy out."""
+
+    @abc.abstractmethod
+    def unlink(self, values: Float[np.ndarray, "n V"]) -> Float[np.ndarray, "n W"]:
+        """Outputs of a head of which `link` makes these values."""
+
+    def pooled(
+        self, values: Float[np.ndarray, "n V"], place: Integer[np.ndarray, " n"]
+    ) -> Float[np.ndarray, "P V"]:
+        """The values of patients: of those of their slides the mean, or `link` of the mean of the
+        outputs (`pooling`).
+
+        Args:
+          values: of slides.
+          place: the patient of each, from 0.
+        """
+        values = np.asarray(values, np.float64)
+        if self.pooling == "logit":
+            return self.link(_means(self.unlink(values), place))
+        return _means(values, place)
 
     @abc.abstractmethod
     def groups(self, targets: Float[np.ndarray, "S T"]) -> Integer[np.ndarray, " S"]:
@@ -197,3 +232,8 @@ class Task(abc.ABC):
                 f"{', '.join(one for one in self.metrics if one != 'loss')}"
             )
         return ((name, "min" if name in LESS_IS_BETTER else "max"), *by_loss)
+
+
+def _means(values: Float[np.ndarray, "n k"], place: Integer[np.ndarray, " n"]) -> np.ndarray:
+    sums = np.stack([np.bincount(place, column) for column in values.T], 1)
+    return sums / np.bincount(place)[:, None]

@@ -229,6 +229,6 @@ class _Validation:
         cases = np.array([self._data.cases[place] for place in places])
         order = np.lexsort((places, cases))
         rows, places, cases = rows[order].astype(np.float64), places[order], cases[order]
-        _, first, slides = np.unique(cases, return_index=True, return_counts=True)
-        predicted = np.add.reduceat(rows, first) / slides[:, None]
+        _, first, patient = np.unique(cases, return_index=True, return_inverse=True)
+        predicted = self._data.task.pooled(rows, patient)
         return self._data.task.measure(self._data.targets[places[first]], predicted)

@@ -3,16 +3,19 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from ml_collections import ConfigDict
 
+from lrmil_jax import config as configuration
 from lrmil_jax import files, tasks
 from lrmil_jax.data import labels as label_csv
-from lrmil_jax.data import schema, writer
+from lrmil_jax.data import schema, slide_files, splits, writer
 from lrmil_jax.data.features import SlideFeatures
+from lrmil_jax.data.layouts import Sources
 from lrmil_jax.data.schema import Geometry
 from lrmil_jax.data.slide_jobs import SlideJob, TilingSettings
 from lrmil_jax.errors import DataError, WorkdirError
@@ -21,7 +24,7 @@ from lrmil_jax.patches.beside import SlideBeside
 from lrmil_jax.patches.origins import Shards, SlideAtRegions
 from lrmil_jax.processes import Workers, map_jobs
 from lrmil_jax.slides import synthetic
-from lrmil_jax.workspace import claims, layout, statuses
+from lrmil_jax.workspace import claims, layout, statuses, twins
 
 
 def geometry(config: ConfigDict) -> Geometry:
@@ -68,41 +71,65 @@ def read(config: ConfigDict, workdir: Path) -> label_csv.Cohort:
 
 
 _cohorts: dict[str, label_csv.Cohort] = {}
+_without_leaks: set[tuple[Path, int]] = set()
 
 
 def forget() -> None:
     """The next `read` reads the files again, statuses too; a run begins with this."""
     _cohorts.clear()
+    _without_leaks.clear()
     statuses.forget()
 
 
 def _read(config: ConfigDict, workdir: Path) -> label_csv.Cohort:
     data = config.data
-    labels, slides = data.labels, data.slides
-    if labels is None:
+    if data.labels is None:
         labels = _synthetic_cohort(config, workdir / "synthetic")
-        slides = labels.parent / "slides"
-    elif not Path(labels).is_file():
-        raise DataError(f"data.labels names {labels}, which does not exist")
+        sources = Sources(labels, labels.parent / "slides")
+    elif not Path(data.labels).is_file():
+        raise DataError(f"data.labels names {data.labels}, which does not exist")
+    else:
+        sources = label_sources(config)
     saved = workdir / "folds.csv"
-    cohort = label_csv.read_cohort(
-        Path(labels),
-        Path(slides) if slides else None,
-        read_task(config),
+    protocol = splits.Protocol(
         folds=config.folds,
         seed=config.seed,
-        saved_folds=saved,
+        columns=tuple(data.split_columns),
+        file=_path(data.splits),
+        site=data.site,
+        val_share=data.val_share,
+        leaks=data.leaks,
+        saved=saved,
     )
+    cohort = label_csv.read_cohort(sources, read_task(config), protocol)
+    names = ["slide_id", "patient_id", *(["site"] if "site" in cohort.table else [])]
     folds = [name for name in cohort.table if name.startswith("fold_")]
-    kept = cohort.table[["slide_id", "patient_id", *cohort.task.columns, *folds]]
+    kept = cohort.table[[*names, *cohort.task.columns, *folds]]
     files.write_table(saved, kept.assign(seed=config.seed))
     return cohort
 
 
+def label_sources(config: ConfigDict, labels: Path | None = None) -> Sources:
+    """The label table that the config names, or another one, and what belongs to it."""
+    data = config.data
+    return Sources(labels or Path(data.labels), _path(data.slides), _path(data.slide_table))
+
+
+def _path(name: str | None) -> Path | None:
+    return Path(name) if name else None
+
+
 def read_task(config: ConfigDict) -> label_csv.ReadTask:
-    """How the config's task and its targets are read from the rows of the label CSV."""
-    kind = tasks.kind(config.task)
-    return lambda frame, source: kind.read(frame, dict(config.data), source)
+    """How the config's task and its targets are read from the rows of the label table."""
+    kind, data = tasks.kind(config.task), dict(config.data)
+
+    def read(frame: pd.DataFrame, source: str, settled: Mapping[str, Any]):
+        unset = {name: value for name, value in settled.items()
+                 if data[name] == configuration.default().data[name]}  # fmt: skip
+        task, targets = kind.read(frame, data | unset, source)
+        return dataclasses.replace(task, pooling=config.data.patient), targets
+
+    return label_csv.ReadTask(kind.asked(data), read)
 
 
 def _synthetic_cohort(config: ConfigDict, folder: Path) -> Path:
@@ -124,6 +151,7 @@ def prepared(config: ConfigDict, workdir: Path) -> label_csv.Cohort:
 
     Raises:
       WorkdirError: a slide has not been prepared yet.
+      DataError: a slide is in two splits under two names (`twins.check`).
     """
     cohort = read(config, workdir)
     failed = set()
@@ -135,7 +163,17 @@ def prepared(config: ConfigDict, workdir: Path) -> label_csv.Cohort:
             )
         if status["status"] != "ok":
             failed.add(slide_id)
-    return cohort.without(failed)
+    kept = cohort.without(failed)
+    checked = Path(workdir).absolute(), id(cohort)
+    if checked not in _without_leaks:
+        twins.check(workdir, kept, source=source(config), how=config.data.leaks)
+        _without_leaks.add(checked)
+    return kept
+
+
+def source(config: ConfigDict) -> str:
+    """What messages call the label table."""
+    return str(config.data.labels or "the synthetic cohort")
 
 
 def slide_jobs(config: ConfigDict, workdir: Path, table: pd.DataFrame) -> list[SlideJob]:
@@ -145,7 +183,7 @@ def slide_jobs(config: ConfigDict, workdir: Path, table: pd.DataFrame) -> list[S
         SlideJob(
             slide_id=row.slide_id,
             path=Path(os.path.abspath(row.path)),
-            mpp=label_csv.given_mpp(row),
+            mpp=slide_files.given_mpp(row),
             folder=layout.regions_folder(workdir),
             settings=settings,
         )

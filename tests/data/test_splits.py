@@ -1,16 +1,19 @@
 """The label CSV in both shapes, every mistake in it, and the making of folds."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from lrmil_jax.data import labels as label_csv
-from lrmil_jax.data import splits
+from lrmil_jax.data import slide_files, splits
+from lrmil_jax.data.layouts import Sources
 from lrmil_jax.errors import DataError
 from lrmil_jax.tasks import Task
 from lrmil_jax.tasks.classification import Classification
 
-OPTIONS = ("folds", "seed", "saved_folds")
+OPTIONS = {field.name for field in dataclasses.fields(splits.Protocol)}
 
 
 def make_slides(folder, names, suffix=".svs"):
@@ -43,14 +46,16 @@ def given(tmp_path):
         if names is None:
             names = [] if frame is None else frame.slide_id.dropna().unique()
         folder = make_slides(tmp_path / "slides", names) if slides else None
-        return label_csv.read_cohort(labels, folder, reading(kind, **data), **options)
+        protocol = splits.Protocol(**options)
+        return label_csv.read_cohort(Sources(labels, folder), reading(kind, **data), protocol)
 
     return read
 
 
 def reading(kind: type[Task] = Classification, **data):
     data = {"label_column": "label", "classes": (), **data}
-    return lambda frame, source: kind.read(frame, data, source)
+    read = lambda frame, source, settled: kind.read(frame, data | dict(settled), source)  # noqa: E731
+    return label_csv.ReadTask(kind.asked(data), read)
 
 
 def message(given, *arguments, **options):
@@ -153,12 +158,12 @@ def test_saved_folds_win_for_the_same_cohort_only(given, tmp_path):
     first = given(frame, seed=3).table
     saved = tmp_path / "folds.csv"
     first.sample(frac=1, random_state=0).to_csv(saved, index=False)
-    kept = given(frame, seed=4, saved_folds=saved).table
+    kept = given(frame, seed=4, saved=saved).table
     pd.testing.assert_frame_equal(kept, first)
-    fewer = given(frame[frame.patient_id != "p00"], seed=4, saved_folds=saved).table
+    fewer = given(frame[frame.patient_id != "p00"], seed=4, saved=saved).table
     fresh = given(frame[frame.patient_id != "p00"], seed=4).table
     pd.testing.assert_frame_equal(fewer, fresh)
-    three = given(frame, seed=4, folds=3, saved_folds=saved).table
+    three = given(frame, seed=4, folds=3, saved=saved).table
     assert [c for c in three if c.startswith("fold_")] == ["fold_1", "fold_2", "fold_3"]
 
 
@@ -349,19 +354,19 @@ def test_files_that_are_no_csv(tmp_path, content, said):
     labels = tmp_path / "labels.csv"
     labels.write_bytes(content)
     with pytest.raises(DataError, match=said) as caught:
-        label_csv.read_cohort(labels, tmp_path, reading())
+        label_csv.read_cohort(Sources(labels, tmp_path), reading())
     assert str(labels) in str(caught.value)
 
 
 def test_missing_csv_and_missing_folder(given, tmp_path):
     with pytest.raises(DataError, match=r"nothing\.csv does not exist"):
-        label_csv.read_cohort(tmp_path / "nothing.csv", tmp_path, reading())
+        label_csv.read_cohort(Sources(tmp_path / "nothing.csv", tmp_path), reading())
     with pytest.raises(DataError, match="cannot be read"):
-        label_csv.read_cohort(tmp_path, tmp_path, reading())
+        label_csv.read_cohort(Sources(tmp_path, tmp_path), reading())
     labels = tmp_path / "labels.csv"
     cohort_frame().to_csv(labels, index=False)
     with pytest.raises(DataError, match=r"data\.slides is .*which is no folder"):
-        label_csv.read_cohort(labels, tmp_path / "nowhere", reading())
+        label_csv.read_cohort(Sources(labels, tmp_path / "nowhere"), reading())
 
 
 def test_excel_writes_a_byte_order_mark(given):
@@ -382,13 +387,13 @@ def test_without_failed_slides_the_folds_must_still_hold(given):
 
 def test_slides_to_predict_from_a_folder_or_a_csv(tmp_path):
     folder = make_slides(tmp_path / "slides", ["b", "a.x"])
-    found = label_csv.read_slide_list(folder)
+    found = slide_files.read_list(folder)
     assert found.slide_id.tolist() == ["a.x", "b"]
     assert found.patient_id.tolist() == ["a.x", "b"]
     assert "label" not in found
     table = tmp_path / "slides" / "list.csv"
     table.write_text("slide_id,label,mpp\nb,tumour,0.25\na.x,,\n")
-    listed = label_csv.read_slide_list(table)
+    listed = slide_files.read_list(table)
     assert listed.label.fillna("").tolist() == ["tumour", ""]
     assert listed.mpp.tolist()[0] == 0.25
     assert listed.path.tolist()[1] == str(folder / "a.x.svs")
@@ -397,9 +402,9 @@ def test_slides_to_predict_from_a_folder_or_a_csv(tmp_path):
 def test_slide_lists_that_cannot_be_used(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no slide file"):
-        label_csv.read_slide_list(tmp_path / "empty")
+        slide_files.read_list(tmp_path / "empty")
     with pytest.raises(DataError) as caught:
-        label_csv.read_slide_list(tmp_path / "nothing.csv")
+        slide_files.read_list(tmp_path / "nothing.csv")
     assert "--slides" in str(caught.value)
     assert "data.labels" not in str(caught.value)
 
@@ -408,8 +413,8 @@ def test_saved_folds_of_another_seed_are_not_taken(given, tmp_path):
     first = given(cohort_frame(), folds=3, seed=0).table
     saved = tmp_path / "saved.csv"
     first.assign(seed=0).to_csv(saved, index=False)
-    same = given(cohort_frame(), folds=3, seed=0, saved_folds=saved).table
-    other = given(cohort_frame(), folds=3, seed=5, saved_folds=saved).table
+    same = given(cohort_frame(), folds=3, seed=0, saved=saved).table
+    other = given(cohort_frame(), folds=3, seed=5, saved=saved).table
     assert same.fold_1.tolist() == first.fold_1.tolist()
     assert other.fold_1.tolist() == given(cohort_frame(), folds=3, seed=5).table.fold_1.tolist()
     assert other.fold_1.tolist() != first.fold_1.tolist()

@@ -327,6 +327,27 @@ def test_check_tells_every_problem_at_once_and_each_once(cohort, caplog, weights
     assert not (cohort.workdir / "regions").exists()
 
 
+def test_one_slide_under_two_names_in_two_splits(cohort, caplog):
+    """Its file, or another compression of it: told by `check`, and by a run before any training."""
+    shutil.copy(cohort.slide(4), cohort.slide(0))
+    image = synthetic.tissue_image(np.random.default_rng([0, 5]), size_px=512, positive=True)[0]
+    synthetic.write_slide(cohort.slide(1), image, mpp=0.5, quality=40)
+    first = "slides slide_0000 and slide_0004 are the same file, in the test and the train split of"
+    assert preflight.run(cohort.config(), cohort.workdir) == 1
+    assert first in caplog.text
+    with pytest.raises(DataError, match=f"{first} fold_1 .and 1 more such pairs.; keep one"):
+        cohort.go("prepare")
+    del cohort.rows[0]
+    cohort.rows.append({**cohort.rows[1], "slide_id": "slide_0000", "patient_id": "p0",
+                        "label": "benign", "fold_1": ""})  # fmt: skip
+    cohort.rows[1]["fold_1"] = "test"  # benign, so that the test split is not empty
+    second = r"slide_0001 and slide_0005 show the same tissue \(likeness [01]\.\d\d\), in the test"
+    with pytest.raises(DataError, match=second):
+        cohort.go("prepare")
+    assert cohort.go("prepare", data__leaks="warn") == 0
+    assert "slides slide_0001 and slide_0005 show the same tissue" in caplog.text
+
+
 def guided(cohort, **changes):
     changes = {"text__descriptions": "shipped:procedural"} | changes
     return cohort.config(method="wise_fuse", encoder__weights="shipped:procedural", **changes)

@@ -1,5 +1,6 @@
 """Every registered task keeps the promises of `Task`; figures agree with independent ones."""
 
+import dataclasses
 import json
 
 import jax
@@ -94,6 +95,48 @@ def test_the_loss_is_least_at_the_truth(given):
     # Of one interval, survival tells no order.
     assert measured[task.headline] > (0.8 if task.name == "survival" else 0.98)
     assert measured["loss"] < 0.2
+
+
+def test_outputs_are_found_again_from_values(given):
+    task, *_, logits = given
+    logits = np.minimum.accumulate(logits, 1) if task.name == "ordinal" else logits
+    found = task.unlink(np.asarray(task.link(logits.astype(np.float64))))
+    if task.name == "classification":  # up to a constant a slide
+        logits = logits - jax.nn.logsumexp(logits, axis=1, keepdims=True)
+    np.testing.assert_allclose(found, logits, rtol=1e-5, atol=1e-5)
+
+
+def test_slides_of_a_patient_are_pooled_by_value_or_by_output(given, tmp_path):
+    """Three slides a patient, against plain loops; the CSV tells which way it was."""
+    task, table, _, logits = given
+    logits = np.minimum.accumulate(logits, 1) if task.name == "ordinal" else logits
+    values = np.asarray(task.link(logits.astype(np.float64)))
+    names = [f"p{number // 3:02d}" for number in range(60)]
+    slides = table.assign(slide_id=[f"s{number}" for number in range(60)], case_id=names)
+    first = slides.groupby("case_id")[list(task.columns)].transform("first")
+    slides = slides.assign(**first)  # a patient has one outcome
+    for pooling in tasks.POOLINGS:
+        pooled = dataclasses.replace(task, pooling=pooling)
+        predictions.rows(pooled, "arm", slides, values).to_csv(tmp_path / "rows.csv", index=False)
+        rows = pd.read_csv(tmp_path / "rows.csv")
+        assert ("pooling" in rows) == (pooling != "probability")
+        read = tasks.of_columns(rows)
+        assert read.pooling == pooling
+        found = predictions.patients(pooled, rows)[2]
+        for patient in range(20):
+            part = slice(3 * patient, 3 * patient + 3)
+            wanted = values[part].mean(0)
+            if pooling == "logit":
+                wanted = np.asarray(task.link(logits[part].astype(np.float64).mean(0)[None]))[0]
+            np.testing.assert_allclose(found[patient], wanted, rtol=1e-5, atol=1e-6)
+    with pytest.raises(DataError, match="pooled by bag"):
+        tasks.of_columns(rows.assign(pooling="bag"))
+
+
+def test_facts_of_an_earlier_version_pool_by_value(given):
+    task, *_ = given
+    facts = {name: value for name, value in task.facts().items() if name != "pooling"}
+    assert tasks.of_facts(facts) == task
 
 
 def test_facts_make_the_same_task_again(given):

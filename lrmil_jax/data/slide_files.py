@@ -1,0 +1,187 @@
+"""The slide files that a table names: by path, or by name in the slide folder."""
+
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lrmil_jax.data import tables
+from lrmil_jax.errors import DataError
+
+SLIDE_SUFFIXES = {
+    *(".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide"),
+    *(".czi", ".isyntax", ".dcm", ".qptiff"),
+}
+
+
+def find(folder: Path, wanted: Collection[str] | None = None) -> dict[str, Path]:
+    """Slide files below `folder` by name without suffix.
+
+    Args:
+      folder: searched with all that is below it.
+      wanted: the names that matter; None: all.
+
+    Raises:
+      DataError: no folder, or two files of one wanted name.
+    """
+    if not folder.is_dir():
+        raise DataError(f"data.slides is {folder}, which is no folder; give the slides' folder")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in SLIDE_SUFFIXES and path.is_file():
+            if path.stem in found and (wanted is None or path.stem in wanted):
+                raise DataError(
+                    f"two slide files are called {path.stem} ({found[path.stem]} and {path}); "
+                    "name the right one in the CSV's path column or remove one"
+                )
+            found[path.stem] = path
+    return found
+
+
+def check_ids(table: pd.DataFrame, path: Path) -> None:
+    """Refuses empty, double and odd slide_ids, and empty patient_ids.
+
+    Raises:
+      DataError: with the line or the id.
+    """
+    for column in ("slide_id", "patient_id"):
+        empty = table.index[table[column].isna() | (table[column] == "")]
+        if len(empty):
+            raise DataError(f"{path} has no {column} in line {empty[0] + 2}")
+    twice = table.slide_id[table.slide_id.duplicated()].unique()
+    if len(twice):
+        raise DataError(f"{path} lists slide {', '.join(twice[:5])} more than once; keep one row")
+    odd = [name for name in table.slide_id if not re.fullmatch(r"[\w.\- ()+]+", name)]
+    if odd:
+        raise DataError(
+            f"{path}: slide_id {odd[0]!r} cannot be a file name; use letters and digits"
+        )
+
+
+def resolve(
+    table: pd.DataFrame,
+    given: pd.Series | None,
+    slides: Path | None,
+    labels: Path,
+    *,
+    must_exist: bool = True,
+) -> list[str]:
+    """Where each slide's file is.
+
+    Args:
+      table: with `slide_id`.
+      given: the table's paths, NaN or empty where it has none; below `slides`, or beside the table.
+      slides: the folder in which slides without a path are looked for.
+      labels: the table's own path.
+      must_exist: refuse a slide that is not there; False leaves it to fail on its own.
+
+    Raises:
+      DataError: slides that are not there, or one file named twice.
+    """
+    named = ["" if pd.isna(path) else path for path in given] if given is not None else []
+    named = named or [""] * len(table)
+    sought = [name for name, own in zip(table.slide_id, named, strict=True) if not own]
+    names = {*sought, *map(without_suffix, sought)}
+    found = find(slides, names) if slides is not None and names else {}
+    paths, unknown = [], []
+    for slide_id, own in zip(table.slide_id, named, strict=True):
+        if own:
+            path = (slides or labels.parent) / own
+        else:
+            path = found.get(slide_id, found.get(without_suffix(slide_id)))
+        if path is None or not path.exists():
+            unknown.append(slide_id if path is None else str(path))
+        paths.append(slide_id if path is None else str(path))
+    if unknown and must_exist:
+        raise DataError(
+            f"{labels} lists {len(unknown)} slides that are not there: {', '.join(unknown[:5])}"
+            f"{' ...' if len(unknown) > 5 else ''}; "
+            f"looked in {slides if slides is not None else labels.parent} (data.slides)"
+        )
+    twice = pd.Series(paths)[pd.Series(paths).duplicated()].tolist()
+    if twice:
+        raise DataError(f"{labels} names the slide file {twice[0]} more than once; keep one row")
+    return paths
+
+
+def without_suffix(slide_id: str) -> str:
+    """A slide's name; ids hold dots, so only the suffix of a slide file is cut off."""
+    name = Path(slide_id)
+    return name.stem if name.suffix.lower() in SLIDE_SUFFIXES else slide_id
+
+
+def read_mpp(frame: pd.DataFrame, path: Path) -> np.ndarray:
+    """[S] um/px that a table's `mpp` gives, NaN where it gives none.
+
+    Raises:
+      DataError: one that is no number, with its line.
+    """
+    if "mpp" not in frame:
+        return np.full(len(frame), np.nan)
+    text = tables.with_blanks(frame["mpp"])
+    values = pd.to_numeric(text, errors="coerce")
+    wrong = text.notna() & values.isna()
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise DataError(f"{path}: mpp {frame['mpp'].iloc[row]!r} in line {row + 2} is no number")
+    return values.to_numpy(np.float64)
+
+
+def given_mpp(row) -> float | None:
+    """The um/px that a row of a slide table gives; None is the file's own."""
+    return None if pd.isna(row.mpp) else float(row.mpp)
+
+
+def one_slide(path: Path, mpp: float | None = None) -> pd.DataFrame:
+    """A table of one slide, as `read_list` gives it."""
+    return pd.DataFrame(
+        {
+            "slide_id": [path.stem],
+            "patient_id": [path.stem],
+            "path": [str(path)],
+            "mpp": [np.nan if mpp is None else mpp],
+        }
+    )
+
+
+def read_list(source: Path, slides: Path | None = None, *, strict: bool = True) -> pd.DataFrame:
+    """Slides to predict: all of a folder, or those of a CSV; labels are kept if there are any.
+
+    A file that a CSV names and that is not there is left in: it fails on its own.
+
+    Args:
+      source: a folder of slides, or a CSV.
+      slides: where slides without a path are looked for; by default beside the CSV.
+      strict: refuse double and odd ids; False keeps what can be opened, once each.
+
+    Returns:
+      Columns slide_id, patient_id, path, mpp and whatever else a CSV has, as text.
+
+    Raises:
+      DataError: neither folder nor CSV, or no slide in it.
+    """
+    if source.is_dir():
+        found = find(source)
+        if not found:
+            raise DataError(f"--slides {source} holds no slide file")
+        return pd.concat([one_slide(path) for path in found.values()], ignore_index=True)
+    if not source.is_file():
+        raise DataError(f"--slides {source} is neither a folder nor a CSV; check its path")
+    frame = tables.read(source)
+    tables.require_columns(frame, ("slide_id",), source)
+    frame = frame.apply(tables.with_blanks)
+    if not strict:
+        frame = frame.dropna(subset=["slide_id"]).drop_duplicates("slide_id").reset_index(drop=True)
+    table = pd.DataFrame({"slide_id": frame["slide_id"]})
+    table["patient_id"] = frame.get("patient_id", table.slide_id)
+    if strict:
+        check_ids(table, source)
+    folder = source.parent if slides is None else slides
+    table["path"] = resolve(table, frame.get("path"), folder, source, must_exist=False)
+    table["mpp"] = read_mpp(frame, source)
+    if not strict:
+        table = table[[Path(path).exists() for path in table.path]].reset_index(drop=True)
+    others = frame.drop(columns=[name for name in frame if name in table])
+    return table.join(others)

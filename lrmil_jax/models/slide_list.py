@@ -1,0 +1,120 @@
+"""Predictions of a list of slides by a model, each kept in a folder of its own: a slide whose
+prediction is there is not done again."""
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+
+import pandas as pd
+
+from lrmil_jax import processes
+from lrmil_jax.data import slide_files
+from lrmil_jax.data.slide_jobs import file_identity
+from lrmil_jax.errors import UserError
+from lrmil_jax.models.result import SlideResult
+from lrmil_jax.models.slide_model import SlideModel
+from lrmil_jax.progress import progress
+from lrmil_jax.report import prediction
+from lrmil_jax.report.prediction import SlidePrediction
+
+log = logging.getLogger(__name__)
+
+
+def predict(model: SlideModel, table: pd.DataFrame, folder: Path) -> tuple[list[dict], list[dict]]:
+    """Records of the slides that have a prediction, in the order of the table, and of the others.
+
+    Slides are classified one after the other without a pause; what is kept of them is drawn in
+    processes beside, and is whole once `prediction.json` is there.
+    """
+    identity = _identity(model.folder)
+    rows = [(row, _source(identity, row)) for row in table.itertuples()]
+    known = [_known(folder / row.slide_id, source) for row, source in rows]
+    pending = [pair for pair, record in zip(rows, known, strict=True) if record is None]
+    results = model.predict_many(
+        [row.path for row, _ in pending], [slide_files.given_mpp(row) for row, _ in pending]
+    )
+    failed: list[dict] = []
+    with (
+        progress("predict", len(rows), done=len(rows) - len(pending)) as bar,
+        processes.Background(prediction.save, len(pending), label="predict") as drawing,
+    ):
+        for (row, source), found in zip(pending, results, strict=True):
+            if isinstance(found, UserError):
+                failed.append(_failure(row.slide_id, str(found)))
+            else:
+                record = _record(model, row, source, found)
+                drawing.submit(SlidePrediction(folder / row.slide_id, row.slide_id, found, record))
+            bar.advance()
+        saved = drawing.results()
+    undrawn = (record for record in saved if "reason" in record)
+    failed += [_failure(record["slide_id"], record["reason"]) for record in undrawn]
+    there = [record for record in known if record is not None]
+    there += [record for record in saved if "prediction" in record]
+    order = {row.slide_id: place for place, (row, _) in enumerate(rows)}
+    return sorted(there, key=lambda record: order[record["slide_id"]]), failed
+
+
+def _identity(model: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(model.rglob("*")):
+        if path.suffix in (".json", ".safetensors"):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _failure(slide_id: str, reason: str) -> dict:
+    """Tells that a slide has no prediction, and gives its row."""
+    log.error("slide %s failed: %s", slide_id, reason)
+    return {"slide_id": slide_id, "status": "failed", "reason": reason}
+
+
+def _source(identity: str, row) -> dict:
+    """What a prediction follows from: the model and the slide."""
+    path = Path(row.path)
+    identified = file_identity(path) if path.is_file() else {}
+    return {"model": identity, "mpp": slide_files.given_mpp(row), **identified}
+
+
+def _known(folder: Path, source: dict) -> dict | None:
+    """The prediction that is there already, if it is of this model and slide."""
+    mark = folder / "prediction.json"
+    record = json.loads(mark.read_text(encoding="utf-8")) if mark.is_file() else None
+    return record if record is not None and record["source"] == source else None
+
+
+def _record(model: SlideModel, row, source: dict, result: SlideResult) -> dict:
+    return {
+        "slide_id": row.slide_id,
+        "path": str(Path(row.path)),
+        "source": source,
+        "probabilities": result.probabilities,
+        "prediction": result.prediction,
+        "sentence": result.sentence,
+        "predicted_at": {
+            name: model.classes[int(result.probabilities[model.classes[1]] >= threshold)]
+            for name, threshold in model.thresholds.items()
+        },
+        "mpp": result.mpp,
+        "lr_patches": len(result.attention),
+        "patches_encoded": result.encoded,
+        "unreadable": result.unreadable,
+        "levels_read": result.read_log,
+        "finest_level_allowed": result.finest_allowed,
+        "seconds": {name: round(value, 4) for name, value in result.seconds.items()},
+    }
+
+
+def csv_row(model: SlideModel, record: dict) -> dict:
+    row = {"slide_id": record["slide_id"], "status": "ok", "reason": ""}
+    # A record that was read again has its keys in another order.
+    others = sorted(record["prediction"].keys() - set(model.task.values))
+    row |= {name: record["prediction"][name] for name in (*others, *model.task.values)}
+    row |= {f"predicted_{name}": value for name, value in record["predicted_at"].items()}
+    row |= {name: record[name] for name in ("mpp", "lr_patches", "patches_encoded")}
+    row |= {
+        "unreadable": len(record["unreadable"]),
+        "finest_level_read": min(int(level) for level in record["levels_read"]),
+        "finest_level_allowed": record["finest_level_allowed"],
+    }
+    return row | {f"seconds_{name}": value for name, value in record["seconds"].items()}

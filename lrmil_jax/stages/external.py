@@ -1,0 +1,171 @@
+"""evaluate --cohort: what a trained model is worth on slides that it has never seen.
+
+Predictions are made as `predict` makes them, figures and tables as `evaluate` and `report` do, at
+the model's own thresholds.
+"""
+
+import dataclasses
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from ml_collections import ConfigDict
+
+from lrmil_jax import config as configuration
+from lrmil_jax import files, methods, processes, tasks
+from lrmil_jax.data import labels as label_csv
+from lrmil_jax.data import leaks, regions, slide_files
+from lrmil_jax.data.slide_jobs import SlideJob
+from lrmil_jax.errors import DataError
+from lrmil_jax.models import model_folder, slide_list
+from lrmil_jax.models.slide_model import SlideModel
+from lrmil_jax.report import follow_up, html, results, table
+from lrmil_jax.tasks import Task, columns, predictions
+from lrmil_jax.workspace import cohorts, layout, twins
+
+log = logging.getLogger(__name__)
+
+_HEATMAPS = 4  # slides drawn on the page
+
+
+def run(model: Path, workdir: Path, cohort: Path, config: ConfigDict | None = None) -> int:
+    """Writes `predictions/`, `evaluate/` (predictions.csv, metrics.json) and `report/`.
+
+    Args:
+      model: a model folder.
+      workdir: where the output goes.
+      cohort: a label table with an outcome for every slide, of any layout of `data.layouts`.
+      config: its keys of `data` say how the table is read; None: the defaults.
+
+    Returns:
+      How many slides failed; they are listed in `predictions/predictions.csv` with their reason.
+
+    Raises:
+      DataError: a mistake in the table, an outcome that the model does not know, or a slide that
+        it was trained on.
+      WeightsError: the model folder is not whole.
+    """
+    loaded = model_folder.load(model)
+    config = configuration.default() if config is None else config
+    sources = cohorts.label_sources(config, cohort)
+    if sources.slides is None:
+        sources = dataclasses.replace(sources, slides=cohort.parent)
+    rows, task, slides = label_csv.read_slides(sources, _read_task(loaded.task, config))
+    slides["case_id"] = label_csv.cases(slides, rows, task, cohort)
+    seen = _seen(loaded, slides, str(cohort), config)
+    folder = workdir / "predictions"
+    files.remove_leftovers(folder)
+    done, failed = slide_list.predict(loaded, slides, folder)
+    listed = pd.DataFrame([slide_list.csv_row(loaded, record) for record in done] + failed)
+    files.write_table(folder / "predictions.csv", listed)
+    if not done:
+        raise DataError(f"none of the {len(slides)} slides of {cohort} could be read; see above")
+    notes = [f"External cohort {cohort.name}, {seen}."]
+    _report(loaded, slides, done, notes, workdir)
+    return len(failed)
+
+
+def _read_task(task: Task, config: ConfigDict) -> label_csv.ReadTask:
+    """How the outcomes of the model's own task are read."""
+    data = task.reading(dict(config.data))
+    default = configuration.default().data.label_column
+
+    def read(frame: pd.DataFrame, source: str, settled: Mapping[str, Any]):
+        if data["label_column"] == default and "label_column" in settled:
+            data["label_column"] = settled["label_column"]
+        if not task.has_classes:
+            return task, type(task).read(frame, data, source)[1]
+        (column,) = task.asked(data)
+        text = columns.text(frame, column, source, classes=task.classes)
+        rows = pd.DataFrame({"slide_id": frame["slide_id"], "label": text})
+        return task, pd.DataFrame({"label": task.targets_of(rows).astype(np.int32)[:, 0]})
+
+    return label_csv.ReadTask(type(task).asked(data), read)
+
+
+def _seen(model: SlideModel, slides: pd.DataFrame, source: str, config: ConfigDict) -> str:
+    """Refuses slides that the model was trained on, whatever they are called now.
+
+    Patients are not compared by name: two hospitals may both have a patient 17.
+
+    Returns:
+      What the report says of it.
+    """
+    seen = twins.read_seen(model.folder)
+    if not seen:
+        log.warning("%s does not say which slides it was trained on, so nobody can tell whether "
+                    "they are in %s; a model trained anew does", model.folder, source)  # fmt: skip
+        return "not compared with the slides that the model was trained on"
+    known = processes.map_jobs(
+        regions.identify_slide,
+        _jobs(model, slides),
+        workers=config.prepare.workers,
+        label="compare with training",
+    )
+    pairs = [
+        {"slide_id": slides.slide_id[one.first], "kind": one.kind, "likeness": one.likeness}
+        for one in leaks.twins([leaks.identity(status) for status in known], seen)
+    ]
+    pairs = pd.DataFrame(pairs, columns=["slide_id", "kind", "likeness"])
+    leaks.tell(leaks.across_cohorts(pairs, source), config.data.leaks)
+    if len(pairs):
+        return f"{pairs.slide_id.nunique()} slides of which the model was trained on"
+    return "none of whose slides the model was trained on"
+
+
+def _jobs(model: SlideModel, slides: pd.DataFrame) -> list[SlideJob]:
+    return [
+        SlideJob(row.slide_id, Path(os.path.abspath(row.path)), slide_files.given_mpp(row),
+                 Path(), model.settings)
+        for row in slides.itertuples()
+    ]  # fmt: skip
+
+
+def _report(
+    model: SlideModel, slides: pd.DataFrame, done: list[dict], notes: list[str], workdir: Path
+) -> None:
+    task = model.task
+    compared = methods.METHODS[model_folder.read_facts(model.folder)["method"]].main
+    by_name = {record["slide_id"]: record for record in done}
+    slides = slides[slides.slide_id.isin(by_name)].reset_index(drop=True)
+    records = [by_name[name] for name in slides.slide_id]
+    values = np.array([[one["prediction"][name] for name in task.values] for one in records])
+    frame = predictions.rows(task, compared.name, slides, values)
+    measured = {
+        "title": compared.title,
+        "patches": float(np.median([record["patches_encoded"] for record in records])),
+        "slides": len(frame),
+        **predictions.measure(task, frame),
+        "thresholds": predictions.at_thresholds(task, frame, model.thresholds),
+    }
+    folder = layout.stage_folder(workdir, "evaluate")
+    files.write_table(folder / "predictions.csv", frame)
+    files.write_json(folder / "metrics.json", {compared.name: measured})
+    tested = frame.assign(fold=1)
+    seconds = pd.DataFrame([record["seconds"] for record in records]).median().to_dict()
+    row = results.model_row(compared.name, tested, [measured], seconds)
+    notes += results.result_notes([row], tested, chosen_on="the model's own validation patients")
+    _page(layout.stage_folder(workdir, "report"), row, tested, records, notes)
+
+
+def _page(
+    folder: Path, row: dict, tested: pd.DataFrame, records: list[dict], notes: list[str]
+) -> None:
+    table.save(folder, [row], notes)
+    pictures = []
+    if tasks.of_columns(tested).has_follow_up:
+        follow_up.save(folder / "follow_up.png", tested, {row["arm"]: row["title"]})
+        pictures.append(("follow_up.png", "Patients above and below the median risk"))
+    pictures += [
+        (f"../predictions/{one['slide_id']}/heatmap.png", f"{one['slide_id']}: {one['sentence']}")
+        for one in records[:_HEATMAPS]
+    ]
+    page = html.page("lrmil_jax: external cohort", table.cells([row]), pictures, notes)
+    html.save(folder / "index.html", page)
+    for line in table.lines([row]):
+        log.info("%s", line)
+    log.info("report: %s", folder / "index.html")
