@@ -21,7 +21,8 @@ _SPREAD = 2.2  # half of its side, in SD of the tissue's place
 _HIGHEST = 7  # cycles a frame
 _ROWS = np.r_[0 : _HIGHEST + 1, -_HIGHEST:0]  # frequencies along y
 _DENSITY = -np.log10((np.arange(256, dtype=np.float32) + 1) / 256)  # of each grey value
-_LEAST = 1.0  # of a frequency that counts: tissue has hundreds
+_SIDE = 512  # px of a thumbnail, at least, where it has as many
+_LEAST = 1.0  # of the strongest frequency; rounding errors reach thousandths
 _SHIFT_PX = 5  # of the frame, at most
 # From here on two slides are called one: of 300 procedural slides, the likest two different ones
 # reach 0.56. docs/protocols.md has what it finds and misses.
@@ -35,7 +36,11 @@ def fingerprint(thumbnail: UInt8[np.ndarray, "h w 3"], tissue: Bool[np.ndarray, 
       thumbnail: the slide at low power.
       tissue: where it holds tissue.
     """
-    grey = np.asarray(Image.fromarray(thumbnail).convert("L"))
+    shrink = max(1, max(tissue.shape) // _SIDE)  # the frame has no use for more
+    grey = np.asarray(Image.fromarray(thumbnail).reduce(shrink).convert("L"))
+    tissue = np.asarray(Image.fromarray(tissue.astype(np.uint8) * 255).reduce(shrink)) > 127
+    if not tissue.any():  # scattered so thinly that none is left
+        tissue = np.ones_like(tissue)
     density = _DENSITY[grey]
     # Beyond its mean: else all slides of one outline would be alike.
     density = np.where(tissue, density - density[tissue].mean(), 0).astype(np.float32)
@@ -80,11 +85,11 @@ def vectors(fingerprints: Sequence[str]) -> Float32[np.ndarray, "S f"]:
 @functools.cache
 def _phases() -> Complex64[np.ndarray, "k f"]:
     """What each shift that is tried multiplies the frequencies with."""
-    shifts = np.arange(-_SHIFT_PX, _SHIFT_PX + 1)
+    shifts = range(-_SHIFT_PX, _SHIFT_PX + 1)
     return np.stack([_shifted(y, x).ravel() for y in shifts for x in shifts])
 
 
-def _shifted(y: float, x: float) -> np.ndarray:
+def _shifted(y: float | int, x: float | int) -> np.ndarray:
     """What a shift by px of the frame multiplies the frequencies with, [v, u]."""
     turns = y * _ROWS[:, None] + x * np.arange(_HIGHEST + 1)[None]
     return np.exp(2j * np.pi * turns / _FRAME).astype(np.complex64)
