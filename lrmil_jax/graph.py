@@ -165,6 +165,7 @@ def _inputs(config: ConfigDict, workdir: Path, stage: Stage, fold: int | None) -
     cohort = cohorts.prepared(config, workdir)
     columns = ["slide_id", "patient_id", *cohort.task.columns]
     columns += [f"fold_{fold}"] if fold else [c for c in cohort.table if c.startswith("fold_")]
+    columns += [name for name in ("measured_as",) if name in cohort.table]
     sources = [statuses.read(workdir, name)["source"] for name in cohort.table.slide_id]
     claimed = claims.read(workdir).get("encoder")
     if claimed is None and "encode_hr" in stage_names(config):

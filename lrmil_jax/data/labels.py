@@ -49,8 +49,8 @@ class Cohort:
     Attributes:
       table: columns slide_id, patient_id, case_id (what is predicted and measured as one), the
         task's targets, path, mpp (NaN: the file's own), fold_1..., pool where the CSV has that
-        column: the pool of images that a composed slide is made of (NaN: none); and `site` where
-        folds keep sites whole.
+        column: the pool of images that a composed slide is made of (NaN: none); `site` where folds
+        keep sites whole; and `measured_as` where the table's layout says what case_id follows.
       task: what is asked of a slide, a `tasks.Task`.
     """
 
@@ -107,6 +107,8 @@ def read_cohort(
     protocol, labels = protocol or splits.Protocol(), sources.labels
     rows, task, table = read_slides(sources, read_task)
     table["case_id"] = cases(table, rows, task, labels)
+    if "measured_as" in rows.frame:
+        table["measured_as"] = rows.frame["measured_as"]
     groups = task.groups(task.targets(table))
     table = splits.with_folds(table, rows, groups, protocol, labels)
     leaks.tell(splits.patients_in_two(table, str(labels)), protocol.leaks)

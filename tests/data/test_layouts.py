@@ -2,11 +2,14 @@
 
 import json
 import logging
+import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from lrmil_jax import config as configuration
 from lrmil_jax.data import labels as label_csv
 from lrmil_jax.data import splits
 from lrmil_jax.data.layouts import Sources
@@ -280,3 +283,14 @@ def test_labels_of_a_wrong_kind(folder, label, sentence):
 def test_a_class_may_be_called_none(folder):
     sources = plain(folder, label=["None", "None", "some", "some"] * 6)
     assert read(sources, reading(classes=("None", "some")), folds=1).classes == ("None", "some")
+
+
+def test_the_documented_commands_name_keys_and_configs_that_are_there():
+    root = Path(__file__).parents[2]
+    text = (root / "docs/protocols.md").read_text(encoding="utf-8")
+    given = re.findall(r"--config\.([a-z_.]+)=\"?(?:(\([^)]*\))|([^\s`\"]+))", text)
+    assert len(given) > 10
+    for key, words, word in given:
+        configuration.replaced(configuration.default(), {key: words or word})
+    for path in re.findall(r"--config (configs/\S+\.py)", text):
+        assert (root / path).is_file()

@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 from lrmil_jax import load_model, pipeline
 from lrmil_jax.errors import DataError, WorkdirError
 from lrmil_jax.slides import readers, tiff
-from lrmil_jax.stages import predict
+from lrmil_jax.stages import external, predict
 from lrmil_jax.train.bag_model import BagModel
 from lrmil_jax.workspace import feature_sets, layout, statuses
 from tests.integration import runs
@@ -327,6 +327,14 @@ def test_cohort_prediction_resumes_and_measures(finished, model, tmp_path, monke
 @pytest.mark.skipif(
     not os.environ.get("LRMIL_TEST_SLIDES"), reason="LRMIL_TEST_SLIDES names no folder of slides"
 )
+def test_slides_that_trained_the_delivered_model_are_no_external_cohort(finished, tmp_path):
+    made = finished.workdir / "synthetic"
+    config = tiny(data__slides=str(made / "slides"))
+    with pytest.raises(DataError, match=r"is a file that the model was trained on .and 15 more"):
+        external.run(finished.workdir / "model", tmp_path / "out", made / "labels.csv", config)
+    assert not (tmp_path / "out").exists()
+
+
 def test_predict_a_real_slide(cache, model, tmp_path):
     del cache
     slide = Path(os.environ["LRMIL_TEST_SLIDES"]) / "CMU-1-Small-Region.svs"

@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from lrmil_jax import config as configuration
 from lrmil_jax import files
-from lrmil_jax.data import regions
+from lrmil_jax.data import regions, slide_files
 from lrmil_jax.data.slide_jobs import SlideJob, file_identity
 from lrmil_jax.errors import ConfigError, DataError
 from lrmil_jax.models import model_folder
@@ -144,21 +144,16 @@ def test_a_training_slide_of_another_compression_is_refused(model, cohort, tmp_p
     assert "slide slide_0000 shows the tissue (likeness" in said
 
 
-def test_a_training_slide_may_be_a_warning_that_the_report_repeats(
-    model, cohort, tmp_path, slides, caplog
-):
-    trained = seen(model, tmp_path, file_identity(slides / "slide_0002.tif"))
-    pd.read_csv(cohort)[1:3].to_csv(cohort, index=False)
-    assert external.run(trained, tmp_path / "work", cohort, config(data__leaks="warn")) == 0
-    assert "slide_0002 is a file that the model was trained on" in caplog.text
-    text = (tmp_path / "work/report/table.txt").read_text()
-    assert "1 slides of which the model was trained on" in text
-
-
-def test_a_model_that_does_not_say_what_it_has_seen_warns(model, cohort, tmp_path, caplog):
-    older = seen(model, tmp_path)
-    pd.read_csv(cohort)[:1].to_csv(cohort, index=False)
-    assert external.run(older, tmp_path / "work", cohort, config()) == 0
+def test_what_the_report_says_of_slides_that_were_seen(model, tmp_path, slides, caplog):
+    table = slide_files.read_list(slides)[1:3].reset_index(drop=True)
+    warned = config(data__leaks="warn")
+    trained = model_folder.load(seen(model, tmp_path, file_identity(slides / "slide_0002.tif")))
+    said = external._seen(trained, table, "new.csv", warned)
+    assert said == "1 slides of which the model was trained on"
+    assert "slide slide_0002 is a file that the model was trained on" in caplog.text
+    (trained.folder / "fold_1" / twins.SEEN).unlink()  # as of an earlier version
+    said = external._seen(trained, table, "new.csv", warned)
+    assert said == "not compared with the slides that the model was trained on"
     assert "does not say which slides it was trained on" in caplog.text
 
 
