@@ -62,8 +62,8 @@ def twins(slides: Sequence[Identity], others: Sequence[Identity] | None = None) 
       slides: some slides.
       others: those that they are compared with; None: among themselves, each pair once.
     """
-    found = _same_files(slides, others)
-    there = {(one.first, one.second) for one in found}
+    pairs = _same_files(slides, others)
+    there = {(one.first, one.second) for one in pairs}
     sides = [slides] if others is None else [slides, others]
     shown = [[i for i, one in enumerate(side) if one.picture is not None] for side in sides]
     pictures = [
@@ -73,8 +73,8 @@ def twins(slides: Sequence[Identity], others: Sequence[Identity] | None = None) 
     for (first, second), value in zip(places.tolist(), values.tolist(), strict=True):
         pair = shown[0][first], shown[-1][second]
         if pair not in there:
-            found.append(Twins(*pair, SAME_TISSUE, round(value, 3)))
-    return found
+            pairs.append(Twins(*pair, SAME_TISSUE, round(value, 3)))
+    return pairs
 
 
 def _same_files(slides: Sequence[Identity], others: Sequence[Identity] | None) -> list[Twins]:

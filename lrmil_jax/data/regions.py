@@ -121,13 +121,13 @@ def identify_slide(job: SlideJob) -> dict:
     opened, and without `source` where it is not there. Never raises for a bad slide."""
     if not job.path.is_file():
         return {"source": None}
-    known = {"source": job.source()}
+    facts = {"source": job.source()}
     try:
         plan = plan_slide(job.path, mpp=job.mpp, settings=job.settings, high_resolution=False)
     except Exception:  # what is wrong with it is told where it is read
-        return known
+        return facts
     with plan.slide:
-        return known | {"picture": plan.picture}
+        return facts | {"picture": plan.picture}
 
 
 def tile_slide(job: SlideJob) -> dict:

@@ -100,7 +100,7 @@ def _seen(model: SlideModel, slides: pd.DataFrame, source: str, config: ConfigDi
         log.warning("%s does not say which slides it was trained on, so nobody can tell whether "
                     "they are in %s; a model trained anew does", model.folder, source)  # fmt: skip
         return "not compared with the slides that the model was trained on"
-    known = processes.map_jobs(
+    identified = processes.map_jobs(
         regions.identify_slide,
         _jobs(model, slides),
         workers=config.prepare.workers,
@@ -108,7 +108,7 @@ def _seen(model: SlideModel, slides: pd.DataFrame, source: str, config: ConfigDi
     )
     pairs = [
         {"slide_id": slides.slide_id[one.first], "kind": one.kind, "likeness": one.likeness}
-        for one in leaks.twins([leaks.identity(status) for status in known], seen)
+        for one in leaks.twins([leaks.identity(status) for status in identified], seen)
     ]
     pairs = pd.DataFrame(pairs, columns=["slide_id", "kind", "likeness"])
     leaks.tell(leaks.across_cohorts(pairs, source), config.data.leaks)

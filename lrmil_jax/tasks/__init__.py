@@ -64,10 +64,12 @@ def of_columns(rows: pd.DataFrame) -> Task:
 
 
 def _pooling(rows: pd.DataFrame) -> dict[str, str]:
-    named = rows["pooling"].dropna().unique().tolist() if "pooling" in rows else []
+    if "pooling" not in rows:
+        return {}
+    named = rows["pooling"].fillna(POOLINGS[0]).unique().tolist()
     if len(named) > 1 or not set(named) <= set(POOLINGS):
         raise DataError(
             f"predictions are pooled by {' and '.join(map(str, named))}; a table has one way, of "
             f"{', '.join(POOLINGS)}"
         )
-    return {"pooling": named[0]} if named else {}
+    return {"pooling": named[0]} if named else {}  # a table without rows names none

@@ -55,11 +55,11 @@ def write_seen(workdir: Path, cohort: Cohort, fold: int) -> Path:
 
 def read_seen(model: Path) -> list[leaks.Identity]:
     """The slides that the members of a model folder were trained on; [] of an older one."""
-    found: dict[leaks.Identity, None] = {}
+    slides_seen: dict[leaks.Identity, None] = {}
     for path in sorted(model.glob(f"*/{SEEN}")):
         slides = json.loads(path.read_text(encoding="utf-8"))["slides"]
-        found |= dict.fromkeys(leaks.Identity(**one) for one in slides)
-    return list(found)
+        slides_seen |= dict.fromkeys(leaks.Identity(**one) for one in slides)
+    return list(slides_seen)
 
 
 def _pairs(workdir: Path, cohort: Cohort) -> pd.DataFrame:
@@ -70,17 +70,17 @@ def _pairs(workdir: Path, cohort: Cohort) -> pd.DataFrame:
     slides = {name: leaks.identity(one) for name, one in read.items() if one.get("source")}
     digest = hashlib.sha256(repr(list(slides.items())).encode()).hexdigest()
     path = workdir / "twins.json"
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if known.get("digest") != digest:
+    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if record.get("digest") != digest:
         old = sum(one.picture is None for one in slides.values())
         if old:
             log.warning("%d slides were prepared by an earlier version, so they are compared by "
                         "their bytes alone; delete their files in regions/ to compare what they "
                         "show", old)  # fmt: skip
         paths = dict(zip(names, cohort.table.path, strict=True))
-        known = {"digest": digest, "pairs": find(slides, paths).to_dict("records")}
-        files.write_json(path, known)
-    return pd.DataFrame(known["pairs"], columns=list(COLUMNS))
+        record = {"digest": digest, "pairs": find(slides, paths).to_dict("records")}
+        files.write_json(path, record)
+    return pd.DataFrame(record["pairs"], columns=list(COLUMNS))
 
 
 def find(slides: Mapping[str, leaks.Identity], paths: Mapping[str, str]) -> pd.DataFrame:

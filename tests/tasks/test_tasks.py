@@ -131,6 +131,9 @@ def test_slides_of_a_patient_are_pooled_by_value_or_by_output(given, tmp_path):
             np.testing.assert_allclose(found[patient], wanted, rtol=1e-5, atol=1e-6)
     with pytest.raises(DataError, match="pooled by bag"):
         tasks.of_columns(rows.assign(pooling="bag"))
+    rows.loc[0, "pooling"] = None  # as of a table that was joined to another
+    with pytest.raises(DataError, match="pooled by probability and logit"):
+        tasks.of_columns(rows)
 
 
 def test_facts_of_an_earlier_version_pool_by_value(given):

@@ -26,18 +26,18 @@ def rows(frame: pd.DataFrame, sources: Sources, targets: tuple[str, ...]) -> Row
     path, slides = sources.labels, sources.slides
     if slides is None:
         raise DataError(f"{path} lists patients (P_ID), so data.slides must name the slide folder")
-    found, empty = [], []
+    slide_rows, empty = [], []
     names = sorted(slide_files.find(slides))
     for _, row in frame.iterrows():
         patient = row["P_ID"]
         mine = [name for name in names if re.fullmatch(re.escape(patient) + r"([-_.].*)?", name)]
         if not mine:
             empty.append(patient)
-        found += [{**row.to_dict(), "slide_id": name} for name in mine]
+        slide_rows += [{**row.to_dict(), "slide_id": name} for name in mine]
     if empty:
         raise DataError(
             f"{path} lists {len(empty)} patients without a slide in {slides}: "
             f"{', '.join(empty[:5])}; a slide's name begins with its P_ID"
         )
-    table = pd.DataFrame(found).reset_index(drop=True)
+    table = pd.DataFrame(slide_rows).reset_index(drop=True)
     return Rows(table.rename(columns={"P_ID": "patient_id"}))

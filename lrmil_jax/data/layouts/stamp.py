@@ -42,9 +42,9 @@ def rows(frame: pd.DataFrame, sources: Sources, targets: tuple[str, ...]) -> Row
     )
     _refuse_twice(slides["FILENAME"], f"{sources.slide_table} lists FILENAME")
     columns = [name for name in targets if name in frame]
-    known = frame[columns].apply(tables.with_blanks).notna().all(axis=1)
-    _tell(frame["PATIENT"][~known], f"{path}: no {' or '.join(columns)} is given")
-    complete = frame[known]
+    has_outcome = frame[columns].apply(tables.with_blanks).notna().all(axis=1)
+    _tell(frame["PATIENT"][~has_outcome], f"{path}: no {' or '.join(columns)} is given")
+    complete = frame[has_outcome]
     _tell(slides["PATIENT"][~slides["PATIENT"].isin(complete["PATIENT"])],
           f"{sources.slide_table}: no outcome is given")  # fmt: skip
     _tell(complete["PATIENT"][~complete["PATIENT"].isin(slides["PATIENT"])],
