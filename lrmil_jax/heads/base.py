@@ -33,6 +33,15 @@ class Head(nn.Module):
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     limits: ClassVar[Mapping[str, tuple[float, float]]] = {}
 
+    def instance_bytes(self, features: int) -> int:
+        """Bytes of a device that training takes for each instance of a long bag, about: what the
+        gradient keeps, and the features as stored, in float32 and once more by chunks.
+
+        Args:
+          features: D, of an instance.
+        """
+        return 10 * features + 32 * getattr(self, "hidden", 0)
+
     def label_losses(
         self,
         output: HeadOutput,
