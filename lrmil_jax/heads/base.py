@@ -33,6 +33,11 @@ class Head(nn.Module):
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     limits: ClassVar[Mapping[str, tuple[float, float]]] = {}
 
+    @classmethod
+    def has_own_loss(cls) -> bool:
+        """Whether `label_losses` is more than the loss of the logits."""
+        return cls.label_losses is not Head.label_losses
+
     def instance_bytes(self, features: int) -> int:
         """Bytes of a device that training takes for each instance of a long bag, about: what the
         gradient keeps, and the features as stored, in float32 and once more by chunks.

@@ -17,11 +17,13 @@ from ml_collections import ConfigDict
 from lrmil_jax import heads
 from lrmil_jax.data.stacked import StackedBatches
 from lrmil_jax.errors import ConfigError
+from lrmil_jax.progress import progress
 from lrmil_jax.tasks import Task
 from lrmil_jax.train import bags, sharding
 from lrmil_jax.train.bag_model import BagModel
 from lrmil_jax.train.bags import BagData
 from lrmil_jax.train.checkpoint import FitResult
+from lrmil_jax.train.joint import Joint
 from lrmil_jax.train.loop import fit, fit_several
 from lrmil_jax.train.slide_loss import SlideLoss
 from lrmil_jax.train.state import Several, TrainSettings
@@ -86,7 +88,7 @@ def train_head(
       seed: of initialisation, order of bags and dropout.
 
     Raises:
-      ConfigError: the head is for classes and the task has none, or `select` is no metric of it.
+      ConfigError: the head's own loss does not go with the task, or `select` is no metric of it.
       TrainingError: a bag is too long for the device, or training diverged.
     """
     mesh = sharding.make_mesh()
@@ -211,6 +213,11 @@ class _Job:
                 f"the head {block['head']} has an output a class, which the task {data.task.name} "
                 "does not ask for; choose another head"
             )
+        if data.task.joint and self.module.has_own_loss():
+            raise ConfigError(
+                f"the head {block['head']} has a loss of its own, slide by slide, but the task "
+                f"{data.task.name} looks at all slides of an update; choose another head"
+            )
         if xy is not None:
             data = dataclasses.replace(data, per_instance={**data.per_instance, "xy": xy})
         self.data = data
@@ -233,15 +240,27 @@ class _Job:
         )
 
     @property
-    def joint(self) -> None:
-        return None
+    def joint(self) -> Joint | None:
+        """Of a task whose slides depend on each other."""
+        task = self.data.task
+        if not (task.joint and self.loss.lambda_ce):
+            return None
+        return Joint(lambda *arguments: _said(self.module, *arguments).logits, task.loss)
 
     def model(self, result: FitResult) -> BagModel:
         """The trained head."""
-        task, loader = self.data.task, self.loader
-        return BagModel(
-            self.block["head"], self.options, task, result.params, loader.mean, loader.sd
-        )
+        data, loader = self.data, self.loader
+        scale = (loader.mean, loader.sd)
+        model = BagModel(self.block["head"], self.options, data.task, result.params, *scale)
+        if not data.task.calibrates:
+            return model
+        logits = []
+        with progress("the model on its training slides", len(data.train)) as bar:
+            for slide in data.train.tolist():
+                logits.append(model.predict_slide(data.store, slide)[0])
+                bar.advance()
+        task = data.task.calibrated(np.stack(logits), data.targets[data.train])
+        return dataclasses.replace(model, task=task)
 
 
 @functools.lru_cache(maxsize=4)
@@ -257,11 +276,15 @@ def _head_options(block: Mapping[str, Any] | ConfigDict, loss: SlideLoss) -> dic
     return options | heads.parse_options(block["head"], block["options"])
 
 
-def _loss_fn(module, loss: SlideLoss, task: Task) -> Callable:
-    def loss_fn(params, constants, batch, key, train):
-        instances = bags.of_batch(constants, batch)
-        options = {"xy": batch.get("xy"), "train": train, "rngs": {"dropout": key}}
-        output = module.apply({"params": params}, instances, batch["mask"], **options)
-        return loss.terms(output, batch, task=task, head=module)
+def _said(module: heads.Head, params, constants, batch, key, train) -> heads.HeadOutput:
+    instances = bags.of_batch(constants, batch)
+    options = {"xy": batch.get("xy"), "train": train, "rngs": {"dropout": key}}
+    return module.apply({"params": params}, instances, batch["mask"], **options)
+
+
+def _loss_fn(module: heads.Head, loss: SlideLoss, task: Task) -> Callable:
+    def loss_fn(*arguments):
+        output = _said(module, *arguments)
+        return loss.terms(output, arguments[2], task=task, head=module)
 
     return loss_fn

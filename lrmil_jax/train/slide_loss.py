@@ -9,6 +9,7 @@ from jaxtyping import Array
 from lrmil_jax import heads
 from lrmil_jax.distill import slide as slide_losses
 from lrmil_jax.tasks import Task
+from lrmil_jax.train.joint import carried
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,12 +35,15 @@ class SlideLoss:
     ) -> dict[str, Array]:
         """Every term with a weight above 0, and their weighted sum `loss`, each [B].
 
+        A `joint` task's loss of the labels was computed before (`train.joint`), and is carried on.
         The head's own terms of the label (`Head.label_losses`) have their shares of it already. The
         batch holds `target` [B, T]; with teacher terms also `teacher_logits` [B, W], and `guide`
         and `covered` [B, N]: patches without any HR patch have no guide and are left out.
         """
 
         def of_logits(logits):
+            if task.joint:
+                return carried(logits, batch["joint_value"], batch["joint_slope"])
             return task.loss(logits, batch["target"])
 
         terms, own = {}, {}
