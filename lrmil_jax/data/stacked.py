@@ -29,7 +29,8 @@ class StackedBatches(Planned):
         super().__init__(endless=first.endless)
         self._budget = max(1, budget // len(self._sources))
         used = np.concatenate([source.sizes[source.bags] for source in sources])
-        self.lengths = bucket_lengths(used, max_lengths=8 if first.endless else 4)
+        # Each length is compiled for all models at once, which takes long.
+        self.lengths = bucket_lengths(used, max_lengths=4)
 
     def plan(self, epoch: int) -> list[list[Batch]]:
         """The updates of one epoch; the bags of a batch are [M, B]."""
