@@ -29,7 +29,8 @@ class ABMIL(Head):
       width: of a projection of the instances that is learned with the rest; 0 takes them as they
         are, as features of a pretrained encoder may be.
       gated: multiply by the sigmoid gate.
-      dropout: rate after the projection and on the hidden layer; needs the rng stream "dropout" when `train=True`.
+      dropout: rate after the projection and on the hidden layer; needs the rng stream "dropout"
+        when `train=True`.
       instance_classes: K > 0 adds a linear K-class head on `h`, the learned projection of the
         instances, as CLAM's instance loss wants it.
       dtype: compute type of the wide matmul; softmax, pooling and logits are always f32.
