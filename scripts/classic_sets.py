@@ -33,8 +33,9 @@ REPEATS, FOLDS = 5, 10
 # Sets of some hundred numbers an instance and some hundred bags: heads as narrow as Ilse's.
 WIDTH = 64
 OPTIONS = {
-    **dict.fromkeys(("abmil", "gated_abmil", "clam_sb", "clam_mb", "dtfd", "acmil"),
-                    (f"width={WIDTH}",)),
+    **dict.fromkeys(
+        ("abmil", "gated_abmil", "clam_sb", "clam_mb", "dtfd", "acmil"), (f"width={WIDTH}",)
+    ),
     "transmil": (f"width={WIDTH}", "heads=4", "landmarks=16"),
     "transformer": (f"width={WIDTH}", "heads=4", f"mlp={WIDTH}", "positions=none"),
     "perceiver": (f"width={WIDTH}", "latents=4"),

@@ -64,6 +64,11 @@ class Transformer(Head):
         """Whether it uses where instances lie."""
         return self.positions != "none"
 
+    def instance_floats(self) -> int:
+        """See `Head`: a dozen rows of each block, and the attention of some queries."""
+        rows = (12 * self.depth + 4) * self.width + 3 * self.depth * self.mlp
+        return rows + 3 * self.heads * blockwise.BLOCK
+
     @nn.compact
     def __call__(
         self,

@@ -119,11 +119,23 @@ def test_rotary_places_tell_the_way_and_not_the_corner():
     close(out, moved, 1e-5)
     turned = head.apply(variables, bags, mask, xy=xy[..., ::-1]).logits  # mirrored
     assert np.abs(out[:2] - turned[:2]).max() > 1e-4
-    with pytest.raises(
-        ConfigError, match="with 4 heads and positions=rotary it must be a multiple"
-    ):
-        odd = heads.create("transformer", num_classes=2, width=8, heads=4, positions="rotary")
+    odd = heads.create("transformer", num_classes=2, width=8, heads=4, positions="rotary")
+    with pytest.raises(ConfigError, match="with 4 heads and positions=rotary it must be"):
         odd.init(jax.random.key(0), bags, mask)
+
+
+def test_abmil_on_a_projection():
+    bags, mask, xy = bags_of()
+    head = create("abmil", width=5, hidden=4)
+    variables = init(head, bags, mask, xy)
+    params = references.double(variables["params"])
+    out = head.apply(variables, bags, mask)
+    for row in range(B):
+        x = np.asarray(bags[row, : int(mask[row].sum())], np.float64)
+        h = references.relu(references.linear(params["projection"]["dense"], x))
+        scores = np.tanh(references.linear(params["attention_v"], h)) @ params["attention_w"]
+        pooled = (references.softmax(scores, 0) * h).sum(0)
+        close(out.logits[row], references.linear(params["classifier"], pooled), TOLERANCE)
 
 
 @pytest.mark.parametrize("gated", [False, True])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -132,6 +133,19 @@ def test_unlike_trainings_are_trained_apart(tmp_path, jobs, one_device):
         lambda one, other: np.testing.assert_allclose(one, other, atol=1e-5),
         models["fold_2"].params, streamed["fold_2"].params,
     )  # fmt: skip
+
+
+def test_the_example_of_the_docs(tmp_path, one_device):
+    page = (Path(__file__).parents[2] / "docs/heads.md").read_text(encoding="utf-8")
+    names = {}
+    exec(page.split("```python\n")[1].split("```")[0], names)
+    (tmp_path / "bags").mkdir()
+    store, labels = bags.write_store(tmp_path / "bags", bags=12)
+    places = np.arange(12)
+    folds = [(places[4:], places[:4]), (places[:8], places[8:])]
+    models = names["cross_validated"](store, labels, folds, tmp_path / "models")
+    assert list(models) == ["fold_0", "fold_1"]
+    assert models["fold_1"].predict_slide(store, 0)[0].shape == (2,)
 
 
 def test_every_source_gives_its_own_updates():
