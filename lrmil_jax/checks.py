@@ -181,6 +181,11 @@ def _task(config: ConfigDict) -> None:
                 f"config.{name}.head={block.head} has an output a class, which the task "
                 f"{config.task} does not ask for; choose another head"
             )
+        if task.joint and heads.find(block.head).has_own_loss():
+            raise ConfigError(
+                f"config.{name}.head={block.head} has a loss of its own, slide by slide, but the "
+                f"task {config.task} looks at all slides of an update; choose another head"
+            )
         known = ("loss", "headline", *task.metrics)
         if block.select not in known:
             raise ConfigError(

@@ -64,8 +64,8 @@ def default() -> ConfigDict:
     config = ConfigDict()
     # Or "wise_fuse"; plain MIL, the baselines: "mil" at HR, "mil_lr" at LR; or "zero_shot": tiles.
     config.method = "lrmil"
-    # What is said of a slide: "classification", "ordinal", "multi_label", "regression" or
-    # "survival".
+    # What is said of a slide: "classification", "ordinal", "multi_label", "regression", "survival"
+    # or "cox".
     config.task = "classification"
     config.seed = 0
     config.folds = 5
@@ -106,9 +106,11 @@ def _slides(config: ConfigDict) -> None:
     # One prediction of a patient's slides: mean of "probability", or of "logit".
     data.patient = "probability"
     data.label_column = "label"  # the class or number; of "multi_label" the findings, "a,b,c"
-    data.time_column = "time"  # of "survival": any unit, above 0
+    data.time_column = "time"  # of "survival" and "cox": any unit, above 0
     data.event_column = "event"  # 1 where the event was observed, 0 where the time is censored
-    data.bins = 4  # of "survival": intervals of time, by the training slides' events
+    # Of "survival": intervals of time, by the training slides' events; of "cox": times at which
+    # survival is told.
+    data.bins = 4
 
     config.geometry = geometry = ConfigDict()
     geometry.hr_mpp = 0.5  # um/px, 20x

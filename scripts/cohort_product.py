@@ -33,7 +33,7 @@ from lrmil_jax.patches import PatchSource
 from lrmil_jax.stages import predict
 from lrmil_jax.tasks import predictions
 from lrmil_jax.tasks.classification import Classification
-from lrmil_jax.train import loop, mil
+from lrmil_jax.train import loop, mil, optim
 from lrmil_jax.workspace import layout
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
@@ -93,7 +93,7 @@ def bag_weights(
     The trainer itself is asked: `train_head` makes its batches and settings, and `fit` runs with a
     model that has one number a bag, whose loss for a bag is that number, by plain gradient descent
     at rate 1. What a bag's number has fallen by is what its loss weighed. Patches `mil.fit`, to put
-    the model in place of the head, and the optimiser that `train.loop` makes.
+    the model in place of the head, and the optimiser that the trainer makes.
     """
     weights = np.zeros(len(data.targets))
 
@@ -116,7 +116,7 @@ def bag_weights(
 
     with (
         tempfile.TemporaryDirectory() as folder,
-        mock.patch.object(loop.optim, "create", return_value=optax.sgd(1.0)),
+        mock.patch.object(optim, "create", return_value=optax.sgd(1.0)),
         mock.patch.object(mil, "fit", probe),
     ):
         mil.train_head(

@@ -144,6 +144,7 @@ def test_values_out_of_range_are_refused_by_name(key, value):
         ({"task": "survivel"}, "did you mean 'survival'"),
         ({"task": "ordinal", "teacher.head": "clam_mb"}, "clam_mb has an output a class"),
         ({"task": "survival", "student.head": "clam_sb"}, "clam_sb has an output a class"),
+        ({"task": "cox", "student.head": "dsmil"}, "dsmil has a loss of its own"),
         ({"task": "survival", "teacher.select": "auc"}, "loss, headline, c_index, td_auc"),
         ({"task": "regression", "evaluate.colour_baseline": True}, "tells classes apart"),
     ],

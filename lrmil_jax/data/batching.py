@@ -32,7 +32,7 @@ _ENDLESS = 2**31 - 1
 class Batch:
     """The bags of one batch, -1 for an empty slot, and the length that all are filled up to."""
 
-    bags: Int[np.ndarray, " B"]
+    bags: Int[np.ndarray, "*models B"]
     length: int
 
 
@@ -144,14 +144,78 @@ def balanced_probabilities(labels: Int[np.ndarray, " n"]) -> Float[np.ndarray, "
     return 1.0 / (counts[inverse] * len(counts))
 
 
-class BagBatches:
-    """A random-access Grain source of batches, endless for training or one pass over the bags.
+class Planned:
+    """A random-access Grain source of batches that are planned epoch by epoch.
+
+    Args:
+      endless: for training; else the batches of the first epoch are all.
+    """
+
+    def __init__(self, *, endless: bool):
+        self.endless = endless
+        self._ends: list[int] = []  # number of batches up to the end of each epoch planned so far
+        self._plans: dict[int, list[tuple[Batch, bool]]] = {}
+        self._lock = threading.Lock()
+
+    def plan(self, epoch: int) -> list[list[Batch]]:
+        """The updates of one epoch, each a list of batches."""
+        raise NotImplementedError
+
+    def item(self, batch: Batch) -> dict[str, Any]:
+        """The arrays of a batch."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return _ENDLESS if self.endless else len(self._batches(0))
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        batch, ends_update = self._batch(int(index))
+        item = self.item(batch)
+        return item | {"ends_update": ends_update} if self.endless else item
+
+    def dataset(self, *, threads: int = 2, prefetch: int = 4) -> "grain.IterDataset":
+        """The batches in order, made ahead in threads; its iterator can be checkpointed."""
+        import grain  # late: plans and batches need no Grain
+
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
+        return grain.MapDataset.source(self).to_iter_dataset(options)
+
+    def _batches(self, epoch: int) -> list[tuple[Batch, bool]]:
+        """The batches of one epoch, and whether each ends an update."""
+        return [
+            (batch, place == len(update) - 1)
+            for update in self.plan(epoch)
+            for place, batch in enumerate(update)
+        ]
+
+    def _batch(self, index: int) -> tuple[Batch, bool]:
+        # Epochs differ in their number of batches, so the way from an index to its epoch is found
+        # by planning; threads ask for neighbouring indices.
+        with self._lock:
+            while not self._ends or self._ends[-1] <= index:
+                epoch = len(self._ends)
+                self._plans[epoch] = self._batches(epoch)
+                self._plans.pop(epoch - 3, None)
+                before = self._ends[-1] if self._ends else 0
+                self._ends.append(before + len(self._plans[epoch]))
+            epoch = int(np.searchsorted(self._ends, index, side="right"))
+            plan = self._plans.get(epoch) or self._batches(epoch)
+            return plan[index - (self._ends[epoch - 1] if epoch else 0)]
+
+
+class BagBatches(Planned):
+    """Batches of bags: a source that is endless for training, or one pass over the bags.
 
     Items are dicts of numpy arrays: `rows` int32 [B, N], rows of a feature bank in which the bags
     lie one after another (or, with `read`, `features` [B, N, D]); `mask` bool [B, N]; `bag` int32
     [B], -1 in an empty slot; `weight` float32 [B], 0 there; and whatever `per_bag` and
     `per_instance` add. With `bags_per_update`, `ends_update` is True in the last batch of an
     update. Item i is a function of the arguments and of i alone.
+
+    Attributes:
+      sizes: instances of every bag of the bank.
+      bags: the bags that are used.
+      devices: over which a batch will be split.
 
     Args:
       sizes: instances of every bag of the bank.
@@ -191,35 +255,30 @@ class BagBatches:
     ):
         if devices % shard[1]:
             raise ValueError(f"{devices} devices cannot be split evenly among {shard[1]} processes")
+        super().__init__(endless=bags_per_update is not None)
         self.sizes = np.asarray(sizes, np.int64)
         self.offsets = np.concatenate([[0], np.cumsum(self.sizes)])
-        self._bags = np.arange(len(sizes)) if bags is None else np.asarray(bags)
-        self._bags_per_update, self._devices = bags_per_update, devices
+        self.bags = np.arange(len(sizes)) if bags is None else np.asarray(bags)
+        self._bags_per_update, self.devices = bags_per_update, devices
         self._budget, self._seed = budget, seed
         self._draw, self._shard, self._read = draw, shard, read
         self._weight = np.ones(len(sizes)) if weight is None else weight
         self._per_bag, self._per_instance = dict(per_bag or {}), dict(per_instance or {})
-        self._ends: list[int] = []  # number of batches up to the end of each epoch planned so far
-        self._plans: dict[int, list[tuple[Batch, bool]]] = {}
-        self._lock = threading.Lock()
-        self.lengths = bucket_lengths(self.sizes[self._bags], max_lengths=max_lengths)
+        self.lengths = bucket_lengths(self.sizes[self.bags], max_lengths=max_lengths)
 
     @property
     def updates(self) -> int:
         """Updates of an epoch."""
-        return -(-len(self._bags) // (self._bags_per_update or len(self._bags)))
+        return -(-len(self.bags) // (self._bags_per_update or len(self.bags)))
 
     @property
     def bags_of_an_update(self) -> float:
         """Mean number of bags of an update, by which its gradient is divided: the updates of an
         epoch differ by a bag, which must not make one bag weigh more than another."""
-        return len(self._bags) / self.updates
+        return len(self.bags) / self.updates
 
-    def __len__(self) -> int:
-        return len(self._batches(0)) if self._bags_per_update is None else _ENDLESS
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        batch, ends_update = self._batch(int(index))
+    def item(self, batch: Batch) -> dict[str, Any]:
+        """The arrays of a batch."""
         bags = np.split(batch.bags, self._shard[1])[self._shard[0]]
         present = bags >= 0
         sizes = np.where(present, self.sizes[bags], 0)
@@ -238,57 +297,30 @@ class BagBatches:
             item["rows"] = rows.astype(np.int32)
         else:
             item["features"] = self._features(bags, batch.length)
-        return item if self._bags_per_update is None else item | {"ends_update": ends_update}
+        return item
 
     def plan(self, epoch: int) -> list[list[Batch]]:
         """The updates of one epoch, each a list of batches."""
-        options = {"budget": self._budget, "devices": self._devices}
-        if self._bags_per_update is None:
-            return [pack(self.sizes, self._bags, self.lengths, **options)]
+        options = {"budget": self._budget, "devices": self.devices}
+        if self.endless:
+            options["slots"] = -(-len(self.bags) // self.updates)
+        return [pack(self.sizes, part, self.lengths, **options) for part in self.parts(epoch)]
+
+    def parts(self, epoch: int) -> list[Int[np.ndarray, " n"]]:
+        """The bags of each update of one epoch."""
+        if not self.endless:
+            return [self.bags]
         rng = np.random.default_rng([self._seed, epoch])
         if self._draw is None:
-            order = rng.permutation(self._bags)
+            order = rng.permutation(self.bags)
         else:
-            order = rng.choice(self._bags, size=len(self._bags), p=self._draw)
-        slots = -(-len(order) // self.updates)
-        return [
-            pack(self.sizes, part, self.lengths, slots=slots, **options)
-            for part in np.array_split(order, self.updates)
-        ]
-
-    def dataset(self, *, threads: int = 2, prefetch: int = 4) -> "grain.IterDataset":
-        """The batches in order, made ahead in threads; its iterator can be checkpointed."""
-        import grain  # late: plans and batches need no Grain
-
-        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
-        return grain.MapDataset.source(self).to_iter_dataset(options)
-
-    def _batches(self, epoch: int) -> list[tuple[Batch, bool]]:
-        """The batches of one epoch, and whether each ends an update."""
-        return [
-            (batch, place == len(update) - 1)
-            for update in self.plan(epoch)
-            for place, batch in enumerate(update)
-        ]
-
-    def _batch(self, index: int) -> tuple[Batch, bool]:
-        # Epochs differ in their number of batches, so the way from an index to its epoch is found
-        # by planning; threads ask for neighbouring indices.
-        with self._lock:
-            while not self._ends or self._ends[-1] <= index:
-                epoch = len(self._ends)
-                self._plans[epoch] = self._batches(epoch)
-                self._plans.pop(epoch - 3, None)
-                before = self._ends[-1] if self._ends else 0
-                self._ends.append(before + len(self._plans[epoch]))
-            epoch = int(np.searchsorted(self._ends, index, side="right"))
-            plan = self._plans.get(epoch) or self._batches(epoch)
-            return plan[index - (self._ends[epoch - 1] if epoch else 0)]
+            order = rng.choice(self.bags, size=len(self.bags), p=self._draw)
+        return np.array_split(order, self.updates)
 
     def _features(self, bags: Int[np.ndarray, " B"], length: int) -> Num[np.ndarray, "B N D"]:
         arrays = {int(bag): self._read(int(bag)) for bag in bags if bag >= 0}
         if not arrays:  # this process's part of a batch can be all empty slots
-            first = self._read(int(self._bags[0]))
+            first = self._read(int(self.bags[0]))
             return np.zeros((len(bags), length, first.shape[1]), first.dtype)
         first = next(iter(arrays.values()))
         features = np.zeros((len(bags), length, first.shape[1]), first.dtype)

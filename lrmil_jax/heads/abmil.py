@@ -1,12 +1,14 @@
 """Attention-based MIL, plain and gated."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Shaped
 
+from lrmil_jax.heads import layers
 from lrmil_jax.heads.base import Head
 from lrmil_jax.heads.output import HeadOutput
 from lrmil_jax.types import AnyArray
@@ -19,20 +21,26 @@ class ABMIL(Head):
     `alpha = softmax(e)` over the bag; `logits = W sum_n alpha_n t_n + c`.
 
     Source: Ilse, Tomczak and Welling, "Attention-based Deep Multiple Instance Learning",
-    ICML 2018, equations 7 to 9.
+    ICML 2018, equations 7 to 9; `width` is the embedding f of its section 2.3, of one layer.
 
     Attributes:
       num_classes: C.
       hidden: width of the attention's hidden layer.
+      width: of a projection of the instances that is learned with the rest; 0 takes them as they
+        are, as features of a pretrained encoder may be.
       gated: multiply by the sigmoid gate.
-      dropout: rate on the hidden layer; needs the rng stream "dropout" when `train=True`.
+      dropout: rate after the projection and on the hidden layer; needs the rng stream "dropout"
+        when `train=True`.
       instance_classes: K > 0 adds a linear K-class head on `h`, the learned projection of the
         instances, as CLAM's instance loss wants it.
       dtype: compute type of the wide matmul; softmax, pooling and logits are always f32.
     """
 
+    limits: ClassVar[Mapping[str, tuple[float, float]]] = {"width": (0, 10**5)}
+
     num_classes: int
     hidden: int = 128
+    width: int = 0
     gated: bool = False
     dropout: float = 0.0
     instance_classes: int = 0
@@ -59,6 +67,9 @@ class ABMIL(Head):
           `HeadOutput`; `attention_logits` always set, `instance_logits` if asked for.
         """
         bags, mask = jnp.asarray(bags), jnp.asarray(mask).astype(bool)
+        if self.width:
+            rates = {"dropout": self.dropout, "dtype": self.dtype}
+            bags = layers.Projection(self.width, name="projection", **rates)(bags, train=train)
         batch, count, width = bags.shape
         # One 2-D matmul over all instances: on CPU the batched form is slower.
         instances = bags.reshape(batch * count, width).astype(self.dtype)

@@ -33,6 +33,25 @@ class Head(nn.Module):
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     limits: ClassVar[Mapping[str, tuple[float, float]]] = {}
 
+    @classmethod
+    def has_own_loss(cls) -> bool:
+        """Whether `label_losses` is more than the loss of the logits."""
+        return cls.label_losses is not Head.label_losses
+
+    def instance_bytes(self, features: int) -> int:
+        """Bytes of a device that training takes for each instance of a long bag, about: the
+        features as stored, in float32 and once more by chunks, and what `instance_floats` says.
+
+        Args:
+          features: D, of an instance.
+        """
+        return 10 * features + 4 * self.instance_floats()
+
+    def instance_floats(self) -> int:
+        """Numbers of an instance that are in memory at once, what the gradient needs included; by
+        default those of a projection and of an attention's hidden layers."""
+        return 4 * getattr(self, "width", 0) + 8 * getattr(self, "hidden", 0)
+
     def label_losses(
         self,
         output: HeadOutput,

@@ -1,4 +1,4 @@
-"""A plain transformer over the instances, with attention that weakens with distance."""
+"""A plain transformer over the instances, with attention that knows where they lie."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Shaped
 
-from lrmil_jax.heads import layers
+from lrmil_jax.errors import ConfigError
+from lrmil_jax.heads import blockwise, layers
 from lrmil_jax.heads.base import Head
 from lrmil_jax.heads.output import HeadOutput
 from lrmil_jax.types import AnyArray
 
-_BLOCK = 512  # queries whose attention to all instances is in memory at once
+# Of the rotations: the longest wave is 2 pi times as many patches, more than a slide is wide.
+_LONGEST = 1000.0
 
 
 class Transformer(Head):
@@ -21,11 +23,16 @@ class Transformer(Head):
 
     With positions "alibi", an attention logit between two instances is lowered by their distance
     in patches times the head's slope, `2^(-8 h / H)` for head h of H, counted from 1. The class
-    token is near to all. Attention between all pairs takes time quadratic in N, but memory linear
-    in it: it is computed for 512 queries at a time, and again for the gradient.
+    token is near to all. With "rotary", queries and keys are turned by angles that grow with their
+    place, half of each head's numbers with x and half with y, so that an attention logit depends
+    on the way from one instance to the other; the class token lies in the bag's middle.
+    Attention between all pairs takes time quadratic in N, but memory linear in it: it is computed
+    for some hundred queries at a time, and again for the gradient.
 
     Source: Vaswani et al., NeurIPS 2017; ALiBi: Press, Smith and Lewis, ICLR 2022, section 3;
-    in two dimensions by Euclidean distance: Li et al., "Long-MIL", 2023, section 3.
+    in two dimensions by Euclidean distance: Li et al., "Long-MIL", 2023, section 3; rotary: Su et
+    al., "RoFormer", Neurocomputing 2024, section 3.2; in two dimensions by axes: Heo et al.,
+    "Rotary Position Embedding for Vision Transformer", ECCV 2024, section 3.2.
 
     Attributes:
       num_classes: C.
@@ -33,12 +40,12 @@ class Transformer(Head):
       heads: of each attention.
       depth: blocks.
       mlp: width of the MLP's hidden layer.
-      positions: "alibi" or "none".
+      positions: "alibi", "rotary" or "none".
       dropout: rate on what each part adds to the tokens.
       dtype: compute type of the wide matmuls; softmax and logits are always f32.
     """
 
-    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {"positions": ("alibi", "none")}
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {"positions": ("alibi", "rotary", "none")}
     limits: ClassVar[Mapping[str, tuple[float, float]]] = {
         "width": (1, 10**5), "heads": (1, 1000), "depth": (1, 100), "mlp": (1, 10**5),
     }  # fmt: skip
@@ -55,7 +62,12 @@ class Transformer(Head):
     @property
     def needs_xy(self) -> bool:
         """Whether it uses where instances lie."""
-        return self.positions == "alibi"
+        return self.positions != "none"
+
+    def instance_floats(self) -> int:
+        """See `Head`: a dozen rows of each block, and the attention of some queries."""
+        rows = (12 * self.depth + 4) * self.width + 3 * self.depth * self.mlp
+        return rows + 3 * self.heads * blockwise.BLOCK
 
     @nn.compact
     def __call__(
@@ -79,6 +91,7 @@ class Transformer(Head):
           instances in the last block, the mean over heads.
         """
         bags, mask = jnp.asarray(bags), jnp.asarray(mask).astype(bool)
+        self._refuse_odd_widths()
         embedded = layers.dense(nn.Dense(self.width, dtype=self.dtype, name="embedding"), bags)
         token = self.param("token", nn.initializers.normal(0.02), (1, 1, self.width))
         token = jnp.broadcast_to(token, (len(bags), 1, self.width))
@@ -86,7 +99,10 @@ class Transformer(Head):
         real = jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
         places = None
         if xy is not None and self.needs_xy:
-            places = jnp.pad(jnp.asarray(xy, jnp.float32), ((0, 0), (1, 0), (0, 0)))
+            places = jnp.asarray(xy, jnp.float32)
+            if self.positions == "rotary":
+                places = _about_the_middle(places, mask)
+            places = jnp.pad(places, ((0, 0), (1, 0), (0, 0)))
         drop = nn.Dropout(self.dropout, deterministic=not train)
         for block in range(self.depth):
             normed = nn.LayerNorm(dtype=self.dtype, name=f"norm_{block}")(tokens)
@@ -108,72 +124,51 @@ class Transformer(Head):
         batch, count, _ = tokens.shape
         mixer = nn.Dense(3 * self.width, dtype=self.dtype, name=f"qkv_{block}")
         shape = (batch, count, 3, self.heads, self.width // self.heads)
-        query, keys, values = jnp.moveaxis(layers.dense(mixer, tokens).reshape(shape), 2, 0)
+        # [B, H, T, d]: each head's numbers lie together.
+        query, keys, values = jnp.moveaxis(
+            layers.dense(mixer, tokens).reshape(shape), (2, 3), (0, 2)
+        )
         query = query / jnp.sqrt(jnp.asarray(shape[-1], query.dtype))
-        read = in_blocks(query, keys, values, real=real, places=places)
-        row = None if places is None else places[:, :1]
-        weights = _weights(query[:, :1], row, keys, real=real, places=places, first=0)
+        if self.positions == "rotary" and places is not None:
+            query, keys = rotated(query, places), rotated(keys, places)
+            places = None
+        read = blockwise.attention(query, keys, values, real, places)
+        logits = blockwise.scores(query[:, :, :1], keys, real, places, 0)
+        weights = jax.nn.softmax(logits[:, :, 0])
         out = nn.Dense(self.width, dtype=self.dtype, name=f"out_{block}")
-        return layers.dense(out, read.reshape(batch, count, -1)), weights[:, :, 0]
+        joined = jnp.moveaxis(read, 1, 2).reshape(batch, count, -1)
+        return layers.dense(out, joined), weights
+
+    def _refuse_odd_widths(self) -> None:
+        parts = self.heads * (4 if self.positions == "rotary" else 1)
+        if self.width % parts:
+            raise ConfigError(
+                f"width of MIL head 'transformer' is {self.width}, but with {self.heads} heads and "
+                f"positions={self.positions} it must be a multiple of {parts}"
+            )
 
 
-def in_blocks(
-    query: Float[Array, "B T H d"],
-    keys: Float[Array, "B T H d"],
-    values: Float[Array, "B T H d"],
-    *,
-    real: Bool[Array, "B T"],
-    places: Float[Array, "B T 2"] | None,
-    size: int = _BLOCK,
-) -> Float[Array, "B T H d"]:
-    """Softmax attention of every token to all, `size` queries at a time.
-
-    Args:
-      query, keys, values: of the tokens; queries are scaled already.
-      real: tokens that may be read.
-      places: of the tokens, the first of which lies nowhere; None: no positions.
-      size: queries at a time.
-    """
-    count = query.shape[1]
-    blocks = -(-count // size)
-
-    def cut(rows):
-        filled = jnp.pad(rows, ((0, 0), (0, blocks * size - count)) + ((0, 0),) * (rows.ndim - 2))
-        return jnp.moveaxis(filled.reshape(len(rows), blocks, size, *rows.shape[2:]), 1, 0)
-
-    @jax.checkpoint
-    def read(part):
-        weights = _weights(part[1], part[2], keys, real=real, places=places, first=part[0])
-        return jnp.einsum(
-            "bhqk,bkhd->bqhd", weights, values, preferred_element_type=jnp.float32
-        )  # fmt: skip
-
-    if blocks == 1:
-        return read((0, query, places))
-    parts = (jnp.arange(blocks) * size, cut(query), None if places is None else cut(places))
-    joined = jnp.moveaxis(jax.lax.map(read, parts), 0, 1)
-    return joined.reshape(len(query), blocks * size, *query.shape[2:])[:, :count]
+def rotated(
+    vectors: Float[Array, "B H T d"], places: Float[Array, "B T 2"]
+) -> Float[Array, "B H T d"]:
+    """Pairs of numbers turned by the angle of their wave and place: the first half of d by x, the
+    second by y; in each, number i of n is paired with number i + n / 2 and has the wave length
+    `2 pi 1000^(2 i / n)` patches."""
+    waves = vectors.shape[-1] // 4
+    speed = _LONGEST ** (-jnp.arange(waves) / waves)
+    angle = (places[..., None] * speed[None, None, None])[:, None]  # [B, 1, T, 2, waves]
+    cosine, sine = jnp.cos(angle), jnp.sin(angle)
+    pairs = vectors.reshape(*vectors.shape[:3], 2, 2, waves)
+    first, second = pairs[..., 0, :], pairs[..., 1, :]
+    turned = [first * cosine - second * sine, first * sine + second * cosine]
+    return jnp.stack(turned, -2).reshape(vectors.shape).astype(vectors.dtype)
 
 
-def _weights(
-    query: Float[Array, "B Q H d"],
-    rows: Float[Array, "B Q 2"] | None,
-    keys: Float[Array, "B T H d"],
-    *,
-    real: Bool[Array, "B T"],
-    places: Float[Array, "B T 2"] | None,
-    first: Any,
-) -> Float[Array, "B H Q T"]:
-    """Attention of some tokens, at `rows`, the first of which is token number `first`, to all."""
-    scores = jnp.einsum("bqhd,bkhd->bhqk", query, keys, preferred_element_type=jnp.float32)
-    if places is not None:
-        squares = jnp.square(rows[:, :, None] - places[:, None]).sum(-1)
-        # The class token lies nowhere; and the root has no gradient at 0, so none is taken.
-        inside = (first + jnp.arange(query.shape[1]) > 0)[:, None] & (
-            jnp.arange(keys.shape[1]) > 0
-        )[None]
-        distance = jnp.where(inside[None], jnp.sqrt(jax.lax.stop_gradient(squares)), 0.0)
-        heads = query.shape[2]
-        slopes = 2.0 ** (-8.0 * jnp.arange(1, heads + 1) / heads)
-        scores = scores - slopes[None, :, None, None] * distance[:, None]
-    return jax.nn.softmax(scores, where=real[:, None, None])
+def _about_the_middle(
+    places: Float[Array, "B N 2"], mask: Bool[Array, "B N"]
+) -> Float[Array, "B N 2"]:
+    """Places less the mean of the bag's."""
+    there = mask[..., None]
+    total = jnp.where(there, places, 0.0).sum(1, keepdims=True)
+    middle = total / jnp.maximum(there.sum(1, keepdims=True), 1)
+    return jnp.where(there, places - middle, 0.0)

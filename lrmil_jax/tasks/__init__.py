@@ -9,6 +9,7 @@ import pandas as pd
 
 from lrmil_jax.errors import ConfigError, DataError, WeightsError
 from lrmil_jax.tasks.classification import Classification
+from lrmil_jax.tasks.cox import Cox
 from lrmil_jax.tasks.multi_label import MultiLabel
 from lrmil_jax.tasks.ordinal import Ordinal
 from lrmil_jax.tasks.regression import Regression
@@ -19,7 +20,7 @@ __all__ = ["POOLINGS", "TASKS", "Task", "kind", "of_columns", "of_facts"]
 
 # Of two that would read the same `predictions.csv`, the one that asks for more comes first.
 TASKS: Mapping[str, type[Task]] = {
-    one.name: one for one in (Ordinal, Classification, MultiLabel, Regression, Survival)
+    one.name: one for one in (Ordinal, Classification, MultiLabel, Regression, Cox, Survival)
 }
 
 

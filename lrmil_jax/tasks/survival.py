@@ -146,11 +146,11 @@ class Survival(Task):
 
         def others(targets: np.ndarray, values: np.ndarray) -> dict[str, float | None]:
             time, event = _split(targets)
-            return {"td_auc": survival.time_dependent_auc(time, event, risk(values))}
+            return {"td_auc": survival.time_dependent_auc(time, event, self.risk(values))}
 
         found = jackknife.figures(others, targets, values, patients, {"td_auc": SHARE})
         time, event = _split(targets)
-        first = survival.concordance_figure(time, event, risk(values), np.asarray(patients))
+        first = survival.concordance_figure(time, event, self.risk(values), np.asarray(patients))
         return {"c_index": first} | found
 
     def measure(
@@ -159,12 +159,22 @@ class Survival(Task):
         """See `Task`; with `loss` where the intervals are known."""
         time, event = _split(targets)
         found = {
-            "c_index": survival.concordance(time, event, risk(values)),
-            "td_auc": survival.time_dependent_auc(time, event, risk(values)),
+            "c_index": survival.concordance(time, event, self.risk(values)),
+            "td_auc": survival.time_dependent_auc(time, event, self.risk(values)),
         }
-        return found | ({"loss": self._mean_loss(targets, values)} if self.edges else {})
+        loss = self.mean_loss(targets, values)
+        return found if loss is None else found | {"loss": loss}
 
-    def _mean_loss(self, targets: np.ndarray, values: np.ndarray) -> float:
+    def risk(self, values: Float[np.ndarray, "n V"]) -> Float[np.ndarray, " n"]:
+        """By which patients are ordered: intervals that one is expected not to come through."""
+        return values.shape[1] - np.asarray(values, np.float64).sum(1)
+
+    def mean_loss(
+        self, targets: Float[np.ndarray, "P 2"], values: Float[np.ndarray, "P V"]
+    ) -> float | None:
+        """The loss of patients' predictions; None where the intervals are not known."""
+        if not self.edges:
+            return None
         through = np.concatenate([np.ones((len(values), 1)), values], 1).clip(1e-12, 1)
         last = np.searchsorted(self.edges, targets[:, 0], "left")
         rows, event = np.arange(len(values)), targets[:, 1] > 0
@@ -180,16 +190,11 @@ class Survival(Task):
 
     def said(self, values: Float[np.ndarray, "n j"]) -> dict[str, Any]:
         """Survival, and `risk`, by which patients are ordered."""
-        return super().said(values) | {"risk": risk(np.asarray(values))}
+        return super().said(values) | {"risk": self.risk(np.asarray(values))}
 
     def sentence(self, values: Float[np.ndarray, " j"]) -> str:
         """The risk."""
-        return f"risk {risk(values[None])[0]:.2f}"
-
-
-def risk(values: Float[np.ndarray, "n j"]) -> Float[np.ndarray, " n"]:
-    """Intervals that a patient is expected not to come through."""
-    return values.shape[1] - np.asarray(values, np.float64).sum(1)
+        return f"risk {self.risk(values[None])[0]:.2f}"
 
 
 def _split(targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

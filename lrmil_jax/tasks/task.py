@@ -47,6 +47,8 @@ class Task(abc.ABC):
     has_classes: ClassVar[bool] = False
     has_output_a_class: ClassVar[bool] = False  # a logit of a head for each of them
     has_follow_up: ClassVar[bool] = False  # targets are times to an event
+    joint: ClassVar[bool] = False  # the loss of a slide depends on the others of its update
+    calibrates: ClassVar[bool] = False  # `calibrated` asks for the outputs of a trained head
 
     @classmethod
     @abc.abstractmethod
@@ -105,9 +107,17 @@ class Task(abc.ABC):
         del targets
         return self
 
+    def calibrated(
+        self, logits: Float[np.ndarray, "S W"], targets: Float[np.ndarray, "S T"]
+    ) -> "Task":
+        """The task with what it takes from a trained head's outputs for the training slides."""
+        del logits, targets
+        return self
+
     @abc.abstractmethod
     def loss(self, logits: Float[AnyArray, "B W"], targets: Float[AnyArray, "B T"]) -> Array:
-        """[B], what a head's outputs cost against the targets."""
+        """[B], what a head's outputs cost against the targets; of a `joint` task, of slides that
+        depend on each other. A slide with targets of zeros is filling and changes no other's."""
 
     @abc.abstractmethod
     def distillation(

@@ -19,6 +19,19 @@ from lrmil_jax.train.bags import standardise
 _PREDICT_LENGTHS = tuple(256 * 2**power for power in range(14))
 
 
+@functools.lru_cache(maxsize=16)
+def _applied(module: heads.Head) -> Any:
+    """The computation of a head, compiled once for all models that have it, such as those of
+    folds."""
+
+    def apply(variables, features, mask, xy):
+        instances = standardise(features, variables["mean"], variables["sd"])
+        output = module.apply({"params": variables["params"]}, instances, mask, xy=xy)
+        return output.logits, output.attention_logits
+
+    return jax.jit(apply)
+
+
 @dataclasses.dataclass(frozen=True)
 class BagModel:
     """A trained head with all that a prediction needs: options, task, standardisation."""
@@ -33,15 +46,6 @@ class BagModel:
     @functools.cached_property
     def _module(self):
         return heads.create(self.name, num_classes=self.task.width, **self.options)
-
-    @functools.cached_property
-    def _apply(self):
-        def apply(variables, features, mask, xy):
-            instances = standardise(features, variables["mean"], variables["sd"])
-            output = self._module.apply({"params": variables["params"]}, instances, mask, xy=xy)
-            return output.logits, output.attention_logits
-
-        return jax.jit(apply)
 
     @property
     def has_attention(self) -> bool:
@@ -76,7 +80,7 @@ class BagModel:
             places[0, :count] = heads.in_patches(xy)
         variables = {"params": self.params, "mean": self.mean, "sd": self.sd}
         present = np.arange(length)[None] < count
-        logits, attention = self._apply(variables, padded, present, places)
+        logits, attention = _applied(self._module)(variables, padded, present, places)
         attention = np.zeros(count) if attention is None else np.asarray(attention)[0, :count]
         return np.asarray(logits)[0], attention.astype(np.float32)
 

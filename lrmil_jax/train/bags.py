@@ -2,6 +2,7 @@
 weighs, and whether its longest bag fits on a device."""
 
 import dataclasses
+import functools
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -75,40 +76,66 @@ class BagLoader:
     """Makes a fold's batches, and turns them into bags on the device.
 
     Attributes:
-      constants: on every device: `mean` and `sd` [D] of the training slides' patches and, where the
-        features fit, the `bank` of all of them.
-      mean, sd: [D] on the host.
+      data, block: as given.
+      mean, sd: [D] on the host, of the training slides' patches.
+      resident: whether the features of all slides fit on the device.
+      room: bytes of a device that are left for what is computed.
+      need: bytes of them that the longest bag takes in training.
     """
 
-    def __init__(self, data: BagData, block: Mapping[str, Any] | ConfigDict, mesh: Mesh, name: str):
+    def __init__(
+        self,
+        data: BagData,
+        block: Mapping[str, Any] | ConfigDict,
+        mesh: Mesh,
+        name: str,
+        *,
+        head: heads.Head,
+    ):
         """
         Args:
           data: bags, targets and splits.
           block: a config block (`config.bag_training`).
           mesh: devices that the batches are split over.
           name: of the training, for messages.
+          head: that will be trained; what it computes takes memory.
 
         Raises:
           TrainingError: a bag is too long for the device.
         """
-        self._data, self._block, self._mesh = data, block, mesh
+        self.data, self.block, self._mesh = data, block, mesh
         self.mean, self.sd = data.store.statistics(data.train.tolist())
         free = memory.free_bytes(mesh)
         features = int(data.store.sizes.sum()) * self.mean.size * 2
         limit = block["resident_gib"]
         limit = _RESIDENT_SHARE * free if limit is None else limit * _GIB
         self.resident = features <= limit
-        self._refuse_long_bags(name, free - (features if self.resident else 0))
-        # Placed once, and shared by training and validation: the bank may fill half the memory.
-        bank = {"bank": _bank(data.store)} if self.resident else {}
-        scale = {"mean": self.mean, "sd": self.sd}
-        self.constants = sharding.replicate(scale | bank, mesh)
+        self.room = free - (features if self.resident else 0)
+        self.need = head.instance_bytes(self.mean.size) * int(data.store.sizes.max())
+        self._refuse_long_bags(name)
+
+    @property
+    def scale(self) -> dict[str, np.ndarray]:
+        """`mean` and `sd` as constants of a training."""
+        return {"mean": self.mean, "sd": self.sd}
+
+    @functools.cached_property
+    def bank(self) -> dict[str, Array]:
+        """`bank`, the features of all slides on every device, or nothing where they do not fit.
+        Placed once, and shared by training and validation: it may fill half of the memory."""
+        return sharding.replicate({"bank": _bank(self.data.store)} if self.resident else {},
+                                  self._mesh)  # fmt: skip
+
+    @functools.cached_property
+    def constants(self) -> dict[str, Array]:
+        """Scale and bank, on every device."""
+        return sharding.replicate(self.scale, self._mesh) | self.bank
 
     def training(self, *, seed: int) -> BagBatches:
         """Endless batches of the training slides, classes balanced as the block says; of a task
         without classes every slide weighs the same."""
-        data = self._data
-        balance = self._block["balance"] if data.task.has_classes else "none"
+        data = self.data
+        balance = self.block["balance"] if data.task.has_classes else "none"
         groups = data.task.groups(data.targets)
         labels = groups[data.train]
         weight = np.ones(len(groups))
@@ -118,7 +145,7 @@ class BagLoader:
         sampling = balance == "sampling"
         return self._batches(
             bags=data.train,
-            bags_per_update=self._block["bags"] * self._block["accumulate"],
+            bags_per_update=self.block["bags"] * self.block["accumulate"],
             draw=balanced_probabilities(labels) if sampling else None,
             weight=weight,
             per_bag={"target": data.targets, **data.per_bag},
@@ -128,41 +155,47 @@ class BagLoader:
 
     def validation(self) -> BagBatches:
         """The validation slides once; few shapes, as only the forward pass is computed."""
-        places = {key: value for key, value in self._data.per_instance.items() if key == "xy"}
-        return self._batches(bags=self._data.val, max_lengths=4, per_instance=places)
+        places = {key: value for key, value in self.data.per_instance.items() if key == "xy"}
+        return self._batches(bags=self.data.val, max_lengths=4, per_instance=places)
 
     def _batches(self, **options: Any) -> BagBatches:
         return BagBatches(
-            self._data.store.sizes,
-            budget=self._block["budget"],
+            self.data.store.sizes,
+            budget=self.block["budget"],
             devices=self._mesh.size,
             shard=(jax.process_index(), jax.process_count()),
-            read=None if self.resident else self._data.store.embedding,
+            read=None if self.resident else self.data.store.embedding,
             **options,
         )
 
-    def _refuse_long_bags(self, name: str, free: int) -> None:
-        sizes = self._data.store.sizes
-        # Features as stored, in float32 and once more by chunks; the head's two hidden layers with
-        # what their gradients need.
-        each = 10 * self.mean.size + 32 * self._block.get("hidden", 0)
+    def _refuse_long_bags(self, name: str) -> None:
+        if self.need <= self.room:
+            return
+        sizes = self.data.store.sizes
         longest = int(sizes.argmax())
-        if int(sizes[longest]) * each > free:
-            slide_id = self._data.store.slide_ids[longest]
-            raise TrainingError(
-                f"{name}: slide {slide_id} has {int(sizes[longest]):,} patches, whose training "
-                f"needs about {int(sizes[longest]) * each / _GIB:.1f} GiB on a device with "
-                f"{free / _GIB:.1f} GiB free; up to {free // each:,} patches would fit: take a "
-                "device with more memory, a smaller hidden, or leave the slide out of the CSV"
-            )
+        fitting = self.room * int(sizes[longest]) // self.need
+        raise TrainingError(
+            f"{name}: slide {self.data.store.slide_ids[longest]} has {int(sizes[longest]):,} "
+            f"patches, whose training needs about {self.need / _GIB:.1f} GiB on a device with "
+            f"{self.room / _GIB:.1f} GiB free; up to {fitting:,} patches would fit: take a device "
+            "with more memory, a narrower head, or leave the slide out of the CSV"
+        )
 
 
-def with_places(data: BagData) -> BagData:
-    """The same with `xy` [rows, 2] of all instances, in patches, for heads with positions."""
-    store = data.store
+def stacked(trees: Sequence[Any]) -> Any:
+    """Trees of the same structure as one, on the host, with a leading axis."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+def together(loaders: Sequence[BagLoader]) -> dict[str, Any]:
+    """The constants of several trainings on the same slides: a scale [M, D] of each, one bank."""
+    return stacked([loader.scale for loader in loaders]) | loaders[0].bank
+
+
+def places_of(store: BagStore) -> Float[np.ndarray, "rows 2"]:
+    """Where all instances lie, in patches."""
     xy = [heads.in_patches(store.places(slide)["xy"]) for slide in range(len(store.slide_ids))]
-    per_instance = {**data.per_instance, "xy": np.concatenate(xy)}
-    return dataclasses.replace(data, per_instance=per_instance)
+    return np.concatenate(xy)
 
 
 def _bank(store: BagStore) -> np.ndarray:

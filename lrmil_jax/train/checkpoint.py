@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,27 +111,35 @@ class Checkpoints:
         """The step of the newest checkpoint, None if there is none."""
         return self._manager.latest_step()
 
-    def save(self, state: Any, iterator: grain.DatasetIterator, done: TrainProgress) -> None:
+    def save(
+        self, state: Any, iterator: grain.DatasetIterator, done: Sequence[TrainProgress]
+    ) -> None:
         """Saves all that a resumed run needs; the state must be finite (the caller checks).
+
+        Args:
+          state: `TrainState`; one without `best` is kept as long as it is the best.
+          iterator: of the batches.
+          done: of the model, or of each model of the state.
 
         Raises:
           WorkdirError: the disk is full, read-only or forbidden; the last checkpoint stays.
         """
         step = int(state.step)
-        newly_best = done.best_step == step
-        meta = {"progress": dataclasses.asdict(done), "signature": _signature(state)}
+        bests = [one.bests for one in done if state.best is None and one.best_step == step]
+        progress = [dataclasses.asdict(one) for one in done]
+        meta = {"progress": progress, "signature": _signature(state)}
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
             data=grain.checkpoint.CheckpointSave(iterator),
             meta=ocp.args.JsonSave(meta),
         )
         with disk_errors(self.directory):
-            rank = float(done.bests) if newly_best else -1.0
+            rank = float(max(bests, default=-1))
             self._manager.save(step, args=items, metrics={"rank": rank})
 
     def restore(
         self, abstract: Any, iterator: grain.DatasetIterator
-    ) -> tuple[Any, TrainProgress] | None:
+    ) -> tuple[Any, list[TrainProgress]] | None:
         """The newest checkpoint, its arrays placed as `abstract` says; sets `iterator` too.
 
         Returns None where nothing was saved yet.
@@ -153,7 +161,7 @@ class Checkpoints:
             data=grain.checkpoint.CheckpointRestore(iterator),
         )
         state = self._manager.restore(step, args=items)["state"]
-        return state, TrainProgress(**meta["meta"]["progress"])
+        return state, [TrainProgress(**one) for one in meta["meta"]["progress"]]
 
     def restore_state(self, step: int, abstract: Any) -> Any:
         """The state alone, of a step that is still kept."""

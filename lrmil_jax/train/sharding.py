@@ -31,9 +31,9 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The first axis is split over the devices."""
-    return NamedSharding(mesh, PartitionSpec(AXIS))
+def batch_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """One axis, the first, is split over the devices."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))
 
 
 def state_shardings(abstract: Any, mesh: Mesh, *, fsdp: bool) -> Any:
@@ -69,36 +69,37 @@ def _local_devices(mesh: Mesh) -> int:
     return sum(device.process_index == jax.process_index() for device in mesh.devices.flat)
 
 
-def pad_batch(batch: dict[str, Any], multiple: int) -> dict[str, Any]:
-    """Fills every leaf with zeros along its first axis up to a multiple; the filling weighs 0.
+def pad_batch(batch: dict[str, Any], multiple: int, axis: int = 0) -> dict[str, Any]:
+    """Fills every leaf with zeros along an axis up to a multiple; the filling weighs 0.
 
     A batch without "weight" gets weight 1 for each of its examples.
     """
-    size = len(next(iter(jax.tree.leaves(batch))))
-    batch = {"weight": np.ones(size, np.float32), **batch}
-    missing = -size % multiple
+    shape = np.shape(next(iter(jax.tree.leaves(batch))))[: axis + 1]
+    batch = {"weight": np.ones(shape, np.float32), **batch}
+    missing = -shape[axis] % multiple
     if not missing:
         return batch
 
     def pad(leaf):
-        return np.pad(leaf, [(0, missing)] + [(0, 0)] * (np.ndim(leaf) - 1))
+        return np.pad(leaf, [(0, missing * (one == axis)) for one in range(np.ndim(leaf))])
 
     return jax.tree.map(pad, batch)
 
 
-def place_batch(batch: dict[str, Any], mesh: Mesh) -> dict[str, Any]:
-    """Puts this process's part of a batch on its devices, split along the first axis.
+def place_batch(batch: dict[str, Any], mesh: Mesh, axis: int = 0) -> dict[str, Any]:
+    """Puts this process's part of a batch on its devices, split along one axis.
 
     Args:
       batch: numpy leaves [B, ...]; with several processes each gives its own B examples, and B
         is the same in all of them.
       mesh: from `make_mesh`.
+      axis: that of the examples: 1 behind an axis of models.
 
     Returns:
       Global arrays [processes * B', ...], B' being B filled up to a multiple of the local
       devices with examples of weight 0.
     """
-    batch, target = pad_batch(batch, _local_devices(mesh)), batch_sharding(mesh)
+    batch, target = pad_batch(batch, _local_devices(mesh), axis), batch_sharding(mesh, axis)
     if jax.process_count() == 1:
         return jax.device_put(batch, target)
     return jax.tree.map(

@@ -14,11 +14,41 @@ class TrainState:
 
     There is no RNG: a step's key is folded from the seed and `step`. Fields are Any because JAX
     rebuilds the struct with shardings and shapes in place of arrays.
+
+    Attributes:
+      step: updates done.
+      params, opt_state: of the model; of several models every leaf is [M, ...].
+      best: of several models the best parameters of each so far; None for one model, whose best
+        are in a checkpoint.
     """
 
     step: Any
     params: Any
     opt_state: Any
+    best: Any = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Several:
+    """M models that are trained as one: all that is theirs has a leading axis of models.
+
+    Attributes:
+      names: of the models, for messages, rows of metrics and folders.
+      seeds: of each one's chance in the steps.
+      examples: `TrainSettings.examples` of each.
+      constants: which constants are each model's own, as `in_axes` of `jax.vmap`: 0 for [M, ...],
+        None for what all share.
+    """
+
+    names: tuple[str, ...]
+    seeds: tuple[int, ...]
+    examples: tuple[float, ...]
+    constants: Any = None
+
+    @property
+    def axes(self) -> tuple[Any, ...]:
+        """`in_axes` of a function of (params, step, constants, batch, key, index)."""
+        return (0, None, self.constants, 0, 0, None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

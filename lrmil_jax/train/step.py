@@ -5,6 +5,7 @@ accumulated batches or over a whole validation set is exact whatever the padding
 """
 
 import collections
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from lrmil_jax.train import sharding
-from lrmil_jax.train.state import TrainState
+from lrmil_jax.train.state import Several, TrainState
 
 # loss_fn(params, constants, batch, key, train) -> {"loss": [B], other terms: [B]}
 LossFn = Callable[[Any, Any, dict[str, Any], Any, bool], dict[str, Array]]
@@ -58,6 +59,11 @@ def merge(left: Totals, right: Totals) -> Totals:
     return jax.tree.map(jnp.add, left, right)
 
 
+def batch_key(key: Any, step: Any, index: Any) -> Any:
+    """The key of the chance in one batch of one update."""
+    return jax.random.fold_in(jax.random.fold_in(key, step), index)
+
+
 def gradients(loss_fn: LossFn, params, constants, batch, key) -> Totals:
     """Totals of one batch, with the gradient of the weighted SUM of the loss."""
 
@@ -74,7 +80,7 @@ def update(
     tx: optax.GradientTransformation,
     state: TrainState,
     totals: Totals,
-    examples: float | int | None = None,
+    examples: float | int | Array | None = None,
 ) -> tuple[TrainState, dict[str, Any]]:
     """One optimiser update; gives the new state and the step's sums.
 
@@ -94,7 +100,7 @@ def update(
         "weight": totals.weight,
         "grad_norm": optax.tree.norm(grads),
     }
-    return TrainState(step=state.step + 1, params=params, opt_state=opt_state), measured
+    return TrainState(state.step + 1, params, opt_state, state.best), measured
 
 
 class Stepper:
@@ -109,6 +115,8 @@ class Stepper:
       mesh: from `make_mesh`.
       shardings: of the state.
       examples: see `TrainSettings`.
+      several: models whose state, batches [M, B, ...] and keys [M] have a leading axis; their
+        `examples` take the place of those above.
     """
 
     def __init__(
@@ -118,22 +126,29 @@ class Stepper:
         mesh: Mesh,
         shardings: Any,
         examples: float | int | None = None,
+        *,
+        several: Several | None = None,
     ):
         copied = sharding.replicated(mesh)
         totals = Totals(terms=copied, weight=copied, grads=shardings.params)
 
         def batch_totals(params, step, constants, batch, key, index):
-            key = jax.random.fold_in(jax.random.fold_in(key, step), index)
-            summed = gradients(loss_fn, params, constants, batch, key)
+            summed = gradients(loss_fn, params, constants, batch, batch_key(key, step, index))
             return summed, summed.weight
 
+        one_update = functools.partial(_updated, tx)
+        if several is not None:
+            batch_totals = jax.vmap(batch_totals, several.axes)
+            examples = jnp.asarray(several.examples, jnp.float32)
+            models = TrainState(step=None, params=0, opt_state=0, best=0)
+            one_update = jax.vmap(one_update, (models, 0, 0, 0), (models, 0))
         options = sharding.compiler_options(mesh)
         self._totals = jax.jit(
             batch_totals, out_shardings=(totals, copied), compiler_options=options
         )
         self._merge = jax.jit(merge, out_shardings=totals, donate_argnums=0)
         self._update = jax.jit(
-            lambda state, summed: update(tx, state, summed, examples),
+            lambda state, summed, active: one_update(state, summed, examples, active),
             out_shardings=(shardings, copied),
             donate_argnums=0,
         )
@@ -149,9 +164,27 @@ class Stepper:
         totals, done = self._totals(state.params, state.step, constants, batch, key, index)
         return (totals if summed is None else self._merge(summed, totals)), done
 
-    def update(self, state: TrainState, summed: Totals) -> tuple[TrainState, dict[str, Any]]:
-        """(next state, sums of the step) from those of its batches; both are used up."""
-        return self._update(state, summed)
+    def update(
+        self, state: TrainState, summed: Totals, active: Any = None
+    ) -> tuple[TrainState, dict[str, Any]]:
+        """(next state, sums of the step) from those of its batches; both are used up. `active` [M]
+        says which of several models still learn."""
+        return self._update(state, summed, active)
+
+
+def _updated(
+    tx: optax.GradientTransformation, state: TrainState, summed: Totals, examples: Any, active: Any
+) -> tuple[TrainState, dict[str, Any]]:
+    """`update`, of a model among several only as long as it is active."""
+    after, measured = update(tx, state, summed, examples)
+    if active is not None:
+        kept = jax.tree.map(
+            lambda new, old: jnp.where(active, new, old),
+            (after.params, after.opt_state),
+            (state.params, state.opt_state),
+        )
+        after = TrainState(after.step, *kept, best=state.best)
+    return after, measured
 
 
 class Evaluator:

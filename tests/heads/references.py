@@ -171,8 +171,22 @@ def read(query, keys, values, heads, bias=None):
     return np.concatenate(parts, -1)
 
 
-def transformer(p, x, xy, *, heads):
-    """Logits, with 2-D ALiBi."""
+def turned(vectors, xy, heads):
+    """Rotary places, a complex number a pair: half of each head's numbers by x, half by y."""
+    places = np.concatenate([np.zeros((1, 2)), xy - xy.mean(0)])
+    found = []
+    for part in np.split(vectors, heads, -1):
+        for axis, half in enumerate(np.split(part, 2, -1)):
+            count = half.shape[1] // 2
+            pairs = half[:, :count] + 1j * half[:, count:]
+            speed = np.array([1000.0 ** -(number / count) for number in range(count)])
+            pairs = pairs * np.exp(1j * places[:, axis : axis + 1] * speed)
+            found += [pairs.real, pairs.imag]
+    return np.concatenate(found, -1)
+
+
+def transformer(p, x, xy, *, heads, positions="alibi"):
+    """Logits, with 2-D ALiBi or rotary places."""
     tokens = np.concatenate([p["token"][0], linear(p["embedding"], x)])
     bias = np.zeros((heads, len(tokens), len(tokens)))
     for h in range(heads):
@@ -180,9 +194,12 @@ def transformer(p, x, xy, *, heads):
             for j in range(len(x)):
                 distance = np.hypot(*(xy[i] - xy[j]))
                 bias[h, i + 1, j + 1] = -(2.0 ** (-8 * (h + 1) / heads)) * distance
+    bias = bias * (positions == "alibi")
     block = 0
     while f"norm_{block}" in p:
         parts = np.split(linear(p[f"qkv_{block}"], norm(p[f"norm_{block}"], tokens)), 3, -1)
+        if positions == "rotary":
+            parts = [turned(parts[0], xy, heads), turned(parts[1], xy, heads), parts[2]]
         tokens = tokens + linear(p[f"out_{block}"], read(*parts, heads, bias))
         hidden = gelu(linear(p[f"mlp_{block}"], norm(p[f"norm_mlp_{block}"], tokens)))
         tokens = tokens + linear(p[f"mlp_out_{block}"], hidden)

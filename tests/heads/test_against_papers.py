@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from lrmil_jax import heads
+from lrmil_jax.errors import ConfigError
+from lrmil_jax.heads import blockwise
 from tests.heads import references
 from tests.heads.common import LABELS, SMALL, B, bags_of, close, create, init, weights
 
@@ -75,18 +77,65 @@ def test_logits(name, seed):
         close(out.logits[row], reference(params, x, **facts)["logits"], TOLERANCE)
 
 
+@pytest.mark.parametrize("positions", ["alibi", "rotary", "none"])
 @pytest.mark.parametrize("size", [512, 5])
-def test_transformer_in_blocks_of_any_size(monkeypatch, size):
-    head, variables, bags, mask, xy = built("transformer")
-    whole = heads.transformer.in_blocks
-    monkeypatch.setattr(heads.transformer, "in_blocks", lambda *a, **k: whole(*a, **k, size=size))
-    out = head.apply(variables, bags, mask, xy=xy)
+def test_transformer_in_blocks_of_any_size(monkeypatch, size, positions):
+    _, variables, bags, mask, xy = built("transformer")
+    monkeypatch.setattr(blockwise, "BLOCK", size)
+    out = create("transformer", positions=positions).apply(variables, bags, mask, xy=xy)
     params = references.double(variables["params"])
     for row in range(B):
         count = int(mask[row].sum())
         x, places = (np.asarray(a[row, :count], np.float64) for a in (bags, xy))
-        expected = references.transformer(params, x, places, heads=2)["logits"]
-        close(out.logits[row], expected, TOLERANCE)
+        expected = references.transformer(params, x, places, heads=2, positions=positions)
+        close(out.logits[row], expected["logits"], TOLERANCE)
+
+
+def test_the_gradient_in_blocks_is_that_of_plain_attention(monkeypatch):
+    """By JAX, of softmax over all tokens at once; 11 tokens in three blocks of 4."""
+    monkeypatch.setattr(blockwise, "BLOCK", 4)
+    rng = np.random.default_rng(0)
+    parts = [jnp.asarray(rng.normal(size=(2, 2, 11, 4)), jnp.float32) for _ in range(3)]
+    wanted = jnp.asarray(rng.normal(size=(2, 2, 11, 4)), jnp.float32)
+    real = jnp.arange(11)[None] < jnp.array([[11], [6]])
+    places = jnp.asarray(rng.integers(0, 5, (2, 11, 2)), jnp.float32)
+
+    def plain(query, keys, values):
+        logits = blockwise.scores(query, keys, real, places, 0)
+        return (jax.nn.softmax(logits) @ values * wanted).sum()
+
+    def ours(*parts):
+        return (blockwise.attention(*parts, real, places) * wanted).sum()
+
+    for one, other in zip(*(jax.jit(jax.grad(f, (0, 1, 2)))(*parts) for f in (ours, plain)),
+                          strict=True):  # fmt: skip
+        close(one, other, 1e-5)
+
+
+def test_rotary_places_tell_the_way_and_not_the_corner():
+    _, variables, bags, mask, xy = built("transformer")
+    head = create("transformer", positions="rotary")
+    out, moved = (head.apply(variables, bags, mask, xy=places).logits for places in (xy, xy + 7))
+    close(out, moved, 1e-5)
+    turned = head.apply(variables, bags, mask, xy=xy[..., ::-1]).logits  # mirrored
+    assert np.abs(out[:2] - turned[:2]).max() > 1e-4
+    odd = heads.create("transformer", num_classes=2, width=8, heads=4, positions="rotary")
+    with pytest.raises(ConfigError, match="with 4 heads and positions=rotary it must be"):
+        odd.init(jax.random.key(0), bags, mask)
+
+
+def test_abmil_on_a_projection():
+    bags, mask, xy = bags_of()
+    head = create("abmil", width=5, hidden=4)
+    variables = init(head, bags, mask, xy)
+    params = references.double(variables["params"])
+    out = head.apply(variables, bags, mask)
+    for row in range(B):
+        x = np.asarray(bags[row, : int(mask[row].sum())], np.float64)
+        h = references.relu(references.linear(params["projection"]["dense"], x))
+        scores = np.tanh(references.linear(params["attention_v"], h)) @ params["attention_w"]
+        pooled = (references.softmax(scores, 0) * h).sum(0)
+        close(out.logits[row], references.linear(params["classifier"], pooled), TOLERANCE)
 
 
 @pytest.mark.parametrize("gated", [False, True])

@@ -200,6 +200,35 @@ def test_100_000_instances(name):
     close(out.logits, applied(head)(params, bags[:, :99_000], mask[:, :99_000]).logits, 1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(heads.HEADS))
+def test_a_head_says_what_it_keeps_of_an_instance(name):
+    """Bytes that XLA plans for a gradient, for each further instance of a bag, and its features."""
+    head, planned = heads.create(name, num_classes=2), []
+    shaped = jax.ShapeDtypeStruct
+    params = jax.eval_shape(
+        head.init, jax.random.key(0), jnp.zeros((1, 8, 768)), jnp.ones((1, 8), bool)
+    )
+
+    def loss(params, bags, mask, xy):
+        rngs = {"dropout": jax.random.key(0)}
+        out = head.apply(params, bags.astype(jnp.float32), mask, xy=xy, train=True, rngs=rngs)
+        terms = head.label_losses(
+            out, jnp.zeros(1, int), mask, lambda logits: jnp.square(logits).sum(-1)
+        )
+        return sum(term.sum() for term in terms.values())
+
+    for count in (2048, 4096):
+        given = (
+            shaped((1, count, 768), jnp.float16), shaped((1, count), bool),
+            shaped((1, count, 2), jnp.float32),
+        )  # fmt: skip
+        compiled = jax.jit(jax.grad(loss)).lower(params, *given).compile()
+        planned.append(compiled.memory_analysis().temp_size_in_bytes)
+    each = (planned[1] - planned[0]) / 2048 + 2 * 768
+    assert 0.8 * each < head.instance_bytes(768) < 2.5 * each
+
+
 def test_saved_classifiers_say_the_same(tmp_path, name, setting):
     _, params, bags, _, xy = setting
     options = SMALL.get(name, {})

@@ -13,6 +13,7 @@ from tests.integration.test_end_to_end import go, tiny
 # What synthetic slides answer (`slides.outcomes`), with a metric that is then in the table.
 ASKED = {
     "survival": {"data__bins": 2},
+    "cox": {"data__bins": 2},
     "ordinal": {"data__label_column": "grade", "data__classes": ("none", "small", "large")},
     "regression": {"data__label_column": "burden"},
     "multi_label": {"data__label_column": "event"},
@@ -59,7 +60,7 @@ def test_from_slides_to_a_prediction(tmp_path, task, method):
     assert measured[method]["metrics"].keys() == set(kind.metrics)
     again = predictions.measure(kind, rows[rows.arm == method])["metrics"]
     assert again[kind.headline] == pytest.approx(measured[method]["metrics"][kind.headline])
-    assert (tmp_path / "report/follow_up.png").exists() == (task == "survival")
+    assert (tmp_path / "report/follow_up.png").exists() == kind.has_follow_up
     title = kind.titles[kind.headline]
     assert title in (tmp_path / "report/table.txt").read_text().splitlines()[0]
 

@@ -27,6 +27,7 @@ CSV = {
     "multi_label": {"x": [0, 1, 1] * 20, "y": [0, 1] * 30},
     "regression": {"label": np.linspace(-3, 5, 60)},
     "survival": {"time": np.linspace(0.5, 30, 60), "event": [1, 1, 0] * 20},
+    "cox": {"time": np.linspace(0.5, 30, 60), "event": [1, 1, 0] * 20},
 }
 
 
@@ -94,7 +95,7 @@ def test_the_loss_is_least_at_the_truth(given):
     measured = task.measure(targets.astype(np.float64), np.asarray(task.link(found), np.float64))
     # Of one interval, survival tells no order.
     assert measured[task.headline] > (0.8 if task.name == "survival" else 0.98)
-    assert measured["loss"] < 0.2
+    assert measured["loss"] < (0.4 if task.joint else 0.2)  # an event alone costs nothing
 
 
 def test_outputs_are_found_again_from_values(given):

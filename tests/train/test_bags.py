@@ -7,12 +7,15 @@ import optax
 import pytest
 from scipy.special import softmax
 
+from lrmil_jax import heads
 from lrmil_jax.errors import TrainingError
 from lrmil_jax.train import bags as bags_of_fold
 from lrmil_jax.train import make_mesh, memory, mil, place_batch, sharding
 from lrmil_jax.train.state import TrainState
 from lrmil_jax.train.step import Stepper
 from tests.train import bags
+
+HEAD = heads.create("abmil", num_classes=2, hidden=8)
 
 
 class Sizes:
@@ -48,7 +51,7 @@ def gradient_weights(sizes, labels, *, devices=1, epochs=1, **block):
         task=bags.TASK, cases=[""] * len(sizes),
         train=np.arange(len(sizes)), val=np.arange(1),
     )  # fmt: skip
-    loader = bags_of_fold.BagLoader(data, bags.block(**block), mesh, "probe")
+    loader = bags_of_fold.BagLoader(data, bags.block(**block), mesh, "probe", head=HEAD)
     batches = loader.training(seed=0)
     tx = optax.sgd(1.0)
     theta = jnp.zeros(len(sizes))
@@ -150,7 +153,7 @@ def test_a_bag_that_cannot_fit_is_refused_by_name(tmp_path, monkeypatch):
     )  # fmt: skip
     sentence = r"slide slide_1 has 4,000 patches.*up to 2,\d{3} patches would fit"
     with pytest.raises(TrainingError, match=sentence):
-        bags_of_fold.BagLoader(data, bags.block(), make_mesh(), "teacher, fold 1")
+        bags_of_fold.BagLoader(data, bags.block(), make_mesh(), "teacher, fold 1", head=HEAD)
 
 
 @pytest.mark.parametrize(("free", "resident"), [(10_000_000, True), (200_000, False)])
@@ -161,13 +164,13 @@ def test_features_stay_on_the_device_if_it_has_room(monkeypatch, free, resident)
         task=bags.TASK, cases=[""] * 50,
         train=np.arange(40), val=np.arange(40, 50),
     )  # fmt: skip
-    block = bags.block(hidden=1)
-    loader = bags_of_fold.BagLoader(data, block, make_mesh(), "probe")
+    head = heads.create("abmil", num_classes=2, hidden=1)
+    loader = bags_of_fold.BagLoader(data, bags.block(), make_mesh(), "probe", head=head)
     assert loader.resident == resident
     assert ("bank" in loader.constants) == resident
     assert ("rows" in loader.training(seed=0)[0]) == resident
-    forced = bags.block(hidden=1, resident_gib=0.0)
-    assert not bags_of_fold.BagLoader(data, forced, make_mesh(), "probe").resident
+    forced = bags.block(resident_gib=0.0)
+    assert not bags_of_fold.BagLoader(data, forced, make_mesh(), "probe", head=head).resident
 
 
 def test_the_host_says_what_it_has_to_spare():

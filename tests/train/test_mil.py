@@ -17,6 +17,7 @@ from lrmil_jax.tasks.classification import Classification
 from lrmil_jax.train import bag_model, mil
 from lrmil_jax.train import bags as bags_of_fold
 from lrmil_jax.train.bags import BagLoader
+from lrmil_jax.train.validation import Validation
 from tests.train import bags
 
 # What the loss is of: three classes, by a head without a loss of its own.
@@ -276,8 +277,8 @@ def test_validation_counts_patients_and_not_slides(store):
     module = heads.create("abmil", num_classes=2, hidden=4)
     params = module.init(jax.random.key(0), jnp.zeros((1, 8, 6)), jnp.ones((1, 8), bool))["params"]
     mesh = mil.sharding.make_mesh()
-    loader = BagLoader(data, bags.block(), mesh, "toy")
-    said = mil._Validation(module, loader.constants, loader.validation(), data, mesh)(params)
+    loader = BagLoader(data, bags.block(), mesh, "toy", head=module)
+    said = Validation(module, [loader], mesh)(params)
     one = bag_model.BagModel("abmil", {"hidden": 4}, bags.TASK, params, loader.mean, loader.sd)
     each = probabilities(one, features)
     patients = [(labels[i], (each[i] + each[i + 2]) / 2) for i in (12, 13, 16, 17)]
