@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lrmil_jax.data import splits
+from lrmil_jax.data import splits, subgroups
 from lrmil_jax.errors import DataError
 
 SLIDE_SUFFIXES = {
@@ -119,6 +119,7 @@ def read_cohort(
     folds: int = 5,
     seed: int = 0,
     saved_folds: Path | None = None,
+    subgroup_columns: tuple[str, ...] = (),
 ) -> Cohort:
     """Reads and checks the label CSV; makes folds by patient where the CSV has none.
 
@@ -129,6 +130,7 @@ def read_cohort(
       folds: how many folds to use; made ones are stratified and grouped by patient.
       seed: of made folds.
       saved_folds: a CSV of folds made earlier for this cohort; it wins over making them again.
+      subgroup_columns: of the CSV, kept as `subgroups.columns` has them.
 
     Raises:
       DataError: a missing column, duplicate or unknown slide, a target that is none, a patient
@@ -154,6 +156,9 @@ def read_cohort(
     table["mpp"] = _read_mpp(frame, table, labels)
     if "pool" in frame:
         table["pool"] = frame["pool"].str.strip()
+    table = table.join(
+        subgroups.columns(frame, subgroup_columns, table.patient_id, str(labels))
+    )
     groups = task.groups(task.targets(table))
     table = splits.with_folds(table, frame, groups, folds, seed, saved_folds, labels)
     _check_folds(table, task, str(labels))

@@ -1,6 +1,7 @@
 """Classification metrics per patient, each from well-kept scikit-learn."""
 
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,10 @@ from jaxtyping import Float, Integer
 
 from lrmil_jax.errors import DataError
 
-NAMES = ("accuracy", "balanced_accuracy", "f1_weighted", "f1_macro", "auc", "loss")
+NAMES = (
+    *("accuracy", "balanced_accuracy", "f1_weighted", "f1_macro", "kappa"),
+    *("auc", "average_precision", "brier", "loss"),
+)
 PROBABILITY_PREFIX = "prob_"
 
 
@@ -17,16 +21,18 @@ def compute(
 ) -> dict[str, float | None]:
     """All metrics of a set of patients.
 
-    Accuracy, balanced accuracy and F1 are those of the most probable class. AUC is that of class
-    1 for two classes, macro one-vs-rest for more. Loss is the mean cross-entropy in nats.
+    Accuracy, balanced accuracy, F1 and Cohen's kappa (unweighted) are those of the most probable
+    class. AUC and average precision are those of class 1 for two classes, macro one-vs-rest for
+    more. The Brier score is the mean squared error of the probability of class 1 for two classes,
+    summed over the classes for more. Loss is the mean cross-entropy in nats.
 
     Args:
       labels: class of each patient, 0 to C - 1.
       probabilities: predicted, each row summing to 1.
 
     Returns:
-      One entry for each of `NAMES`; `auc` is None where it is undefined, because a class has no
-      patient or all patients are of one class.
+      One entry for each of `NAMES`; None where it is undefined: `auc` and `average_precision`
+      where a class has no patient, `kappa` where chance alone agrees on every patient.
 
     Raises:
       DataError: no patient, labels outside the classes, or probabilities that are none.
@@ -43,7 +49,12 @@ def compute(
             "balanced_accuracy": float(sk.balanced_accuracy_score(labels, predicted)),
             "f1_weighted": _f1(labels, predicted, "weighted"),
             "f1_macro": _f1(labels, predicted, "macro"),
-            "auc": _auc(labels, probabilities),
+            "kappa": _kappa(labels, predicted),
+            "auc": _over_classes(sk.roc_auc_score, labels, probabilities),
+            "average_precision": _over_classes(
+                sk.average_precision_score, labels, probabilities
+            ),
+            "brier": float(squared_error(labels, probabilities).mean()),
             "loss": float(cross_entropy(labels, probabilities).mean()),
         }
 
@@ -56,44 +67,24 @@ def cross_entropy(
     return -np.log(np.clip(chosen, 1e-12, 1.0))
 
 
+def squared_error(
+    labels: Integer[np.ndarray, "P"], probabilities: Float[np.ndarray, "P C"]
+) -> Float[np.ndarray, "P"]:
+    """What each patient adds to the Brier score, see `compute`.
+
+    Source: Brier, "Verification of forecasts expressed in terms of probability", Monthly Weather
+    Review 78 (1950); of two classes half of his sum, as is usual.
+    """
+    errors = np.square(probabilities - np.eye(probabilities.shape[1])[labels]).sum(1)
+    return errors / 2 if probabilities.shape[1] == 2 else errors
+
+
 def balanced_loss(
     labels: Integer[np.ndarray, "P"], probabilities: Float[np.ndarray, "P C"]
 ) -> float:
     """Mean over the classes of their patients' mean cross-entropy."""
     losses = cross_entropy(labels, probabilities)
     return float(np.mean([losses[labels == label].mean() for label in np.unique(labels)]))
-
-
-def by_patient(slides: pd.DataFrame) -> pd.DataFrame:
-    """A patient's prediction: the mean of the probabilities of the patient's slides.
-
-    Args:
-      slides: one row a slide, with `patient_id`, `label` and one `prob_<class>` column a class.
-
-    Returns:
-      One row a patient in the order of `patient_id`: `patient_id`, `label`, `slides` (their
-      number) and the mean probabilities.
-
-    Raises:
-      DataError: a column is missing, or the slides of a patient carry different labels.
-    """
-    columns = probability_columns(slides)
-    missing = {"patient_id", "label"} - set(slides.columns)
-    if missing or not columns:
-        wanted = sorted(missing) or [f"{PROBABILITY_PREFIX}<class>"]
-        raise DataError(f"Predictions lack the columns {', '.join(wanted)}.")
-    groups = slides.groupby("patient_id", sort=True)
-    distinct = groups["label"].nunique()
-    if (distinct > 1).any():
-        patient = distinct.index[distinct > 1][0]
-        raise DataError(
-            f"Patient {patient!r} has slides with different labels: metrics are per patient, so "
-            "give the patient one label or the slides patient ids of their own."
-        )
-    table = groups[columns].mean()
-    table.insert(0, "label", groups["label"].first())
-    table.insert(1, "slides", groups.size())
-    return table.reset_index()
 
 
 def probability_columns(frame: pd.DataFrame) -> list[str]:
@@ -131,13 +122,21 @@ def _f1(labels: np.ndarray, predicted: np.ndarray, average: str) -> float:
     return float(sk.f1_score(labels, predicted, average=average, zero_division=0))
 
 
-def _auc(labels: np.ndarray, probabilities: np.ndarray) -> float | None:
+def _kappa(labels: np.ndarray, predicted: np.ndarray) -> float | None:
     from sklearn import metrics as sk
 
+    value = float(sk.cohen_kappa_score(labels, predicted))
+    return value if np.isfinite(value) else None
+
+
+def _over_classes(
+    score: Callable[..., float], labels: np.ndarray, probabilities: np.ndarray
+) -> float | None:
+    """A score of class 1 of two, else the mean of each class against the rest."""
     classes = probabilities.shape[1]
     if classes < 2 or len(np.unique(labels)) < classes:
         return None
     if classes == 2:
-        return float(sk.roc_auc_score(labels, probabilities[:, 1]))
+        return float(score(labels, probabilities[:, 1]))
     # One score a class, not sklearn's multi_class="ovr": that one asks for sums exactly 1.
-    return float(np.mean([sk.roc_auc_score(labels == c, p) for c, p in enumerate(probabilities.T)]))
+    return float(np.mean([score(labels == c, p) for c, p in enumerate(probabilities.T)]))

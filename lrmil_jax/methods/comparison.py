@@ -36,7 +36,9 @@ def low_resolution_store(compared: Trained) -> FeatureStore | None:
     return next((store for model, _, store in compared.values() if not model.high), None)
 
 
-def validation_thresholds(config: ConfigDict, workdir: Path, fold: int) -> dict[str, float]:
+def chosen_on_validation(
+    config: ConfigDict, workdir: Path, fold: int
+) -> tuple[dict[str, float], float | None]:
     """What `thresholds.choose` says of the validation patients of a model that is delivered, of a
     fold or the final one."""
     cohort = cohorts.prepared(config, workdir)

@@ -60,6 +60,7 @@ def read(config: ConfigDict, workdir: Path) -> label_csv.Cohort:
     data = config.data
     made = Path(data.labels).stat().st_mtime_ns if data.labels and Path(data.labels).exists() else 0
     run = (config.task, config.folds, config.seed, Path(workdir).absolute())
+    run += (tuple(config.evaluate.subgroups),)
     parts = (data, config.synthetic, made, *run)
     key = "\n".join(str(part) for part in parts)
     if key not in _cohorts:
@@ -92,6 +93,7 @@ def _read(config: ConfigDict, workdir: Path) -> label_csv.Cohort:
         folds=config.folds,
         seed=config.seed,
         saved_folds=saved,
+        subgroup_columns=tuple(config.evaluate.subgroups),
     )
     folds = [name for name in cohort.table if name.startswith("fold_")]
     kept = cohort.table[["slide_id", "patient_id", *cohort.task.columns, *folds]]

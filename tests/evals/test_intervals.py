@@ -157,6 +157,47 @@ def test_the_difference_of_two_faultless_models_is_not_certain():
     assert intervals.summarise([same, same]).interval == (0, 0)
 
 
+def test_a_contrast_is_of_other_patients():
+    one, other = figure(0.9, [0.1, -0.1]), figure(0.7, [0.2, -0.2], ["q0", "q1"])
+    found = intervals.contrast(one, other)
+    assert found.value == pytest.approx(0.2)
+    assert found.patients.tolist() == ["p0", "p1", "q0", "q1"]
+    np.testing.assert_allclose(found.influence, [0.1, -0.1, -0.2, 0.2])
+    # Welch: variances add up, and each side has degrees of freedom of its own.
+    freedom = 0.1**2 / (0.02**2 + 0.08**2)
+    half = stats.t.ppf(0.975, freedom) * np.sqrt(0.1)
+    wanted = np.clip([0.2 - half, 0.2 + half], -1, 1)
+    assert intervals.summarise([found]).interval == pytest.approx(wanted)
+    sure = intervals.contrast(figure(1.0, [0.0, 0.0]), other)
+    assert (sure.value, intervals.summarise([sure]).interval) == (pytest.approx(0.3), None)
+    assert intervals.contrast(figure(None, [0.0]), other).value is None
+
+
+def test_p_is_below_a_twentieth_where_the_interval_leaves_0():
+    changes = np.array([0.1, -0.1, 0.05, -0.05])
+    freedom, sd = 3, np.sqrt((changes**2).sum())
+    for value in (0.3, stats.t.ppf(0.975, freedom) * sd, 0.7):
+        gap = figure(value, changes, range=intervals.DIFFERENCE)
+        wanted = 2 * stats.t.sf(value / sd, freedom)
+        assert intervals.p_value([gap]) == pytest.approx(wanted)
+    assert intervals.p_value([figure(0.3, [np.nan, 0.1])]) is None
+    assert intervals.p_value([figure(0.0, [0.0, 0.0])]) is None
+    assert intervals.p_value([figure(None, [0.0])]) is None
+
+
+def test_a_mean_over_rows_counts_a_patient_once():
+    values, who = np.array([1.0, 0.0, 0.5, np.nan]), np.array(["b", "a", "b", "c"])
+    found = intervals.over_rows(values, who)
+    assert (found.value, found.patients.tolist()) == (0.5, ["a", "b"])
+    np.testing.assert_allclose(found.influence, np.sqrt(2) * np.array([-0.5, 0.5]) / 3)
+    assert intervals.over_rows(np.array([np.nan]), np.array(["a"])).value is None
+
+
+def test_perfect_agreement_is_not_certain():
+    perfect = figure(1.0, [0.0, 0.0, 0.0], range=intervals.DIFFERENCE)
+    assert intervals.summarise([perfect]).interval is None
+
+
 def test_ranges_are_kept():
     wide = figure(0.99, [0.4, -0.4])
     low, high = intervals.summarise([wide]).interval

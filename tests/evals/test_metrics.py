@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from lrmil_jax.errors import DataError
@@ -20,6 +19,10 @@ def test_binary_by_hand():
     assert got["auc"] == 0.75  # of four pairs only (0.6, 0.4) is the wrong way round
     expected = -np.mean([math.log(0.9), math.log(0.4), math.log(0.4), math.log(0.8)])
     assert got["loss"] == pytest.approx(expected)
+    # At 0.8 precision is 1, at 0.4 2 of 3: each finds half of the positives.
+    assert got["average_precision"] == pytest.approx((1 + 2 / 3) / 2)
+    assert got["brier"] == pytest.approx((0.01 + 0.36 + 0.36 + 0.04) / 4)
+    assert got["kappa"] == 0.0  # as often right as by chance
     assert tuple(got) == metrics.NAMES
 
 
@@ -35,6 +38,10 @@ def test_several_classes_by_hand():
     # Class 0: 3 of 3 pairs; class 1: 0.3 beats 0.1 and 0.2 of three; class 2: 0.7 beats both
     # others, 0.2 beats 0.1 and ties with 0.2.
     assert got["auc"] == pytest.approx((1 + 2 / 3 + 3.5 / 4) / 3)
+    # Of four each, chance agrees in 2/4 x 1/4 + 1/4 x 1/4 + 1/4 x 2/4 = 5/16.
+    assert got["kappa"] == pytest.approx((1 / 2 - 5 / 16) / (1 - 5 / 16))
+    errors = [0.06, 0.78, 0.14, 0.98]
+    assert got["brier"] == pytest.approx(np.mean(errors))
 
 
 def test_undefined_auc_is_none_and_quiet():
@@ -43,7 +50,10 @@ def test_undefined_auc_is_none_and_quiet():
     three = np.array([[0.2, 0.7, 0.1], [0.6, 0.3, 0.1]])
     got = metrics.compute(np.array([0, 1]), three)
     assert got["auc"] is None
+    assert got["average_precision"] is None
     assert got["accuracy"] == 0.0
+    sure = metrics.compute(np.array([1, 1]), np.array([[0.2, 0.8], [0.1, 0.9]]))
+    assert sure["kappa"] is None  # chance alone agrees
 
 
 def test_certain_and_wrong_has_a_finite_loss():
@@ -64,26 +74,3 @@ def test_certain_and_wrong_has_a_finite_loss():
 def test_nonsense_is_refused(labels, probabilities, said):
     with pytest.raises(DataError, match=said):
         metrics.compute(np.array(labels, int), np.array(probabilities, float))
-
-
-def test_by_patient():
-    slides = pd.DataFrame(
-        {
-            "slide_id": ["s1", "s2", "s3"],
-            "patient_id": ["b", "a", "b"],
-            "label": ["tumour", "benign", "tumour"],
-            "prob_benign": [0.2, 0.9, 0.4],
-            "prob_tumour": [0.8, 0.1, 0.6],
-        }
-    )
-    got = metrics.by_patient(slides)
-    assert got["patient_id"].tolist() == ["a", "b"]
-    assert got["label"].tolist() == ["benign", "tumour"]
-    assert got["slides"].tolist() == [1, 2]
-    np.testing.assert_allclose(got[metrics.probability_columns(got)], [[0.9, 0.1], [0.3, 0.7]])
-    with pytest.raises(DataError, match="'b' has slides with different labels"):
-        metrics.by_patient(slides.assign(label=["tumour", "benign", "benign"]))
-    with pytest.raises(DataError, match="lack the columns label, patient_id"):
-        metrics.by_patient(slides.drop(columns=["label", "patient_id"]))
-    with pytest.raises(DataError, match="prob_<class>"):
-        metrics.by_patient(slides[["patient_id", "label"]])
