@@ -156,9 +156,7 @@ def read_cohort(
     table["mpp"] = _read_mpp(frame, table, labels)
     if "pool" in frame:
         table["pool"] = frame["pool"].str.strip()
-    table = table.join(
-        subgroups.columns(frame, subgroup_columns, table.patient_id, str(labels))
-    )
+    table = table.join(subgroups.columns(frame, subgroup_columns, table.patient_id, str(labels)))
     groups = task.groups(task.targets(table))
     table = splits.with_folds(table, frame, groups, folds, seed, saved_folds, labels)
     _check_folds(table, task, str(labels))

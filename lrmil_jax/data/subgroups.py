@@ -27,7 +27,9 @@ def levels(values: pd.Series, patients: pd.Series) -> pd.Series:
     given = text != ""
     if not given.any() or numbers[given].isna().any() or numbers.nunique() <= _MOST:
         return named
-    edges = np.unique(numbers.groupby(patients.to_numpy()).mean().dropna().quantile([0.25, 0.5, 0.75]))
+    edges = np.unique(
+        numbers.groupby(patients.to_numpy()).mean().dropna().quantile([0.25, 0.5, 0.75])
+    )
     names = _quarters(edges)
     place = np.searchsorted(edges, numbers.fillna(0))
     return pd.Series([names[one] for one in place], values.index).where(given, MISSING)

@@ -76,7 +76,9 @@ def _comparing() -> _Parser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints and writes what `parse`'s files say; 1 if it cannot, which stderr explains."""
-    console = rich.console.Console(markup=False, emoji=False, highlight=False)
+    # In a file lines are as long as they are; a terminal folds them.
+    width = None if sys.stdout.isatty() else 200
+    console = rich.console.Console(markup=False, emoji=False, highlight=False, width=width)
     try:
         given = parse(sys.argv[1:] if arguments is None else arguments)
         (_compare if given.compare else _evaluate)(given, console)

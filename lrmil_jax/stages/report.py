@@ -58,9 +58,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     if len(shown) > 1:
         notes.append(_ATTENTION_NOTE)
         sections.append(("Attention on test slides with lesion", shown))
-    page = html.page(
-        "lrmil_jax: results", table.cells(rows), pictures, notes, sections=sections
-    )
+    page = html.page("lrmil_jax: results", table.cells(rows), pictures, notes, sections=sections)
     html.save(folder / "index.html", page)
     log.info("report: %s", folder / "index.html")
 

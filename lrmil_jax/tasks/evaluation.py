@@ -42,9 +42,7 @@ def evaluate(
     return measured
 
 
-def calibration_of(
-    task: Task, test: pd.DataFrame, validation: pd.DataFrame | None
-) -> dict[str, dict | float | None]:
+def calibration_of(task: Task, test: pd.DataFrame, validation: pd.DataFrame | None) -> dict:
     """Calibration on test patients, as predicted and at the temperature of validation patients.
 
     Returns:

@@ -14,6 +14,7 @@ from jaxtyping import Float, Integer
 from lrmil_jax import arrays
 from lrmil_jax.distill import slide as slide_losses
 from lrmil_jax.errors import DataError
+from lrmil_jax.evals import metrics
 from lrmil_jax.evals.calibration import Forecast
 from lrmil_jax.evals.intervals import SHARE, Bounds
 from lrmil_jax.tasks import columns
@@ -113,13 +114,11 @@ class MultiLabel(Task):
         self, targets: Float[np.ndarray, "P f"], values: Float[np.ndarray, "P f"]
     ) -> dict[str, float | None]:
         """See `Task`; a finding is called from a probability of .5 on."""
-        from sklearn import metrics as sk  # late: it takes over a second
-
         true, called = targets > 0.5, values >= 0.5
         mixed = [c for c in range(self.width) if 0 < true[:, c].sum() < len(true)]
         aucs, precisions = (
             [score(true[:, c], values[:, c]) for c in mixed]
-            for score in (sk.roc_auc_score, sk.average_precision_score)
+            for score in (metrics.auc, metrics.average_precision)
         )
         hits = 2 * (true & called).sum(0) / np.maximum(true.sum(0) + called.sum(0), 1)
         return {

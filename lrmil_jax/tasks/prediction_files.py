@@ -103,6 +103,8 @@ def read_with_validation(path: Path) -> tuple[pd.DataFrame, pd.DataFrame | None]
     if is_validation.all():
         raise DataError(f"{path} has validation rows alone; give the predictions.csv beside it")
     if is_validation.any():
-        return rows[~is_validation].reset_index(drop=True), rows[is_validation].reset_index(drop=True)
+        return rows[~is_validation].reset_index(drop=True), rows[is_validation].reset_index(
+            drop=True
+        )
     beside = path.with_name(VALIDATION)
     return rows, read(beside) if beside.is_file() else None

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from sklearn import metrics as sk
 
 from lrmil_jax.errors import DataError
 from lrmil_jax.evals import metrics
@@ -59,6 +60,37 @@ def test_undefined_auc_is_none_and_quiet():
 def test_certain_and_wrong_has_a_finite_loss():
     got = metrics.compute(np.array([0, 1]), np.array([[0.0, 1.0], [0.0, 1.0]]))
     assert got["loss"] == pytest.approx(-math.log(1e-12) / 2)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+@pytest.mark.parametrize("present", [2, 5])
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true:UserWarning")
+def test_as_scikit_learn_has_them(classes, present):
+    """With ties, and with classes that nobody has, or that nobody is called."""
+    rng = np.random.default_rng(classes)
+    labels = rng.integers(0, min(present, classes), 60)
+    logits = rng.normal(size=(60, classes)).round(1) + 0.8 * np.eye(classes)[labels]
+    logits[:, -1] -= 3 * (classes == 5)
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    predicted, got = probabilities.argmax(1), metrics.compute(labels, probabilities)
+    wanted = {
+        "accuracy": sk.accuracy_score(labels, predicted),
+        "balanced_accuracy": sk.balanced_accuracy_score(labels, predicted),
+        "kappa": sk.cohen_kappa_score(labels, predicted),
+        "loss": sk.log_loss(labels, probabilities, labels=range(classes)),
+        **{f"f1_{how}": sk.f1_score(labels, predicted, average=how, zero_division=0)
+           for how in ("macro", "weighted")},
+        "brier": sk.brier_score_loss(labels, probabilities, labels=range(classes)),
+    }  # fmt: skip
+    if len(set(labels)) == classes:
+        columns = [1] if classes == 2 else range(classes)
+        for name, score in (("auc", sk.roc_auc_score),
+                            ("average_precision", sk.average_precision_score)):  # fmt: skip
+            wanted[name] = np.mean([score(labels == c, probabilities[:, c]) for c in columns])
+    else:
+        assert (got["auc"], got["average_precision"]) == (None, None)
+    for name, value in wanted.items():
+        assert got[name] == pytest.approx(value), name
 
 
 @pytest.mark.parametrize(
