@@ -1,5 +1,7 @@
 """Subgroups of patients by a column of the label CSV, such as site, scanner, sex or age."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 
@@ -37,7 +39,7 @@ def levels(values: pd.Series, patients: pd.Series) -> pd.Series:
 
 def _quarters(edges: np.ndarray) -> list[str]:
     bounds = [f"{edge:g}" for edge in edges]
-    between = [f"above {low} to {high}" for low, high in zip(bounds, bounds[1:], strict=False)]
+    between = [f"above {low} to {high}" for low, high in itertools.pairwise(bounds)]
     names = [f"up to {bounds[0]}", *between, f"above {bounds[-1]}"]
     # Numbered, so that they stand in their order wherever names are sorted.
     return [f"Q{number}: {name}" for number, name in enumerate(names, 1)]

@@ -155,8 +155,8 @@ def figures(
             chosen = validation[(validation.fold == fold) & (validation.arm == arm)]
             if chosen.empty:
                 raise DataError(
-                    f"validation.csv has no rows of the model {arm} in fold {fold}; move it away to "
-                    "go without"
+                    f"validation.csv has no rows of the model {arm} in fold {fold}; move it "
+                    "away to go without"
                 )
         measured = evaluation.evaluate(
             tasks.of_columns(rows), rows, chosen, sensitivity=sensitivity
@@ -172,12 +172,12 @@ def figures(
 
 def _metric_table(task: tasks.Task, over_folds: dict[str, dict]) -> rich.table.Table:
     cells = [["metric", *(table.ARM_NAMES.get(arm, arm) for arm in over_folds)]]
-    for name in task.metrics:
-        cells.append([
-            task.titles.get(name, name.replace("_", " ")),
-            *(table.mean_and_spread(row[name], row[f"{name}_sd"], row[f"{name}_interval"])
-              for row in over_folds.values()),
-        ])  # fmt: skip
+    cells += [
+        [task.titles.get(name, name.replace("_", " ")),
+         *(table.mean_and_spread(row[name], row[f"{name}_sd"], row[f"{name}_interval"])
+           for row in over_folds.values())]
+        for name in task.metrics
+    ]  # fmt: skip
     return _shown("Test patients: mean ± SD over folds [95 % interval]", cells)
 
 
@@ -274,7 +274,8 @@ def _comparison_table(task: tasks.Task, label: str, found: dict) -> rich.table.T
         bounds = "-" if drawn is None else "[{:+.3f}, {:+.3f}]".format(*drawn["interval"])
         cells.append([*line, gap, table.cell(one["p"], 4), bounds,
                       table.cell(None if drawn is None else drawn["p"], 4)])  # fmt: skip
-    title = f"{label}: {found['patients']} patients, {found['folds']} folds"
+    folds = "1 fold" if found["folds"] == 1 else f"{found['folds']} folds"
+    title = f"{label}: {found['patients']} patients, {folds}"
     told = found.get("delong")
     if told is not None:
         title += f"; DeLong: z {told['z']:.2f}, p {told['p']:.4f}"

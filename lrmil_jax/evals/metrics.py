@@ -47,8 +47,8 @@ def compute(
 
 
 def _of_classes(labels: np.ndarray, predicted: np.ndarray, classes: int) -> dict[str, float | None]:
-    """What follows from the table of true and predicted classes; all of it at once, as scikit-learn's
-    checks of its arguments would take most of the time of a bootstrap or of a small training."""
+    """What follows from the table of true and predicted classes; all of it at once, as
+    scikit-learn's checks of arguments would take most of the time of a bootstrap."""
     seen = np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, -1)
     hits, support, claimed = seen.diagonal(), seen.sum(1), seen.sum(0)
     count, size = len(labels), support + claimed

@@ -1,4 +1,4 @@
-"""Decision curves: net benefit of every model over the threshold, beside treating all and nobody."""
+"""Decision curves: net benefit over the threshold, beside treating all and treating nobody."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,5 +1,5 @@
-"""What the predictions of test patients show beside the result table: calibration, decision curves and
-subgroups. The same for a run's report and for `python -m lrmil_jax.evals`."""
+"""What the predictions of test patients show beside the result table: calibration, decision
+curves and subgroups. The same for a run's report and for `python -m lrmil_jax.evals`."""
 
 from collections.abc import Mapping
 from pathlib import Path

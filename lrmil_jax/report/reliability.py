@@ -1,4 +1,4 @@
-"""Reliability diagrams: the share of patients of whom it is so against the predicted probability."""
+"""Reliability diagrams: the share of patients of whom it is so against the probability."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,16 +38,18 @@ def save(
     across = max(len(kinds) for kinds in panels.values())
     if not across:
         return False
-    figure = Figure(figsize=(3.2 * across, 3.2 * len(arms)), layout="constrained")
+    # A line of panels for each model, or one line where each has one panel.
+    down, along = (1, len(arms)) if across == 1 else (len(arms), across)
+    figure = Figure(figsize=(3.2 * along, 3.2 * down), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(len(arms), across, squeeze=False)
+    axes = figure.subplots(down, along, squeeze=False).reshape(len(arms), across)
     for line, (arm, kinds) in zip(axes, panels.items(), strict=True):
         for axis in line[len(kinds) :]:
             axis.set_visible(False)
         for axis, (name, (as_predicted, tempered)) in zip(line, kinds.items(), strict=False):
             _draw(axis, as_predicted, tempered)
             axis.set_title(f"{names.get(arm, arm)}: {name}", fontsize=9)
-            axis.set(xlabel="predicted", ylabel="observed", xlim=(0, 1), ylim=(0, 1))
+            axis.set(xlabel="predicted", ylabel="observed", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     comparison.save_figure(figure, path)
     return True
 

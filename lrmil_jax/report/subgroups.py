@@ -19,7 +19,7 @@ def cells(
       names: of the arms.
       headline: the metric that is shown; title: its name.
     """
-    shown = [["model", "subgroup", "patients", f"{title} [95 %]", "minus the others [95 %]", "p"]]
+    shown = [["model", "subgroup", "patients", f"{title} [95 %]", "minus the others [95 %]"]]
     for arm, lines in rows.items():
         for row in lines:
             metric = row["metrics"][headline]
@@ -31,7 +31,6 @@ def cells(
             shown.append([
                 names.get(arm, arm), f"{row['subgroup']}: {row['level']}", str(row["patients"]),
                 row["note"] if metric["value"] is None else value, gap,
-                table.cell(metric["p"]),
             ])  # fmt: skip
     return shown
 

@@ -1,5 +1,5 @@
-"""Everything that an arm's rows of `predictions.csv` say: the same for `metrics.json` of a run and for
-`python -m lrmil_jax.evals`."""
+"""Everything that an arm's rows of `predictions.csv` say: the same for `metrics.json` of a run and
+for `python -m lrmil_jax.evals`."""
 
 import numpy as np
 import pandas as pd

@@ -1,9 +1,9 @@
 """`predictions.csv`: everything that a model's figures come from, in a file that explains itself.
 
-A row is a slide under a model. `task` says what is predicted, `split` whether the patient is of the
-test or of the validation, `fold` which fold's model it is. Rows of validation patients, which choose
-thresholds and the temperature, are in `validation.csv` beside it, so that whoever averages over
-`predictions.csv` averages over test patients alone.
+A row is a slide under a model. `task` says what is predicted, `split` whether the patient is of
+the test or of the validation, `fold` which fold's model it is. Rows of validation patients, which
+choose thresholds and the temperature, are in `validation.csv` beside it, so that whoever averages
+over `predictions.csv` averages over test patients alone.
 """
 
 from pathlib import Path

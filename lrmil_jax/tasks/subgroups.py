@@ -1,7 +1,7 @@
 """Figures of subgroups of patients, and by how much they differ from those of all others.
 
 A subgroup that is too small to tell of stays in the table and says so. Many subgroups are many
-comparisons: of twenty without any difference, one has a p below 0.05.
+comparisons: of twenty without any difference, one has an interval that leaves 0.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ def table(task: Task, folds: Sequence[pd.DataFrame]) -> list[dict]:
     Returns:
       Rows with `subgroup`, `level`, `patients`, `note` (why figures are undefined, or ""), and
       `metrics`: of each metric `value` (the mean over the folds that define it), `value_interval`,
-      and against the patients of all other levels `difference`, `difference_interval` and `p`.
+      and against the patients of all other levels `difference` and `difference_interval`.
     """
     everyone = pd.concat(folds, ignore_index=True)
     made = []
@@ -54,34 +54,31 @@ def levels(rows: pd.DataFrame, column: str) -> pd.Series:
 def _row(task: Task, sides: list[tuple[pd.DataFrame, pd.DataFrame]], patients: int) -> dict:
     if patients < LEAST:
         nothing = {"value": None, "value_interval": None, "difference": None,
-                   "difference_interval": None, "p": None}  # fmt: skip
+                   "difference_interval": None}  # fmt: skip
         return {
             "patients": patients,
             "note": f"undefined: fewer than {LEAST} patients",
             "metrics": {name: dict(nothing) for name in task.metrics},
         }
-    figures = [
-        tuple(predictions.figures(task, rows) if len(rows) else None for rows in pair)
-        for pair in sides
-    ]
-    inside = [one for one, _ in figures if one is not None]
-    names = [name for name in task.metrics if name in inside[0]]
-    both = [pair for pair in figures if None not in pair]
-    metrics = {name: _metric(name, inside, both) for name in names}
+    inside, outside = (
+        [predictions.figures(task, pair[side]) for pair in sides if len(pair[side])]
+        for side in (0, 1)
+    )
+    metrics = {name: _metric(name, inside, outside) for name in task.metrics if name in inside[0]}
     undefined = metrics[task.headline]["value"] is None
     title = task.titles.get(task.headline, task.headline)
     note = f"{title} undefined: without a class or an event" if undefined else ""
     return {"patients": patients, "note": note, "metrics": metrics}
 
 
-def _metric(name: str, inside: list[dict], both: list[tuple[dict, dict]]) -> dict:
-    over = intervals.summarise([one[name] for one in inside])
-    contrasts = [intervals.contrast(one[name], other[name]) for one, other in both]
-    gap = intervals.summarise(contrasts)
+def _metric(name: str, inside: list[dict], outside: list[dict]) -> dict:
+    value, others = (
+        intervals.summarise([fold[name] for fold in side]) for side in (inside, outside)
+    )
+    difference, bounds = intervals.apart(value, others)
     return {
-        "value": over.mean,
-        "value_interval": over.interval,
-        "difference": gap.mean,
-        "difference_interval": gap.interval,
-        "p": intervals.p_value(contrasts),
+        "value": value.mean,
+        "value_interval": value.interval,
+        "difference": difference,
+        "difference_interval": bounds,
     }

@@ -157,20 +157,19 @@ def test_the_difference_of_two_faultless_models_is_not_certain():
     assert intervals.summarise([same, same]).interval == (0, 0)
 
 
-def test_a_contrast_is_of_other_patients():
-    one, other = figure(0.9, [0.1, -0.1]), figure(0.7, [0.2, -0.2], ["q0", "q1"])
-    found = intervals.contrast(one, other)
-    assert found.value == pytest.approx(0.2)
-    assert found.patients.tolist() == ["p0", "p1", "q0", "q1"]
-    np.testing.assert_allclose(found.influence, [0.1, -0.1, -0.2, 0.2])
-    # Welch: variances add up, and each side has degrees of freedom of its own.
-    freedom = 0.1**2 / (0.02**2 + 0.08**2)
-    half = stats.t.ppf(0.975, freedom) * np.sqrt(0.1)
-    wanted = np.clip([0.2 - half, 0.2 + half], -1, 1)
-    assert intervals.summarise([found]).interval == pytest.approx(wanted)
-    sure = intervals.contrast(figure(1.0, [0.0, 0.0]), other)
-    assert (sure.value, intervals.summarise([sure]).interval) == (pytest.approx(0.3), None)
-    assert intervals.contrast(figure(None, [0.0]), other).value is None
+def test_a_difference_of_other_patients_is_newcombes():
+    """His example: 56 of 70 less 48 of 80, of which each has an interval by Wilson's score."""
+    sides = [
+        intervals.Summary(hits / count, None, float(low), float(high), None, None, 0, 1)
+        for hits, count in ((56, 70), (48, 80))
+        for low, high in [stats.binomtest(hits, count).proportion_ci(method="wilson")]
+    ]
+    gap, bounds = intervals.apart(*sides)
+    assert gap == pytest.approx(0.2)
+    assert bounds == pytest.approx((0.0524, 0.3339), abs=5e-5)
+    unknown = intervals.summarise([figure(0.8, [np.nan, 0.1])])
+    assert intervals.apart(sides[0], unknown) == (pytest.approx(0.0), None)
+    assert intervals.apart(sides[0], intervals.summarise([])) == (None, None)
 
 
 def test_p_is_below_a_twentieth_where_the_interval_leaves_0():

@@ -3,6 +3,8 @@
 import contextlib
 import io
 import json
+import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -65,7 +67,7 @@ def test_tables_and_pictures(two_folds):
     folder = two_folds[1] / "out"
     table = pd.read_csv(folder / "subgroups.csv")
     assert set(table.arm) == {"teacher", "lrmil"}
-    assert {"value", "value_low", "difference_high", "p", "note"} <= set(table)
+    assert {"value", "value_low", "difference_high", "note"} <= set(table)
     assert (folder / "subgroups.md").read_text().startswith("| model | subgroup | patients |")
     curve = pd.read_csv(folder / "decision_curve.csv")
     assert {"arm", "threshold", "model", "model_low", "all", "beyond_high"} <= set(curve)
@@ -120,6 +122,22 @@ def test_compare(two_folds, tmp_path, capsys):
     within = ["compare", str(one), str(one), "--model", "lrmil", "--other", "teacher"]
     assert program.main([*within, "--bootstrap", "0"]) == 0
     assert "lrmil - teacher: 40 patients" in capsys.readouterr().out
+
+
+def test_the_documented_example(tmp_path, monkeypatch, capsys):
+    """docs/evaluation.md: its code makes the files, its commands print what stands there."""
+    text = (Path(__file__).parents[2] / "docs/evaluation.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    exec(text.split("```python\n")[1].split("```")[0], {})
+    commands = re.findall(r"^python -m lrmil_jax\.evals (.*example.*)$", text, re.MULTILINE)
+    outputs = [part.split("```")[0] for part in text.split("```text\n")[1:]]
+    assert len(commands) == len(outputs) == 2
+    for command, output in zip(commands, outputs, strict=True):
+        assert program.main(command.split()) == 0
+        printed = capsys.readouterr().out
+        assert [line.strip() for line in output.splitlines() if line.strip()] == [
+            line.strip() for line in printed.splitlines() if line.strip()
+        ]
 
 
 @pytest.mark.parametrize(
