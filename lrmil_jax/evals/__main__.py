@@ -3,7 +3,7 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -99,10 +99,11 @@ def _evaluate(given: argparse.Namespace, console: rich.console.Console) -> None:
         for fold, arms in found["folds"].items()
         for arm, measured in arms.items()
     }
-    _, sections = patient_figures.save(folder, test, temperatures, table.ARM_NAMES)
+    titles = dict(zip(test.arm, test.title, strict=True)) if "title" in test else {}
+    _, sections = patient_figures.save(folder, test, temperatures, titles)
     files.write_json(folder / "evaluation.json", found)
-    console.print(_metric_table(task, found["over_folds"]))
-    console.print(_calibration_table(found["folds"]))
+    console.print(_metric_table(task, found["over_folds"], titles))
+    console.print(_calibration_table(found["folds"], titles))
     for title, cells in sections:
         console.print(_shown(title, cells))
     note = predictions.pool_note(test)
@@ -170,8 +171,10 @@ def figures(
     }
 
 
-def _metric_table(task: tasks.Task, over_folds: dict[str, dict]) -> rich.table.Table:
-    cells = [["metric", *(table.ARM_NAMES.get(arm, arm) for arm in over_folds)]]
+def _metric_table(
+    task: tasks.Task, over_folds: dict[str, dict], titles: Mapping[str, str]
+) -> rich.table.Table:
+    cells = [["metric", *(titles.get(arm, arm) for arm in over_folds)]]
     cells += [
         [task.titles.get(name, name.replace("_", " ")),
          *(table.mean_and_spread(row[name], row[f"{name}_sd"], row[f"{name}_interval"])
@@ -181,7 +184,7 @@ def _metric_table(task: tasks.Task, over_folds: dict[str, dict]) -> rich.table.T
     return _shown("Test patients: mean ± SD over folds [95 % interval]", cells)
 
 
-def _calibration_table(folds: dict[str, dict]) -> rich.table.Table:
+def _calibration_table(folds: dict[str, dict], titles: Mapping[str, str]) -> rich.table.Table:
     """Means over folds of what calibration says of each arm."""
     cells = [["model", "probability of", "ECE", "ECE by chance", "bias", "Brier", "temperature",
               "ECE at it"]]  # fmt: skip
@@ -197,7 +200,7 @@ def _calibration_table(folds: dict[str, dict]) -> rich.table.Table:
             keys = ("ece", "ece_if_calibrated", "bias", "brier")
             means = [_mean([one.get(key) for one in told]) for key in keys]
             shown = [table.cell(value) for value in (*means, temperature, _mean(tempered))]
-            cells.append([table.ARM_NAMES.get(arm, arm), name, *shown])
+            cells.append([titles.get(arm, arm), name, *shown])
     return _shown("Calibration (mean over folds)", cells)
 
 

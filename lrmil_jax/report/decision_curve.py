@@ -15,23 +15,23 @@ _SHOWN = (0.1, 0.2, 0.3, 0.4, 0.5)  # thresholds of the table that people read
 
 
 def save(
-    folder: Path, curves: Mapping[str, Sequence[dict]], names: Mapping[str, str]
+    folder: Path, curves: Mapping[str, Sequence[dict]], titles: Mapping[str, str]
 ) -> list[list[str]]:
     """Writes `decision_curve.png` and `.csv`.
 
     Args:
       folder: where to.
       curves: of each arm the rows of `evaluation.net_benefit`.
-      names: of the arms.
+      titles: of the models, by arm.
 
     Returns:
       Cells of a short table, the first line being the heading.
     """
     flat = [{"arm": arm} | table.flat(row) for arm, rows in curves.items() for row in rows]
     files.write_table(folder / "decision_curve.csv", pd.DataFrame(flat))
-    _plot(folder / "decision_curve.png", curves, names)
+    _plot(folder / "decision_curve.png", curves, titles)
     head = ["model", *(f"at {threshold:g}" for threshold in _SHOWN)]
-    return [head, *(_line(names.get(arm, arm), rows) for arm, rows in curves.items()),
+    return [head, *(_line(titles.get(arm, arm), rows) for arm, rows in curves.items()),
             _line("treat all", next(iter(curves.values())), "all")]  # fmt: skip
 
 
@@ -41,7 +41,7 @@ def _line(name: str, rows: Sequence[dict], kind: str = "model") -> list[str]:
     return [name, *(table.interval(row[kind], row[f"{kind}_interval"]) for row in shown)]
 
 
-def _plot(path: Path, curves: Mapping[str, Sequence[dict]], names: Mapping[str, str]) -> None:
+def _plot(path: Path, curves: Mapping[str, Sequence[dict]], titles: Mapping[str, str]) -> None:
     figure = Figure(figsize=(6, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
@@ -49,7 +49,7 @@ def _plot(path: Path, curves: Mapping[str, Sequence[dict]], names: Mapping[str, 
     for arm, rows in curves.items():
         thresholds = [row["threshold"] for row in rows]
         worth = np.array([row["model"] for row in rows], np.float64)
-        (line,) = axis.plot(thresholds, worth, lw=1.4, label=names.get(arm, arm))
+        (line,) = axis.plot(thresholds, worth, lw=1.4, label=titles.get(arm, arm))
         bounds = [row["model_interval"] or (np.nan, np.nan) for row in rows]
         axis.fill_between(thresholds, *np.array(bounds).T, color=line.get_color(), alpha=0.12, lw=0)
         highest = max(highest, np.nanmax(worth))

@@ -29,7 +29,7 @@ def save(
     folder: Path,
     tested: pd.DataFrame,
     temperatures: reliability.Temperatures,
-    names: Mapping[str, str],
+    titles: Mapping[str, str],
 ) -> tuple[Pictures, Sections]:
     """Writes `reliability.png`, `decision_curve.png` and `.csv`, and `subgroups.csv`, `.txt` and
     `.md`, as far as the task and the columns ask for them.
@@ -38,7 +38,7 @@ def save(
       folder: where to.
       tested: test rows of all folds, with their `fold`.
       temperatures: see `reliability.save`.
-      names: of the arms.
+      titles: of the models, by arm.
 
     Returns:
       File and caption of each picture; heading and cells of each table.
@@ -46,7 +46,7 @@ def save(
     task = tasks.of_columns(tested)
     pictures: Pictures = []
     sections: Sections = []
-    if reliability.save(folder / "reliability.png", tested, temperatures, names):
+    if reliability.save(folder / "reliability.png", tested, temperatures, titles):
         pictures.append(("reliability.png", _RELIABILITY))
     folds = {
         arm: [of_fold for _, of_fold in rows.groupby("fold")]
@@ -54,13 +54,13 @@ def save(
     }
     if len(task.classes) == 2:
         curves = {arm: evaluation.net_benefit(task, rows) for arm, rows in folds.items()}
-        shown = decision_curve.save(folder, curves, names)
+        shown = decision_curve.save(folder, curves, titles)
         pictures.append(("decision_curve.png", f"{_DECISION} Positive: {task.classes[1]}."))
         sections.append(("Net benefit [95 %]", shown))
     rows = {arm: subgroup_figures.table(task, of_arm) for arm, of_arm in folds.items()}
     if any(rows.values()):
         title = task.titles.get(task.headline, task.headline)
-        cells = subgroups.cells(rows, names, task.headline, title)
+        cells = subgroups.cells(rows, titles, task.headline, title)
         subgroups.save(folder, rows, cells)
         sections.append(("Subgroups of test patients", cells))
     return pictures, sections

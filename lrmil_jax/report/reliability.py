@@ -20,7 +20,7 @@ Temperatures = Mapping[tuple[int, str], float | None]
 
 
 def save(
-    path: Path, tested: pd.DataFrame, temperatures: Temperatures, names: Mapping[str, str]
+    path: Path, tested: pd.DataFrame, temperatures: Temperatures, titles: Mapping[str, str]
 ) -> bool:
     """Draws a panel for each model and forecast, the patients of all folds together.
 
@@ -28,7 +28,7 @@ def save(
       path: PNG to write.
       tested: test rows of all folds, with their `fold`.
       temperatures: by fold and arm, as validation patients chose; None or absent: none.
-      names: of the arms, for titles.
+      titles: of the models, by arm.
 
     Returns:
       Whether there was anything to draw: False where the task predicts no probability.
@@ -48,7 +48,7 @@ def save(
             axis.set_visible(False)
         for axis, (name, (as_predicted, tempered)) in zip(line, kinds.items(), strict=False):
             _draw(axis, as_predicted, tempered)
-            axis.set_title(f"{names.get(arm, arm)}: {name}", fontsize=9)
+            axis.set_title(f"{titles.get(arm, arm)}: {name}", fontsize=9)
             axis.set(xlabel="predicted", ylabel="observed", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     comparison.save_figure(figure, path)
     return True
@@ -61,12 +61,12 @@ def _forecasts(
     fold has no temperature."""
     parts: dict[int, list[Forecast]] = {}
     tempered: dict[int, list[Forecast]] = {}
-    titles: list[str] = []
+    kinds: list[str] = []
     for fold, of_fold in rows.groupby("fold"):
         task = tasks.of_columns(of_fold)
         _, targets, values = predictions.patients(task, of_fold)
         forecasts = task.forecasts(targets, values)
-        titles = titles or list(forecasts)
+        kinds = kinds or list(forecasts)
         for place, one in enumerate(forecasts.values()):
             parts.setdefault(place, []).append(one)
         temperature = temperatures.get((int(fold), arm))
@@ -76,10 +76,10 @@ def _forecasts(
                 tempered.setdefault(place, []).append(one)
     whole = {place: len(tempered.get(place, ())) == len(ones) for place, ones in parts.items()}
     # Folds part time at other edges: what is drawn together is the same interval of each.
-    several = rows.fold.nunique() > 1 and len(titles) > 1 and "event by" in titles[0]
-    names = [f"event by end of interval {n}" for n in range(1, len(titles) + 1)]
+    several = rows.fold.nunique() > 1 and len(kinds) > 1 and "event by" in kinds[0]
+    names = [f"event by end of interval {n}" for n in range(1, len(kinds) + 1)]
     return {
-        (names if several else titles)[place]: (
+        (names if several else kinds)[place]: (
             _joined(ones),
             _joined(tempered[place]) if whole[place] else None,
         )

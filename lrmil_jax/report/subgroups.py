@@ -10,13 +10,13 @@ from lrmil_jax.report import table
 
 
 def cells(
-    rows: Mapping[str, Sequence[dict]], names: Mapping[str, str], headline: str, title: str
+    rows: Mapping[str, Sequence[dict]], titles: Mapping[str, str], headline: str, title: str
 ) -> list[list[str]]:
     """The table as shown, the first line being the heading.
 
     Args:
       rows: of each arm those of `tasks.subgroups.table`.
-      names: of the arms.
+      titles: of the models, by arm.
       headline: the metric that is shown; title: its name.
     """
     shown = [["model", "subgroup", "patients", f"{title} [95 %]", "minus the others [95 %]"]]
@@ -29,7 +29,7 @@ def cells(
                 bounds = metric["difference_interval"] or (None, None)
                 gap = table.difference(metric["difference"], bounds)
             shown.append([
-                names.get(arm, arm), f"{row['subgroup']}: {row['level']}", str(row["patients"]),
+                titles.get(arm, arm), f"{row['subgroup']}: {row['level']}", str(row["patients"]),
                 row["note"] if metric["value"] is None else value, gap,
             ])  # fmt: skip
     return shown

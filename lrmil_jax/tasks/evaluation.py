@@ -21,8 +21,8 @@ def evaluate(
       sensitivity: wanted of a threshold, `evaluate.sensitivity`.
 
     Returns:
-      `patients`, `metrics` and their `intervals`, and of what else the rows tell the `title` and the
-      median of `patches` a slide; `validation`, the same of validation patients;
+      `patients`, `metrics` and their `intervals`, and as far as the rows tell them the `title` and
+      the median of `patches` a slide; `validation`, the same of validation patients;
       `thresholds`, see `predictions.operating_points`; `calibration`, see there; `net_benefit`, of
       two classes, see there; and `subgroups`, see `subgroups.table`.
     """

@@ -16,7 +16,18 @@ from lrmil_jax.data import splits, subgroups
 from lrmil_jax.errors import DataError
 
 TEST, VALIDATION = "predictions.csv", "validation.csv"
-_TEXT = ("slide_id", "patient_id", "case_id", "pool", "arm", "title", "split", "task", "label", "predicted")
+_TEXT = (
+    "slide_id",
+    "patient_id",
+    "case_id",
+    "pool",
+    "arm",
+    "title",
+    "split",
+    "task",
+    "label",
+    "predicted",
+)
 
 
 def described(frame: pd.DataFrame, *, task: str, fold: int, split: str) -> pd.DataFrame:

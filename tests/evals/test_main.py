@@ -85,8 +85,8 @@ def test_a_fold_counts_once(two_folds, capsys):
 def test_what_a_binary_evaluation_holds(two_folds):
     found = two_folds[0][0]["lrmil"]
     assert found.keys() == {
-        *("patients", "metrics", "intervals", "patches", "validation", "thresholds"),
-        *("calibration", "net_benefit", "subgroups"),
+        *("title", "patches", "patients", "metrics", "intervals", "validation"),
+        *("thresholds", "calibration", "net_benefit", "subgroups"),
     }
     calibration = found["calibration"]
     assert calibration["temperature"] > 0

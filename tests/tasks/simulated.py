@@ -60,6 +60,7 @@ def rows(
     for place, arm in enumerate(arms):
         seen = logits(task, np.repeat(signal, times), rng, noise * (1 + place))
         frame = predictions.rows(task, arm, table, task.link(seen))
+        frame["title"] = arm.upper() if arm == "lrmil" else "HR teacher"
         frames.append(frame.assign(patches=rng.integers(100, 900, len(frame))))
     frame = pd.concat(frames, ignore_index=True)
     return prediction_files.described(frame, task=kind, fold=fold, split=split)
