@@ -150,25 +150,36 @@ def figures(
     """`folds`: of each fold and arm `evaluation.evaluate`, as `metrics.json` has it; `over_folds`:
     of each arm `evaluation.over_folds`."""
     folds: dict[str, dict] = {}
-    for (fold, arm), rows in test.groupby(["fold", "arm"], sort=False):
-        chosen = None
-        if validation is not None:
-            chosen = validation[(validation.fold == fold) & (validation.arm == arm)]
-            if chosen.empty:
-                raise DataError(
-                    f"validation.csv has no rows of the model {arm} in fold {fold}; move it "
-                    "away to go without"
-                )
-        measured = evaluation.evaluate(
-            tasks.of_columns(rows), rows, chosen, sensitivity=sensitivity
-        )
-        folds.setdefault(str(fold), {})[arm] = measured
+    groups = test.groupby(["fold", "arm"], sort=False)
+    with progress.progress("figures", len(groups)) as bar:
+        for (fold, arm), rows in groups:
+            task, chosen = tasks.of_columns(rows), _chosen(validation, fold, arm)
+            measured = evaluation.evaluate(task, rows, chosen, sensitivity=sensitivity)
+            folds.setdefault(str(fold), {})[arm] = measured
+            bar.advance()
     task = tasks.of_columns(test)
     arms = test.groupby("arm", sort=False)
     return {
         "folds": folds,
         "over_folds": {arm: evaluation.over_folds(task, rows) for arm, rows in arms},
     }
+
+
+def _chosen(validation: pd.DataFrame | None, fold: int, arm: str) -> pd.DataFrame | None:
+    """The validation rows of one arm in one fold.
+
+    Raises:
+      DataError: there are validation rows, but none of these.
+    """
+    if validation is None:
+        return None
+    rows = validation[(validation.fold == fold) & (validation.arm == arm)]
+    if rows.empty:
+        raise DataError(
+            f"validation.csv has no rows of the model {arm} in fold {fold}; move it away to go "
+            "without"
+        )
+    return rows
 
 
 def _metric_table(

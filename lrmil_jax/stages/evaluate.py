@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from lrmil_jax import files, methods, tasks
 from lrmil_jax.evals import localisation
 from lrmil_jax.methods import comparison
+from lrmil_jax.progress import progress
 from lrmil_jax.tasks import evaluation, prediction_files, predictions
 from lrmil_jax.workspace import cohorts, colours, layout, lesions
 
@@ -44,21 +45,31 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
         values, measured["colour"] = colours.predictions(config, workdir, fold, cohort)
         rows = predictions.rows(cohort.task, "colour", table, values)
         frames["colour"] = rows.assign(title="colour only")
-    sides = []
-    for split, rows in (("test", test), ("val", ~test)):
-        side = pd.concat([frame[rows] for frame in frames.values()], ignore_index=True)
-        about = {"task": cohort.task.name, "fold": fold, "split": split}
-        sides.append(prediction_files.described(side, **about))
-    for name in frames:
-        tested, validated = (side[side.arm == name] for side in sides)
-        measured[name] |= evaluation.evaluate(
-            tasks.of_columns(tested), tested, validated, sensitivity=config.evaluate.sensitivity
+    sides = [
+        prediction_files.described(
+            pd.concat([frame[rows] for frame in frames.values()], ignore_index=True),
+            task=cohort.task.name, fold=fold, split=split,
         )
+        for split, rows in (("test", test), ("val", ~test))
+    ]  # fmt: skip
+    _measure(*sides, measured, sensitivity=config.evaluate.sensitivity)
     _localise(config, folder, table, lesions_of, attentions, ~test, measured)
     method = methods.of(config)
     measured[method.main.name] |= method.measure(config, workdir, fold, table[test], lesions_of)
     prediction_files.write(folder, *sides)
     files.write_json(folder / "metrics.json", measured)
+
+
+def _measure(
+    test: pd.DataFrame, validation: pd.DataFrame, measured: dict[str, dict], *, sensitivity: float
+) -> None:
+    """Adds to `measured` what each model's rows say."""
+    with progress("figures", len(measured)) as bar:
+        for name, facts in measured.items():
+            tested, validated = (side[side.arm == name] for side in (test, validation))
+            task = tasks.of_columns(tested)
+            facts |= evaluation.evaluate(task, tested, validated, sensitivity=sensitivity)
+            bar.advance()
 
 
 def _localise(
