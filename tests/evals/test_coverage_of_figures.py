@@ -90,12 +90,16 @@ def test_intervals_hold_as_often_as_they_say(situation):
     assert {name: value for name, (value, _) in found.items() if value < least[name]} == {}
 
 
+QUALITY = 0.15  # SD of the models' quality, in SDs of the score
+
+
 def of_folds(size, folds, positive, shift, rng):
     """AUCs of a subgroup and of the others, each fold with a model of its own and its own patients;
     the score of the subgroup tells less by `shift`."""
     pairs = []
     for fold in range(folds):
-        quality = 1.4 + 0.15 * rng.normal()
+        # One model alone tells nothing of how models differ.
+        quality = 1.4 + (QUALITY * rng.normal() if folds > 1 else 0.0)
         sides = []
         for side, (count, strength) in enumerate(
             ((size // folds, quality - shift), (160 - size // folds, quality))
@@ -115,7 +119,7 @@ def of_folds(size, folds, positive, shift, rng):
 @pytest.mark.parametrize("shift", [0.0, 0.7])
 def test_subgroups_and_their_differences(size, folds, shift):
     rng = np.random.default_rng(zlib.crc32(repr((size, folds, shift)).encode()))
-    spread = np.sqrt(2 + 0.15**2)
+    spread = np.sqrt(2 + (QUALITY**2 if folds > 1 else 0.0))
     truth = [norm.cdf(strength / spread) for strength in (1.4 - shift, 1.4)]
     hits = {"value": [], "difference": []}
     for _ in range(1000):
@@ -129,3 +133,27 @@ def test_subgroups_and_their_differences(size, folds, shift):
     print(f"size {size} folds {folds} shift {shift}", found, flush=True)
     # Four patients of a subgroup in a fold, which lack a class now and then: on the safe side.
     assert all(value >= 0.925 for value, _ in found.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("patients", [40, 160])
+def test_differences_over_folds(patients):
+    """Five folds of their own patients, in each two models of one quality or another."""
+    rng = np.random.default_rng(patients)
+    truth = np.subtract(*(norm.cdf(mean / np.sqrt(2 + QUALITY**2)) for mean in (1.6, 1.3)))
+    hits = []
+    for _ in range(1000):
+        gaps = []
+        for _ in range(5):
+            labels = (rng.random(patients) < 0.4).astype(int)
+            common, names = rng.normal(size=patients), [str(rng.random()) for _ in labels]
+            sides = []
+            for mean in (1.6, 1.3):
+                quality = mean + QUALITY * rng.normal()
+                score = quality * labels + np.sqrt(0.5) * (common + rng.normal(size=patients))
+                one = expit(score)
+                sides.append(intervals.figures(labels, np.stack([1 - one, one], 1), names)["auc"])
+            gaps.append(intervals.difference(*sides))
+        hits.append(holds(gaps, truth))
+    print(f"five folds of {patients}: {np.mean(hits):.3f}", flush=True)
+    assert 0.93 <= np.mean(hits) <= 0.98
