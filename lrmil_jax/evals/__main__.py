@@ -93,17 +93,17 @@ def _evaluate(given: argparse.Namespace, console: rich.console.Console) -> None:
     test, validation = read(given.files, named)
     task = tasks.of_columns(test)
     folder = given.output or given.files[0].parent / "evaluation"
-    found = figures(test, validation, sensitivity=given.sensitivity)
+    evaluated = figures(test, validation, sensitivity=given.sensitivity)
     temperatures = {
         (int(fold), arm): measured["calibration"].get("temperature")
-        for fold, arms in found["folds"].items()
+        for fold, arms in evaluated["folds"].items()
         for arm, measured in arms.items()
     }
     titles = dict(zip(test.arm, test.title, strict=True)) if "title" in test else {}
     _, sections = patient_figures.save(folder, test, temperatures, titles)
-    files.write_json(folder / "evaluation.json", found)
-    console.print(_metric_table(task, found["over_folds"], titles))
-    console.print(_calibration_table(found["folds"], titles))
+    files.write_json(folder / "evaluation.json", evaluated)
+    console.print(_metric_table(task, evaluated["over_folds"], titles))
+    console.print(_calibration_table(evaluated["folds"], titles))
     for title, cells in sections:
         console.print(_shown(title, cells))
     note = predictions.pool_note(test)
@@ -205,11 +205,11 @@ def _calibration_table(folds: dict[str, dict], titles: Mapping[str, str]) -> ric
         temperature = _mean([one.get("temperature") for one in each])
         for place, name in enumerate(each[0]["as_predicted"]):
             # Survival's intervals end elsewhere in every fold.
-            told = [list(one["as_predicted"].values())[place] for one in each]
+            summaries = [list(one["as_predicted"].values())[place] for one in each]
             tempered = [list(one["tempered"].values())[place]["ece"] if "tempered" in one else None
                         for one in each]  # fmt: skip
             keys = ("ece", "ece_if_calibrated", "bias", "brier")
-            means = [_mean([one.get(key) for one in told]) for key in keys]
+            means = [_mean([one.get(key) for one in summaries]) for key in keys]
             shown = [table.cell(value) for value in (*means, temperature, _mean(tempered))]
             cells.append([titles.get(arm, arm), name, *shown])
     return _shown("Calibration (mean over folds)", cells)
@@ -231,18 +231,18 @@ def _shown(title: str, cells: Sequence[Sequence[str]]) -> rich.table.Table:
 def _compare(given: argparse.Namespace, console: rich.console.Console) -> None:
     one, other = (prediction_files.read_with_validation(path)[0] for path in given.files)
     pairs = _pairs(one, other, given)
-    found = {}
+    compared = {}
     for first, second in pairs:
         names = tuple(
             f"{arm} of {path}" for arm, path in zip((first, second), given.files, strict=True)
         )
         label = first if first == second else f"{first} - {second}"
-        found[label] = comparison.paired(
+        compared[label] = comparison.paired(
             one[one.arm == first], other[other.arm == second], names=names, draws=given.bootstrap
         )
-        console.print(_comparison_table(tasks.of_columns(one), label, found[label]))
+        console.print(_comparison_table(tasks.of_columns(one), label, compared[label]))
     if given.output is not None:
-        files.write_json(given.output, found)
+        files.write_json(given.output, compared)
         console.print(f"Written to {given.output}")
 
 
@@ -275,9 +275,9 @@ def _pairs(
     return pairs
 
 
-def _comparison_table(task: tasks.Task, label: str, found: dict) -> rich.table.Table:
+def _comparison_table(task: tasks.Task, label: str, compared: dict) -> rich.table.Table:
     cells = [["metric", "first", "second", "difference [95 %]", "p", "bootstrap [95 %]", "p"]]
-    for name, one in found["metrics"].items():
+    for name, one in compared["metrics"].items():
         line = [task.titles.get(name, name.replace("_", " "))]
         line += [table.number(one["one"]), table.number(one["other"])]
         if one["difference"] is None:
@@ -288,11 +288,11 @@ def _comparison_table(task: tasks.Task, label: str, found: dict) -> rich.table.T
         bounds = "-" if drawn is None else "[{:+.3f}, {:+.3f}]".format(*drawn["interval"])
         cells.append([*line, gap, table.cell(one["p"], 4), bounds,
                       table.cell(None if drawn is None else drawn["p"], 4)])  # fmt: skip
-    folds = "1 fold" if found["folds"] == 1 else f"{found['folds']} folds"
-    title = f"{label}: {found['patients']} patients, {folds}"
-    told = found.get("delong")
-    if told is not None:
-        title += f"; DeLong: z {told['z']:.2f}, p {told['p']:.4f}"
+    folds = "1 fold" if compared["folds"] == 1 else f"{compared['folds']} folds"
+    title = f"{label}: {compared['patients']} patients, {folds}"
+    delong = compared.get("delong")
+    if delong is not None:
+        title += f"; DeLong: z {delong['z']:.2f}, p {delong['p']:.4f}"
     return _shown(title, cells)
 
 

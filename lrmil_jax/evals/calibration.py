@@ -77,11 +77,11 @@ class Reliability:
 def reliability(forecast: Forecast, *, bins: int = BINS) -> Reliability | None:
     """Patients in bins of equal mass; those of equal probability share theirs, so that there may
     be fewer bins. None without a patient whose outcome is known."""
-    known = forecast.weight > 0
-    if not known.any():
+    observable = forecast.weight > 0
+    if not observable.any():
         return None
     probability, outcome, weight = (
-        one[known] for one in (forecast.probability, forecast.outcome, forecast.weight)
+        one[observable] for one in (forecast.probability, forecast.outcome, forecast.weight)
     )
     place = _bins(probability, bins)
     count, total = np.bincount(place), np.bincount(place, weight)

@@ -55,7 +55,7 @@ def paired(
         for name in measured
     }
     resampled = _bootstrap(task, tests, measured, draws) if draws else {}
-    told = {
+    compared = {
         "patients": len(np.unique(np.concatenate([test.drawn for test in tests]))),
         "folds": len(tests),
         "metrics": {
@@ -69,8 +69,8 @@ def paired(
         },
     }
     if len(task.classes) == 2 and len(tests) == 1 and "auc" in differences:
-        told["delong"] = delong(differences["auc"][0])
-    return told
+        compared["delong"] = delong(differences["auc"][0])
+    return compared
 
 
 def delong(difference: Figure) -> dict[str, float] | None:
@@ -108,11 +108,11 @@ def _bootstrap(task: Task, tests: Sequence[_Test], names: Sequence[str], draws: 
 
         return measure
 
-    found = bootstrap.paired([(test.drawn, measure_of(test)) for test in tests], draws=draws)
+    resampled = bootstrap.paired([(test.drawn, measure_of(test)) for test in tests], draws=draws)
     return {
         name: None if one is None else {"interval": (one.low, one.high), "p": one.p,
                                         "draws": one.draws}
-        for name, one in found.items()
+        for name, one in resampled.items()
     }  # fmt: skip
 
 

@@ -48,21 +48,21 @@ def calibration_of(task: Task, test: pd.DataFrame, validation: pd.DataFrame | No
     Returns:
       `bins`, their number, of equal mass; `as_predicted`, see `Task.calibration`; of tasks with a
       temperature also `temperature` (None where validation patients do not tell one) and, where
-      there is one, `tempered` with the `loss`.
+      there is one, `tempered` and `tempered_loss`, the same at it and the mean loss.
     """
     names, targets, values = predictions.patients(task, test)
     patients = predictions.drawn(test, names)
-    told: dict = {
+    calibrated: dict = {
         "bins": calibration.BINS,
         "as_predicted": task.calibration(targets, values, patients),
     }
     if task.has_temperature and validation is not None:
-        told["temperature"] = temperature(task, validation)
-        if told["temperature"] is not None:
-            values = task.tempered(values, told["temperature"])
-            told["tempered"] = task.calibration(targets, values, patients)
-            told["tempered_loss"] = task.mean_loss(targets, values)
-    return told
+        calibrated["temperature"] = temperature(task, validation)
+        if calibrated["temperature"] is not None:
+            values = task.tempered(values, calibrated["temperature"])
+            calibrated["tempered"] = task.calibration(targets, values, patients)
+            calibrated["tempered_loss"] = task.mean_loss(targets, values)
+    return calibrated
 
 
 def temperature(task: Task, validation: pd.DataFrame) -> float | None:

@@ -118,9 +118,9 @@ class Regression(Task):
         are right in the mean."""
         ranges = {"slope": ANYTHING, "intercept": ANYTHING}
         figures = jackknife.figures(_line, targets, values, patients, ranges)
-        told = {name: figure.value for name, figure in figures.items()}
+        line = {name: figure.value for name, figure in figures.items()}
         bounds = intervals.of_one(figures)
-        return {"number": told | {f"{name}_interval": bounds[name] for name in bounds}}
+        return {"number": line | {f"{name}_interval": bounds[name] for name in bounds}}
 
     @classmethod
     def of_columns(cls, rows: pd.DataFrame) -> "Regression | None":
