@@ -153,7 +153,7 @@ def figures(
     groups = test.groupby(["fold", "arm"], sort=False)
     with progress.progress("figures", len(groups)) as bar:
         for (fold, arm), rows in groups:
-            task, chosen = tasks.of_columns(rows), _chosen(validation, fold, arm)
+            task, chosen = tasks.of_columns(rows), _chosen(validation, int(fold), arm)
             measured = evaluation.evaluate(task, rows, chosen, sensitivity=sensitivity)
             folds.setdefault(str(fold), {})[arm] = measured
             bar.advance()
