@@ -192,6 +192,12 @@ def _task(config: ConfigDict) -> None:
                 f"config.{name}.select is {block.select!r}, but it must be one of "
                 f"{', '.join(dict.fromkeys(known))}, of the task {config.task}"
             )
+    named = config.evaluate.subgroups
+    if isinstance(named, str) or not all(isinstance(name, str) for name in named):
+        raise ConfigError(
+            f"config.evaluate.subgroups is {named!r}, but it must be a tuple of columns of the "
+            "label CSV like ('site',)"
+        )
     if config.evaluate.colour_baseline and not task.has_classes:
         raise ConfigError(
             f"evaluate.colour_baseline tells classes apart, which the task {config.task} has none "

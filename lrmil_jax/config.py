@@ -247,6 +247,9 @@ def _results(config: ConfigDict) -> None:
     evaluate.lesion_share = 0.1  # an LR patch with this share of lesion counts as one (data.masks)
     # One of the thresholds chosen on validation patients is the highest that reaches this.
     evaluate.sensitivity = 0.95
+    # Columns of the label CSV, ("site", "sex", "age"): figures of the patients of each of their
+    # levels, and against all others. More than six different numbers are parted into quarters.
+    evaluate.subgroups = ()
     evaluate.timed_slides = 3  # test slides read again from the file to time every phase; 0 is none
 
     config.report = report = ConfigDict()

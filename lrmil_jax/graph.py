@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from lrmil_jax import config as configuration
 from lrmil_jax import methods, tasks
+from lrmil_jax.data import subgroups
 from lrmil_jax.errors import WorkdirError
 from lrmil_jax.methods import delivery
 from lrmil_jax.models import trained
@@ -164,6 +165,8 @@ def _inputs(config: ConfigDict, workdir: Path, stage: Stage, fold: int | None) -
         return own
     cohort = cohorts.prepared(config, workdir)
     columns = ["slide_id", "patient_id", *cohort.task.columns]
+    if "evaluate.subgroups" in needed_keys(configuration.flatten(config), stage):
+        columns += [c for c in cohort.table if c.startswith(subgroups.PREFIX)]
     columns += [f"fold_{fold}"] if fold else [c for c in cohort.table if c.startswith("fold_")]
     columns += [name for name in ("measured_as",) if name in cohort.table]
     sources = [statuses.read(workdir, name)["source"] for name in cohort.table.slide_id]

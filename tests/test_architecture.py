@@ -21,6 +21,8 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__in
 
 
 def room(path):
+    if path.name == "__main__.py":  # a program of its own, which nobody imports
+        return "main"
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     return parts[0]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lrmil_jax.data import layouts, leaks, slide_files, splits, tables
+from lrmil_jax.data import layouts, leaks, slide_files, splits, subgroups, tables
 from lrmil_jax.data.layouts import Rows, Sources
 from lrmil_jax.errors import DataError
 
@@ -91,7 +91,10 @@ class Cohort:
 
 
 def read_cohort(
-    sources: Sources, read_task: ReadTask, protocol: splits.Protocol | None = None
+    sources: Sources,
+    read_task: ReadTask,
+    protocol: splits.Protocol | None = None,
+    subgroup_columns: tuple[str, ...] = (),
 ) -> Cohort:
     """Reads and checks the label table; makes folds by patient where it has none.
 
@@ -99,6 +102,7 @@ def read_cohort(
       sources: the table and what belongs to it.
       read_task: makes the task and its targets of the rows.
       protocol: how patients are parted.
+      subgroup_columns: of the table, kept as `subgroups.columns` has them.
 
     Raises:
       DataError: a missing column, duplicate or unknown slide, a target that is none, a patient
@@ -109,6 +113,8 @@ def read_cohort(
     table["case_id"] = cases(table, rows, task, labels)
     if "measured_as" in rows.frame:
         table["measured_as"] = rows.frame["measured_as"]
+    groups_of = subgroups.columns(rows.frame, subgroup_columns, table.patient_id, str(labels))
+    table = table.join(groups_of)
     groups = task.groups(task.targets(table))
     table = splits.with_folds(table, rows, groups, protocol, labels)
     leaks.tell(splits.patients_in_two(table, str(labels)), protocol.leaks)

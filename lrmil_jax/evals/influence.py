@@ -9,13 +9,15 @@ DeLong and Clarke-Pearson, Comparing the Areas under Two or More Correlated ROC 
 44 (1988).
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from jaxtyping import Float, Integer
 
 from lrmil_jax.evals import metrics
 
 # Means over classes: the size that counts is the class's.
-OVER_CLASSES = ("auc", "balanced_accuracy")
+OVER_CLASSES = ("auc", "average_precision", "balanced_accuracy")
 
 
 def influences(
@@ -46,11 +48,15 @@ def influences(
     right, support = (true * predicted).sum(1), true.sum(0)
     recall = (true * predicted).sum(0) / np.maximum(support, 1)
     loss = metrics.cross_entropy(labels, probabilities)
+    error = metrics.squared_error(labels, probabilities)
     derivatives = {
         "accuracy": (right - right.mean()) / len(labels),
         "balanced_accuracy": (right - recall[labels]) / (support[labels] * (support > 0).sum()),
         **_f1(true, predicted),
-        "auc": _auc(labels, probabilities),
+        "kappa": _kappa(true, predicted),
+        "auc": _over_classes(_auc, labels, probabilities),
+        "average_precision": _over_classes(_average_precision, labels, probabilities),
+        "brier": (error - error.mean()) / len(labels),
         "loss": (loss - loss.mean()) / len(labels),
     }
     if groups is not None:
@@ -83,17 +89,34 @@ def _f1(
     }
 
 
-def _auc(
-    labels: Integer[np.ndarray, "P"], probabilities: Float[np.ndarray, "P C"]
+def _kappa(
+    true: Float[np.ndarray, "P C"], predicted: Float[np.ndarray, "P C"]
+) -> Float[np.ndarray, "P"]:
+    """Derivative of 1 - (1 - agreement) / (1 - chance)."""
+    count, right = len(true), (true * predicted).sum(1)
+    support, size = true.mean(0), predicted.mean(0)
+    chance = support @ size
+    if np.isclose(chance, 1):
+        return np.full(count, np.nan)
+    of_chance = (true @ size + predicted @ support - 2 * chance) / count
+    agreement = right.mean()
+    of_agreement = (right - agreement) / count
+    return of_agreement / (1 - chance) - (1 - agreement) * of_chance / (1 - chance) ** 2
+
+
+def _over_classes(
+    derivative: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    labels: Integer[np.ndarray, "P"],
+    probabilities: Float[np.ndarray, "P C"],
 ) -> Float[np.ndarray, "P"]:
     classes = probabilities.shape[1]
     if classes < 2 or len(np.unique(labels)) < classes:
         return np.full(len(labels), np.nan)
     wanted = [1] if classes == 2 else range(classes)
-    return np.mean([_auc_of(labels == c, probabilities[:, c]) for c in wanted], axis=0)
+    return np.mean([derivative(labels == c, probabilities[:, c]) for c in wanted], axis=0)
 
 
-def _auc_of(positive: np.ndarray, scores: Float[np.ndarray, "P"]) -> Float[np.ndarray, "P"]:
+def _auc(positive: np.ndarray, scores: Float[np.ndarray, "P"]) -> Float[np.ndarray, "P"]:
     """Share of the other kind that each patient is on the right side of, less the AUC."""
     from scipy.stats import rankdata  # late: it takes over a second
 
@@ -102,3 +125,22 @@ def _auc_of(positive: np.ndarray, scores: Float[np.ndarray, "P"]) -> Float[np.nd
         below = (rank[kind] - rankdata(scores[kind])) / (~kind).sum()  # ties count half
         found[kind] = (below - below.mean()) / kind.sum()
     return np.where(positive, found, -found)
+
+
+def _average_precision(
+    positive: np.ndarray, scores: Float[np.ndarray, "P"]
+) -> Float[np.ndarray, "P"]:
+    """A positive adds its own precision, and each patient changes the precision at every positive
+    of a lower or an equal score."""
+    distinct, place = np.unique(-scores, return_inverse=True)
+    positives = np.bincount(place, positive, len(distinct))
+    hits, called = np.cumsum(positives), np.cumsum(np.bincount(place, minlength=len(distinct)))
+    precision = hits / called
+
+    def below(change: np.ndarray) -> np.ndarray:
+        return np.cumsum((positives * change)[::-1])[::-1][place]
+
+    of_positive = precision[place] + below((called - hits) / called**2)
+    total = positives.sum()
+    mean = positives @ precision / total
+    return np.where(positive, of_positive - mean, -below(hits / called**2)) / total

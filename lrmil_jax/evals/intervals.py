@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Integer
-from scipy.special import expit, logit, stdtrit
+from scipy.special import expit, logit, stdtr, stdtrit
 
 from lrmil_jax.errors import ConfigError
 from lrmil_jax.evals import influence, metrics
@@ -20,7 +20,9 @@ from lrmil_jax.evals import influence, metrics
 Bounds = tuple[float, float]
 SHARE: Bounds = (0.0, 1.0)
 DIFFERENCE: Bounds = (-1.0, 1.0)
-_RANGES = {"loss": (0.0, float("inf"))}  # of metrics; the others are shares
+ANYTHING: Bounds = (-float("inf"), float("inf"))
+# Of metrics; the others are shares.
+_RANGES = {"loss": (0.0, float("inf")), "brier": (0.0, float("inf")), "kappa": DIFFERENCE}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,8 +131,64 @@ def difference(one: Figure, other: Figure) -> Figure | None:
         np.full_like(one.influence, np.nan) if certain else one.influence - other.influence,
         one.patients,
         one.strata,
-        DIFFERENCE if one.range == SHARE else (-float("inf"), float("inf")),
+        DIFFERENCE if one.range == SHARE else ANYTHING,
     )
+
+
+def apart(one: Summary, other: Summary) -> tuple[float | None, Bounds | None]:
+    """The first figure less the second, of other patients, such as those of two hospitals, and the
+    interval that follows from theirs; None where one of them is not known.
+
+    The bounds of a difference lie as far from it as those of both figures together, by Pythagoras,
+    so that what is lopsided about theirs stays so.
+    Source: Newcombe, "Interval estimation for the difference between independent proportions",
+    Statistics in Medicine 17 (1998); for any figure Zou and Donner, Statistics in Medicine 27
+    (2008). Where the same models gave both figures it is on the safe side.
+    """
+    if one.mean is None or other.mean is None:
+        return None, None
+    gap = one.mean - other.mean
+    if one.interval is None or other.interval is None:
+        return gap, None
+    down = np.hypot(one.mean - one.low, other.high - other.mean)
+    up = np.hypot(one.high - one.mean, other.mean - other.low)
+    return gap, (float(gap - down), float(gap + up))
+
+
+def over_rows(
+    values: Float[np.ndarray, " n"], patients: np.ndarray, limits: Bounds = SHARE
+) -> Figure:
+    """The mean over rows, such as slides, as a figure of patients with all of their rows.
+
+    Args:
+      values: of each row; NaN is left out.
+      patients: [n] whose each is.
+      limits: what the mean cannot leave.
+    """
+    defined = np.isfinite(values)
+    values, (names, place) = values[defined], np.unique(patients[defined], return_inverse=True)
+    mean = float(values.mean()) if len(values) else None
+    influences = np.zeros(0)
+    if mean is not None:
+        scale = np.sqrt(len(names) / (len(names) - 1)) if len(names) > 1 else np.nan
+        influences = scale * np.bincount(place, values - mean) / len(values)
+    return Figure(mean, influences, names, np.zeros(len(names), np.int64), limits)
+
+
+def p_value(of: Sequence[Figure]) -> float | None:
+    """Two-sided p of differences that in truth have the mean 0, by the variance and the degrees of
+    freedom of `summarise`; None where nothing is known of the spread."""
+    of = [figure for figure in of if figure.value is not None]
+    if not of:
+        return None
+    values = np.array([figure.value for figure in of], np.float64)
+    table, _, strata = _table(of)
+    if len(of) == 1 and np.isnan(table).any():
+        return None
+    variance, freedom = _variance(np.nan_to_num(table), strata, values)
+    if variance == 0:
+        return None
+    return float(2 * stdtr(freedom, -abs(values.mean()) / np.sqrt(variance)))
 
 
 def summarise(of: Sequence[Figure], *, level: float = 0.95) -> Summary:
@@ -189,7 +247,9 @@ def _interval(of: Sequence[Figure], values: Float[np.ndarray, " k"], level: floa
     # Of several models, what a lone patient's spread lacks shows in the spread of the figures.
     variance, freedom = _variance(np.nan_to_num(table), strata, values)
     if variance == 0:
-        return None if np.isnan(table).any() else (float(middle), float(middle))
+        # At a bound, such as a kappa of 1, influences of 0 tell of no certainty.
+        unknown = np.isnan(table).any() or middle in limits
+        return None if unknown else (float(middle), float(middle))
     half = stdtrit(freedom, (1 + level) / 2) * np.sqrt(variance)
     ends = np.array([-half, half])
     if limits == SHARE:

@@ -151,7 +151,7 @@ def summary(folds: Sequence[pd.DataFrame]) -> dict:
     result = {"slides": slides.slide_id.nunique(), "patients": slides.case_id.nunique()}
     for name in ("auc", "dice", "highest_dice"):
         measured = [
-            slide_mean(fold[name].to_numpy(np.float64), fold.case_id.to_numpy(str))
+            intervals.over_rows(fold[name].to_numpy(np.float64), fold.case_id.to_numpy(str))
             for fold in folds
         ]
         over_folds = intervals.summarise(measured)
@@ -162,20 +162,3 @@ def summary(folds: Sequence[pd.DataFrame]) -> dict:
             defined = slides.auc.dropna()
             result["auc_sd"] = float(defined.std()) if len(defined) > 1 else None
     return result
-
-
-def slide_mean(values: Float[np.ndarray, " S"], cases: np.ndarray) -> intervals.Figure:
-    """A model's mean over slides, as a figure of patients with all of their slides.
-
-    Args:
-      values: of each slide, from 0 to 1; NaN is left out.
-      cases: [S] the patient of each.
-    """
-    defined = np.isfinite(values)
-    values, (names, place) = values[defined], np.unique(cases[defined], return_inverse=True)
-    mean = float(values.mean()) if len(values) else None
-    influence = np.zeros(0)
-    if mean is not None:
-        scale = np.sqrt(len(names) / (len(names) - 1)) if len(names) > 1 else np.nan
-        influence = scale * np.bincount(place, values - mean) / len(values)
-    return intervals.Figure(mean, influence, names, np.zeros(len(names), np.int64))

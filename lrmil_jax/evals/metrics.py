@@ -1,14 +1,17 @@
-"""Classification metrics per patient, each from well-kept scikit-learn."""
+"""Classification metrics per patient; the tests hold them against scikit-learn's."""
 
-import warnings
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Integer
+from jaxtyping import Bool, Float, Integer
 
 from lrmil_jax.errors import DataError
 
-NAMES = ("accuracy", "balanced_accuracy", "f1_weighted", "f1_macro", "auc", "loss")
+NAMES = (
+    *("accuracy", "balanced_accuracy", "f1_weighted", "f1_macro", "kappa"),
+    *("auc", "average_precision", "brier", "loss"),
+)
 PROBABILITY_PREFIX = "prob_"
 
 
@@ -17,35 +20,48 @@ def compute(
 ) -> dict[str, float | None]:
     """All metrics of a set of patients.
 
-    Accuracy, balanced accuracy and F1 are those of the most probable class. AUC is that of class
-    1 for two classes, macro one-vs-rest for more. Loss is the mean cross-entropy in nats.
+    Accuracy, balanced accuracy, F1 and Cohen's kappa (unweighted) are those of the most probable
+    class. AUC and average precision are those of class 1 for two classes, macro one-vs-rest for
+    more. The Brier score is the mean squared error of the probability of class 1 for two classes,
+    summed over the classes for more. Loss is the mean cross-entropy in nats.
 
     Args:
       labels: class of each patient, 0 to C - 1.
       probabilities: predicted, each row summing to 1.
 
     Returns:
-      One entry for each of `NAMES`; `auc` is None where it is undefined, because a class has no
-      patient or all patients are of one class.
+      One entry for each of `NAMES`; None where it is undefined: `auc` and `average_precision`
+      where a class has no patient, `kappa` where chance alone agrees on every patient.
 
     Raises:
       DataError: no patient, labels outside the classes, or probabilities that are none.
     """
-    from sklearn import metrics as sk  # late, here and below: it takes over a second
-
     labels, probabilities = checked(labels, probabilities)
-    predicted = probabilities.argmax(1)
-    with warnings.catch_warnings():
-        # A predicted class without a true patient is no news in a small fold.
-        warnings.simplefilter("ignore")
-        return {
-            "accuracy": float(sk.accuracy_score(labels, predicted)),
-            "balanced_accuracy": float(sk.balanced_accuracy_score(labels, predicted)),
-            "f1_weighted": _f1(labels, predicted, "weighted"),
-            "f1_macro": _f1(labels, predicted, "macro"),
-            "auc": _auc(labels, probabilities),
-            "loss": float(cross_entropy(labels, probabilities).mean()),
-        }
+    return {
+        **_of_classes(labels, probabilities.argmax(1), probabilities.shape[1]),
+        "auc": _over_classes(auc, labels, probabilities),
+        "average_precision": _over_classes(average_precision, labels, probabilities),
+        "brier": float(squared_error(labels, probabilities).mean()),
+        "loss": float(cross_entropy(labels, probabilities).mean()),
+    }
+
+
+def _of_classes(labels: np.ndarray, predicted: np.ndarray, classes: int) -> dict[str, float | None]:
+    """What follows from the table of true and predicted classes; all of it at once, as
+    scikit-learn's checks of arguments would take most of the time of a bootstrap."""
+    seen = np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, -1)
+    hits, support, claimed = seen.diagonal(), seen.sum(1), seen.sum(0)
+    count, size = len(labels), support + claimed
+    f1 = 2 * hits / np.maximum(size, 1)
+    chance = support @ claimed / count**2
+    agreement = hits.sum() / count
+    return {
+        "accuracy": float(agreement),
+        "balanced_accuracy": float((hits[support > 0] / support[support > 0]).mean()),
+        "f1_weighted": float(f1 @ support / count),
+        "f1_macro": float(f1[size > 0].mean()),
+        "kappa": None if chance == 1 else float((agreement - chance) / (1 - chance)),
+    }
 
 
 def cross_entropy(
@@ -56,44 +72,24 @@ def cross_entropy(
     return -np.log(np.clip(chosen, 1e-12, 1.0))
 
 
+def squared_error(
+    labels: Integer[np.ndarray, "P"], probabilities: Float[np.ndarray, "P C"]
+) -> Float[np.ndarray, "P"]:
+    """What each patient adds to the Brier score, see `compute`.
+
+    Source: Brier, "Verification of forecasts expressed in terms of probability", Monthly Weather
+    Review 78 (1950); of two classes half of his sum, as is usual.
+    """
+    errors = np.square(probabilities - np.eye(probabilities.shape[1])[labels]).sum(1)
+    return errors / 2 if probabilities.shape[1] == 2 else errors
+
+
 def balanced_loss(
     labels: Integer[np.ndarray, "P"], probabilities: Float[np.ndarray, "P C"]
 ) -> float:
     """Mean over the classes of their patients' mean cross-entropy."""
     losses = cross_entropy(labels, probabilities)
     return float(np.mean([losses[labels == label].mean() for label in np.unique(labels)]))
-
-
-def by_patient(slides: pd.DataFrame) -> pd.DataFrame:
-    """A patient's prediction: the mean of the probabilities of the patient's slides.
-
-    Args:
-      slides: one row a slide, with `patient_id`, `label` and one `prob_<class>` column a class.
-
-    Returns:
-      One row a patient in the order of `patient_id`: `patient_id`, `label`, `slides` (their
-      number) and the mean probabilities.
-
-    Raises:
-      DataError: a column is missing, or the slides of a patient carry different labels.
-    """
-    columns = probability_columns(slides)
-    missing = {"patient_id", "label"} - set(slides.columns)
-    if missing or not columns:
-        wanted = sorted(missing) or [f"{PROBABILITY_PREFIX}<class>"]
-        raise DataError(f"Predictions lack the columns {', '.join(wanted)}.")
-    groups = slides.groupby("patient_id", sort=True)
-    distinct = groups["label"].nunique()
-    if (distinct > 1).any():
-        patient = distinct.index[distinct > 1][0]
-        raise DataError(
-            f"Patient {patient!r} has slides with different labels: metrics are per patient, so "
-            "give the patient one label or the slides patient ids of their own."
-        )
-    table = groups[columns].mean()
-    table.insert(0, "label", groups["label"].first())
-    table.insert(1, "slides", groups.size())
-    return table.reset_index()
 
 
 def probability_columns(frame: pd.DataFrame) -> list[str]:
@@ -125,19 +121,29 @@ def checked(
     return labels, probabilities
 
 
-def _f1(labels: np.ndarray, predicted: np.ndarray, average: str) -> float:
-    from sklearn import metrics as sk
+def auc(positive: Bool[np.ndarray, "P"], scores: Float[np.ndarray, "P"]) -> float:
+    """Share of pairs of a positive and a negative that are in order, ties counted half."""
+    from scipy.stats import rankdata  # late: it takes over a second
 
-    return float(sk.f1_score(labels, predicted, average=average, zero_division=0))
+    positives, negatives = positive.sum(), (~positive).sum()
+    above = rankdata(scores)[positive].sum() - positives * (positives + 1) / 2
+    return float(above / (positives * negatives))
 
 
-def _auc(labels: np.ndarray, probabilities: np.ndarray) -> float | None:
-    from sklearn import metrics as sk
+def average_precision(positive: Bool[np.ndarray, "P"], scores: Float[np.ndarray, "P"]) -> float:
+    """Mean over the positives of the precision among all of at least their score."""
+    distinct, place = np.unique(-scores, return_inverse=True)
+    positives = np.bincount(place, positive, len(distinct))
+    precision = np.cumsum(positives) / np.cumsum(np.bincount(place, minlength=len(distinct)))
+    return float(positives @ precision / positives.sum())
 
+
+def _over_classes(
+    score: Callable[[np.ndarray, np.ndarray], float], labels: np.ndarray, probabilities: np.ndarray
+) -> float | None:
+    """A score of class 1 of two, else the mean of each class against the rest."""
     classes = probabilities.shape[1]
     if classes < 2 or len(np.unique(labels)) < classes:
         return None
-    if classes == 2:
-        return float(sk.roc_auc_score(labels, probabilities[:, 1]))
-    # One score a class, not sklearn's multi_class="ovr": that one asks for sums exactly 1.
-    return float(np.mean([sk.roc_auc_score(labels == c, p) for c, p in enumerate(probabilities.T)]))
+    wanted = [1] if classes == 2 else range(classes)
+    return float(np.mean([score(labels == c, probabilities[:, c]) for c in wanted]))

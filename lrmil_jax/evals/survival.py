@@ -86,12 +86,33 @@ def time_dependent_auc(
     return float(np.mean(found)) if found else None
 
 
+def status_weights(
+    time: Float[np.ndarray, " P"], event: Bool[np.ndarray, " P"], limit: float
+) -> Float[np.ndarray, " P"]:
+    """What patients count for when it is asked whether they had the event by a time: 0 where that
+    is not known, else the inverse probability of not being censored before it is.
+
+    Source: Graf et al., "Assessment and comparison of prognostic classification schemes for
+    survival data", Statistics in Medicine 18 (1999).
+    """
+    times, kept = _censoring(time, event)
+    by_then = np.concatenate([[1.0], kept])[np.searchsorted(times, limit, "right")]
+    uncensored = np.where(time > limit, by_then, _uncensored(time, event))
+    return np.where((time > limit) | event, 1 / np.maximum(uncensored, 1e-8), 0.0)
+
+
 def _uncensored(time: np.ndarray, event: np.ndarray) -> np.ndarray:
-    """Kaplan and Meier's probability of not being censored before each patient's own time."""
+    """Probability of not being censored before each patient's own time."""
+    times, kept = _censoring(time, event)
+    return np.concatenate([[1.0], kept[:-1]])[np.searchsorted(times, time)]
+
+
+def _censoring(time: np.ndarray, event: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Kaplan and Meier's probability of not being censored up to each time that occurs."""
     times, place = np.unique(time, return_inverse=True)
     at_risk = len(time) - np.searchsorted(np.sort(time), times, "left")
     # Whoever has the event at a time was no longer at risk of being censored at it.
     at_risk = at_risk - np.bincount(place, event, len(times))
     censored = np.bincount(place, ~event, len(times))
-    kept = np.cumprod(1 - np.divide(censored, at_risk, out=np.zeros(len(times)), where=at_risk > 0))
-    return np.concatenate([[1.0], kept[:-1]])[place]
+    share = np.divide(censored, at_risk, out=np.zeros(len(times)), where=at_risk > 0)
+    return times, np.cumprod(1 - share)

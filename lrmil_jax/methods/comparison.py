@@ -11,7 +11,7 @@ from lrmil_jax import methods
 from lrmil_jax.data.features import FeatureStore
 from lrmil_jax.methods.method import ComparedModel
 from lrmil_jax.progress import progress
-from lrmil_jax.tasks import predictions
+from lrmil_jax.tasks import evaluation, predictions
 from lrmil_jax.train.bag_model import BagModel
 from lrmil_jax.workspace import cohorts, lesions
 
@@ -36,17 +36,21 @@ def low_resolution_store(compared: Trained) -> FeatureStore | None:
     return next((store for model, _, store in compared.values() if not model.high), None)
 
 
-def validation_thresholds(config: ConfigDict, workdir: Path, fold: int) -> dict[str, float]:
-    """What `thresholds.choose` says of the validation patients of a model that is delivered, of a
-    fold or the final one."""
+def chosen_on_validation(
+    config: ConfigDict, workdir: Path, fold: int
+) -> tuple[dict[str, float], float | None]:
+    """The thresholds (`thresholds.choose`) and the temperature (`evaluation.temperature`) that the
+    validation patients choose of a model that is delivered, of a fold or the final one."""
     cohort = cohorts.prepared(config, workdir)
-    if len(cohort.classes) != 2:
-        return {}
+    if not cohort.task.has_temperature:
+        return {}, None
     table, model = cohort.slides(fold, "val"), methods.of(config).main
     store = model.features(config, workdir, fold, table.slide_id.tolist())
     values, _ = predict(model.head(workdir, fold), store, {}, label="thresholds")
     rows = predictions.rows(cohort.task, "", table, values)
-    return predictions.chosen_thresholds(cohort.task, rows, sensitivity=config.evaluate.sensitivity)
+    wanted = config.evaluate.sensitivity
+    thresholds = predictions.chosen_thresholds(cohort.task, rows, sensitivity=wanted)
+    return thresholds, evaluation.temperature(cohort.task, rows)
 
 
 def predict(

@@ -69,13 +69,18 @@ def _member(fold: int) -> str:
     return "final" if fold == splits.FINAL else f"fold_{fold}"
 
 
-def deliver(config: ConfigDict, workdir: Path, thresholds: Sequence[Mapping[str, float]]) -> None:
+def deliver(
+    config: ConfigDict,
+    workdir: Path,
+    chosen: Sequence[tuple[Mapping[str, float], float | None]],
+) -> None:
     """Makes `workdir/model`: the final model, that of the only fold, or the folds' ensemble, whose
     probabilities `predict` averages.
 
     Args:
       config, workdir: of the run.
-      thresholds: of each member, by name (`evals.thresholds`); an ensemble's are their means.
+      chosen: of each member its thresholds by name (`evals.thresholds`) and its temperature; an
+        ensemble's are their means, where all members have them.
     """
     target, fresh = workdir / "model", workdir / ".model.new"
     shutil.rmtree(fresh, ignore_errors=True)
@@ -87,11 +92,14 @@ def deliver(config: ConfigDict, workdir: Path, thresholds: Sequence[Mapping[str,
             shutil.copytree(origin, fresh, dirs_exist_ok=True)
             facts = json.loads((origin / "model.json").read_text(encoding="utf-8"))
             hashes |= facts["sha256"]
+        thresholds, temperatures = zip(*chosen, strict=True)
         facts["thresholds"] = {
             name: sum(one[name] for one in thresholds) / len(thresholds)
             for name in thresholds[0]
             if all(name in one for one in thresholds)
         }
+        unknown = None in temperatures
+        facts["temperature"] = None if unknown else sum(temperatures) / len(temperatures)
         facts |= {"sha256": hashes, "members": [_member(fold) for fold in folds]}
         files.write_json(fresh / "model.json", facts)
         shutil.rmtree(target, ignore_errors=True)

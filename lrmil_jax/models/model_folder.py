@@ -33,7 +33,7 @@ def write(
     Args:
       folder: to write.
       facts: what `load` asks for beside the files; perhaps `thresholds` on the probability of the
-        second of two classes.
+        second of two classes, and a `temperature`.
       members: name of each member -> name of its file -> the file that is copied there.
       shared: the same for files that all members have in common.
     """
@@ -90,6 +90,7 @@ def load(folder: Path | str) -> SlideModel:
         high=high,
         guide=_guide(folder, facts, tower) if guided else None,
         thresholds=facts.get("thresholds", {}),
+        temperature=facts.get("temperature"),
         folder=folder,
     )
 

@@ -95,6 +95,7 @@ def _record(model: SlideModel, row, source: dict, result: SlideResult) -> dict:
             name: model.classes[int(result.probabilities[model.classes[1]] >= threshold)]
             for name, threshold in model.thresholds.items()
         },
+        "calibrated": _calibrated(model, result),
         "mpp": result.mpp,
         "lr_patches": len(result.attention),
         "patches_encoded": result.encoded,
@@ -105,12 +106,24 @@ def _record(model: SlideModel, row, source: dict, result: SlideResult) -> dict:
     }
 
 
+def _calibrated(model: SlideModel, result: SlideResult) -> dict[str, float]:
+    """The probabilities at the model's temperature; {} without one."""
+    if model.temperature is None:
+        return {}
+    values = np.array([[result.probabilities[part] for part in model.task.parts]])
+    (tempered,) = model.task.tempered(values, model.temperature)
+    return dict(zip(model.task.parts, tempered.tolist(), strict=True))
+
+
 def csv_row(model: SlideModel, record: dict) -> dict:
     row = {"slide_id": record["slide_id"], "status": "ok", "reason": ""}
     # A record that was read again has its keys in another order.
     others = sorted(record["prediction"].keys() - set(model.task.values))
     row |= {name: record["prediction"][name] for name in (*others, *model.task.values)}
     row |= {f"predicted_{name}": value for name, value in record["predicted_at"].items()}
+    # A record that an earlier version made has none.
+    calibrated = record.get("calibrated", {})
+    row |= {f"calibrated_{name}": calibrated[name] for name in model.task.parts if calibrated}
     row |= {name: record[name] for name in ("mpp", "lr_patches", "patches_encoded")}
     row |= {
         "unreadable": len(record["unreadable"]),

@@ -32,6 +32,7 @@ class SlideModel:
       high: HR patches are read instead of LR patches.
       guide: of WISE-FUSE, what chooses HR patches by LR patches; the heads then read those.
       thresholds: on the probability of the second of two classes, as validation patients chose.
+      temperature: that makes probabilities right (`Task.tempered`), as they chose; or None.
       folder: where it was loaded from, or None.
     """
 
@@ -41,6 +42,7 @@ class SlideModel:
     high: bool = False
     guide: Guide | None = None
     thresholds: dict[str, float] = dataclasses.field(default_factory=dict)
+    temperature: float | None = None
     folder: Path | None = None
 
     @property

@@ -19,7 +19,7 @@ def page(
     pictures: Sequence[tuple[str, str]],
     notes: Sequence[str],
     *,
-    second: tuple[str, Sequence[Sequence[str]]] | None = None,
+    sections: Sequence[tuple[str, Sequence[Sequence[str]]]] = (),
 ) -> str:
     """A page without scripts or outside files.
 
@@ -28,7 +28,7 @@ def page(
       table: rows of cells, the first being the heading.
       pictures: (path relative to the page, caption).
       notes: paragraphs below the table.
-      second: heading and rows of another table, below the notes.
+      sections: heading and rows of further tables, below the notes.
     """
     figures = [
         f'<figure><img src="{html.escape(path)}" alt="{html.escape(caption)}">'
@@ -36,8 +36,7 @@ def page(
         for path, caption in pictures
     ]
     paragraphs = [f"<p>{html.escape(note)}</p>" for note in notes]
-    if second is not None:
-        paragraphs.append(f"<h2>{html.escape(second[0])}</h2>{_table(second[1])}")
+    paragraphs += [f"<h2>{html.escape(head)}</h2>{_table(rows)}" for head, rows in sections]
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f"<style>{_STYLE}</style><h1>{html.escape(title)}</h1>"

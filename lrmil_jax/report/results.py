@@ -9,19 +9,16 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from lrmil_jax import tasks
-from lrmil_jax.evals import intervals, localisation, thresholds
+from lrmil_jax.evals import localisation, thresholds
 from lrmil_jax.report import table
-from lrmil_jax.tasks import predictions
+from lrmil_jax.tasks import evaluation, prediction_files, predictions
 from lrmil_jax.workspace import layout, lesions
 
 
 def result_rows(config: ConfigDict, workdir: Path, tested: pd.DataFrame) -> list[dict]:
     """One row a model: test figures of all folds, patches and seconds per slide.
 
-    Of each of the task's metrics a row has the mean over folds, `_sd` over folds and the
-    `_interval` of the mean (`intervals.summarise`). Of the one that stands for the task, named by
-    `headline` and `headline_title`, also `<name>_folds`, how many folds define it, and
-    `<name>_pooled`, that of all folds' predictions taken as one model's.
+    Metrics are those of `evaluation.over_folds`.
     """
     folders = _evaluate_folders(config, workdir)
     seconds = _read_json(layout.stage_folder(workdir, "report") / "timing.json")
@@ -50,7 +47,7 @@ def model_row(
         "title": measured[0]["title"],
         "folds": len(measured),
         "patients": tested.case_id.nunique(),
-        **_figures(tested),
+        **evaluation.over_folds(tasks.of_columns(tested), tested),
         **_operating_points([fold["thresholds"] for fold in measured]),
         "patches": float(np.median([fold["patches"] for fold in measured])),
     }
@@ -61,26 +58,6 @@ def model_row(
             # WISE-FUSE reads and encodes twice: LR, then what it chose at HR.
             row[f"seconds_{phase}"] = timed[phase] + timed.get(f"{phase}_hr", 0.0)
     return row
-
-
-def _figures(tested: pd.DataFrame) -> dict:
-    """One arm's metrics over folds."""
-    task = tasks.of_columns(tested)
-    title = task.titles.get(task.headline, task.headline)
-    folds = [predictions.figures(task, rows) for _, rows in tested.groupby("fold")]
-    row: dict = {"headline": task.headline, "headline_title": title}
-    for name in task.metrics:
-        over_folds = intervals.summarise([fold[name] for fold in folds])
-        row |= {
-            name: over_folds.mean,
-            f"{name}_sd": over_folds.sd,
-            f"{name}_interval": over_folds.interval,
-        }
-        if name == task.headline:
-            row[f"{name}_folds"] = over_folds.count
-    each_fold = [predictions.patients(task, rows)[1:] for _, rows in tested.groupby("fold")]
-    pooled = task.measure(*(np.concatenate(part) for part in zip(*each_fold, strict=True)))
-    return row | {f"{task.headline}_pooled": pooled[task.headline]}
 
 
 def _operating_points(folds: list[dict[str, dict]]) -> dict[str, float | None]:
@@ -140,11 +117,27 @@ def _selection(folds: list[dict]) -> dict[str, float]:
 
 def test_predictions(config: ConfigDict, workdir: Path) -> pd.DataFrame:
     """Rows of every fold's `predictions.csv` with their `fold`; a patient may be in several."""
-    frames = []
-    for fold, folder in enumerate(_evaluate_folders(config, workdir), 1):
-        names = dict.fromkeys(("case_id", "label", "pool"), str)
-        frames.append(pd.read_csv(folder / "predictions.csv", dtype=names).assign(fold=fold))
+    return _all_folds(config, workdir, prediction_files.TEST)
+
+
+def validation_predictions(config: ConfigDict, workdir: Path) -> pd.DataFrame:
+    """The same of every fold's validation patients."""
+    return _all_folds(config, workdir, prediction_files.VALIDATION)
+
+
+def _all_folds(config: ConfigDict, workdir: Path, name: str) -> pd.DataFrame:
+    folders = enumerate(_evaluate_folders(config, workdir), 1)
+    frames = [prediction_files.read(folder / name).assign(fold=fold) for fold, folder in folders]
     return pd.concat(frames, ignore_index=True)
+
+
+def temperatures(config: ConfigDict, workdir: Path) -> dict[tuple[int, str], float | None]:
+    """By fold and arm, as each fold's validation patients chose; None where they tell none."""
+    return {
+        (fold, arm): measured["calibration"].get("temperature")
+        for fold, folder in enumerate(_evaluate_folders(config, workdir), 1)
+        for arm, measured in _read_json(folder / "metrics.json").items()
+    }
 
 
 def pooled_localisation(config: ConfigDict, workdir: Path) -> pd.DataFrame:

@@ -7,21 +7,23 @@ import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
 
-from lrmil_jax import files, methods
+from lrmil_jax import files, methods, tasks
 from lrmil_jax.evals import localisation
 from lrmil_jax.methods import comparison
-from lrmil_jax.tasks import predictions
+from lrmil_jax.progress import progress
+from lrmil_jax.tasks import evaluation, prediction_files, predictions
 from lrmil_jax.workspace import cohorts, colours, layout, lesions
 
 log = logging.getLogger(__name__)
 
 
 def run(config: ConfigDict, workdir: Path, fold: int) -> None:
-    """Writes `predictions.csv`, `metrics.json` and, with masks, `localisation.csv`.
+    """Writes `predictions.csv`, `validation.csv`, `metrics.json` and, with masks,
+    `localisation.csv`.
 
-    All are of the fold's test slides; `metrics.json` has the validation patients' figures beside
-    them, so that settings can be compared without looking at the test, and what the thresholds give
-    that were chosen on them.
+    `metrics.json` has, beside the figures of the test patients, those of the validation patients,
+    so that settings can be compared without looking at the test, and what the thresholds and the
+    temperature give that were chosen on them: all that `tasks.evaluation` says of both files.
     """
     cohort = cohorts.prepared(config, workdir)
     table = cohort.slides(fold, "val", "test")
@@ -34,26 +36,40 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     for name, (model, head, store) in compared.items():
         label = f"evaluate {model.title}"
         values, attention = comparison.predict(head, store, lesions_of, label=label)
-        frames[name] = predictions.rows(cohort.task, name, table, values)
+        rows = predictions.rows(head.task, name, table, values)
+        frames[name] = rows.assign(title=model.title, patches=store.sizes)
         if head.has_attention:
             attentions[name] = attention
-        measured[name] = {"title": model.title, "patches": float(np.median(store.sizes[test]))}
+        measured[name] = {}
     if config.evaluate.colour_baseline:
-        values, facts = colours.predictions(config, workdir, fold, cohort)
-        measured["colour"] = {"title": "colour only", **facts}
-        frames["colour"] = predictions.rows(cohort.task, "colour", table, values)
-    for name, frame in frames.items():
-        measured[name] |= predictions.measure(cohort.task, frame[test])
-        measured[name]["validation"] = predictions.measure(cohort.task, frame[~test])
-        measured[name]["thresholds"] = predictions.operating_points(
-            cohort.task, frame[~test], frame[test], sensitivity=config.evaluate.sensitivity
+        values, measured["colour"] = colours.predictions(config, workdir, fold, cohort)
+        rows = predictions.rows(cohort.task, "colour", table, values)
+        frames["colour"] = rows.assign(title="colour only")
+    sides = [
+        prediction_files.described(
+            pd.concat([frame[rows] for frame in frames.values()], ignore_index=True),
+            task=cohort.task.name, fold=fold, split=split,
         )
+        for split, rows in (("test", test), ("val", ~test))
+    ]  # fmt: skip
+    _measure(*sides, measured, sensitivity=config.evaluate.sensitivity)
     _localise(config, folder, table, lesions_of, attentions, ~test, measured)
     method = methods.of(config)
     measured[method.main.name] |= method.measure(config, workdir, fold, table[test], lesions_of)
-    tested = pd.concat([frame[test] for frame in frames.values()], ignore_index=True)
-    files.write_table(folder / "predictions.csv", tested)
+    prediction_files.write(folder, *sides)
     files.write_json(folder / "metrics.json", measured)
+
+
+def _measure(
+    test: pd.DataFrame, validation: pd.DataFrame, measured: dict[str, dict], *, sensitivity: float
+) -> None:
+    """Adds to `measured` what each model's rows say."""
+    with progress("figures", len(measured)) as bar:
+        for name, facts in measured.items():
+            tested, validated = (side[side.arm == name] for side in (test, validation))
+            task = tasks.of_columns(tested)
+            facts |= evaluation.evaluate(task, tested, validated, sensitivity=sensitivity)
+            bar.advance()
 
 
 def _localise(

@@ -13,7 +13,8 @@ from ml_collections import ConfigDict
 from lrmil_jax import files, methods, tasks
 from lrmil_jax.methods import comparison, delivery, timing
 from lrmil_jax.models import drawings
-from lrmil_jax.report import attention, follow_up, html, results, table
+from lrmil_jax.report import attention, follow_up, html, patient_figures, results, table
+from lrmil_jax.tasks import prediction_files
 from lrmil_jax.workspace import cohorts, layout, lesions
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     """Writes `report/` and `model/`."""
     folder = layout.stage_folder(workdir, "report")
     folds = delivery.members(config)
-    chosen = [comparison.validation_thresholds(config, workdir, fold) for fold in folds]
+    chosen = [comparison.chosen_on_validation(config, workdir, fold) for fold in folds]
     delivery.deliver(config, workdir, chosen)
     timing.run(config, workdir)
     tested = results.test_predictions(config, workdir)
@@ -39,11 +40,14 @@ def run(config: ConfigDict, workdir: Path) -> None:
     table.save(folder, rows, notes)
     _save_curves(config, workdir, folder / "training.png")
     pictures = [("training.png", "Validation loss of every training")]
+    titles = {row["arm"]: row["title"] for row in rows}
     if tasks.of_columns(tested).has_follow_up:
-        titles = {row["arm"]: row["title"] for row in rows}
         follow_up.save(folder / "follow_up.png", tested, titles)
         pictures.append(("follow_up.png", "Test patients above and below the median risk"))
-    pictures += _save_attention(config, workdir, folder)
+    temperatures = results.temperatures(config, workdir)
+    more, sections = patient_figures.save(folder, tested, temperatures, titles)
+    prediction_files.write(folder, tested, results.validation_predictions(config, workdir))
+    pictures += more + _save_attention(config, workdir, folder)
     pictures += methods.of(config).pictures(config, workdir, folder)
     pictures += _save_heatmaps(config, workdir, folder)
     notes += [
@@ -51,14 +55,10 @@ def run(config: ConfigDict, workdir: Path) -> None:
         "file, after a warm-up; models of the same shape are timed once."
     ]
     shown = table.attention_cells(rows)
-    scored = len(shown) > 1
-    page = html.page(
-        "lrmil_jax: results",
-        table.cells(rows),
-        pictures,
-        [*notes, _ATTENTION_NOTE] if scored else notes,
-        second=("Attention on test slides with lesion", shown) if scored else None,
-    )
+    if len(shown) > 1:
+        notes.append(_ATTENTION_NOTE)
+        sections.append(("Attention on test slides with lesion", shown))
+    page = html.page("lrmil_jax: results", table.cells(rows), pictures, notes, sections=sections)
     html.save(folder / "index.html", page)
     log.info("report: %s", folder / "index.html")
 

@@ -50,12 +50,19 @@ def of_facts(facts: Mapping[str, Any]) -> Task:
 
 
 def of_columns(rows: pd.DataFrame) -> Task:
-    """The task whose predictions these are.
+    """The task whose predictions these are: the one that a column `task` names, or that the other
+    columns are of.
 
     Raises:
-      DataError: the columns are of no known task.
+      DataError: the columns are of no known task, or of several.
     """
-    for one in TASKS.values():
+    names = rows["task"].unique().tolist() if "task" in rows else []
+    if len(names) > 1 or not set(names) <= set(TASKS):
+        raise DataError(
+            f"the column task of these predictions has {', '.join(map(str, names))}, but they are "
+            f"of one task, one of {', '.join(TASKS)}"
+        )
+    for one in [TASKS[name] for name in names] or TASKS.values():
         found = one.of_columns(rows)
         if found is not None:
             return dataclasses.replace(found, **_pooling(rows))

@@ -16,6 +16,7 @@ from lrmil_jax import arrays
 from lrmil_jax.distill import slide as slide_losses
 from lrmil_jax.errors import DataError
 from lrmil_jax.evals import intervals, metrics
+from lrmil_jax.evals.calibration import Forecast
 from lrmil_jax.evals.intervals import Figure
 from lrmil_jax.tasks import columns
 from lrmil_jax.tasks.task import Task
@@ -41,6 +42,7 @@ class Classification(Task):
     titles: ClassVar[Mapping[str, str]] = {"auc": "AUC", "accuracy": "accuracy"}
     has_classes: ClassVar[bool] = True
     has_output_a_class: ClassVar[bool] = True
+    has_temperature: ClassVar[bool] = True
 
     @classmethod
     def read(
@@ -119,6 +121,29 @@ class Classification(Task):
         labels = self.groups(targets)
         balanced = metrics.balanced_loss(labels, values)
         return metrics.compute(labels, values) | {"balanced_loss": balanced}
+
+    def forecasts(
+        self, targets: Float[np.ndarray, "P 1"], values: Float[np.ndarray, "P C"]
+    ) -> dict[str, Forecast]:
+        """Of two classes the second; of more the most probable one, whichever it is."""
+        labels = self.groups(targets)
+        if len(self.names) == 2:
+            return {self.names[1]: Forecast.of(values[:, 1], labels == 1)}
+        right = values.argmax(1) == labels
+        return {"most probable class": Forecast.of(values.max(1), right)}
+
+    def tempered(
+        self, values: Float[np.ndarray, "n C"], temperature: float
+    ) -> Float[np.ndarray, "n C"]:
+        """See `Task`; a probability of 0 counts as 1e-12."""
+        logits = np.log(np.clip(np.asarray(values, np.float64), 1e-12, 1))
+        return arrays.softmax(logits / temperature)
+
+    def mean_loss(
+        self, targets: Float[np.ndarray, "P 1"], values: Float[np.ndarray, "P C"]
+    ) -> float:
+        """Cross-entropy."""
+        return float(metrics.cross_entropy(self.groups(targets), values).mean())
 
     def truth(self, table: pd.DataFrame) -> pd.DataFrame:
         """The class's name as `label`."""

@@ -7,7 +7,6 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 from jax import Array
 from jaxtyping import Bool, Float
 
@@ -46,6 +45,7 @@ class Cox(Survival):
     name: ClassVar[str] = "cox"
     joint: ClassVar[bool] = True
     calibrates: ClassVar[bool] = True
+    risk_column: ClassVar[str] = "log_risk"
     titles: ClassVar[Mapping[str, str]] = Survival.titles
 
     @property
@@ -103,6 +103,9 @@ class Cox(Survival):
         hazard = baseline * xp.exp(xp.minimum(logits, 80.0))
         return xp.concatenate([logits, xp.exp(-hazard)], -1)
 
+    def through(self, values: Float[np.ndarray, "n V"]) -> Float[np.ndarray, "n j"]:
+        return values[:, 1:]
+
     def risk(self, values: Float[np.ndarray, "n V"]) -> Float[np.ndarray, " n"]:
         """The logarithm of the relative risk."""
         return np.asarray(values, np.float64)[:, 0]
@@ -113,12 +116,6 @@ class Cox(Survival):
         """`partial_likelihood` over these patients, a share for each of them."""
         time, event = np.asarray(targets[:, 0], np.float64), targets[:, 1] > 0
         return float(partial_likelihood(self.risk(values), time, event).mean())
-
-    @classmethod
-    def of_columns(cls, rows: pd.DataFrame) -> "Cox | None":
-        """See `Task`."""
-        told = [name for name in rows if str(name).startswith("survival_")]
-        return cls(len(told)) if told and {"time", "event", "log_risk"} <= set(rows) else None
 
     def sentence(self, values: Float[np.ndarray, " V"]) -> str:
         """The log risk, and survival at the last time."""

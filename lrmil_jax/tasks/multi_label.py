@@ -14,6 +14,8 @@ from jaxtyping import Float, Integer
 from lrmil_jax import arrays
 from lrmil_jax.distill import slide as slide_losses
 from lrmil_jax.errors import DataError
+from lrmil_jax.evals import metrics
+from lrmil_jax.evals.calibration import Forecast
 from lrmil_jax.evals.intervals import SHARE, Bounds
 from lrmil_jax.tasks import columns
 from lrmil_jax.tasks.task import Task
@@ -33,13 +35,18 @@ class MultiLabel(Task):
     names: tuple[str, ...]
 
     name: ClassVar[str] = "multi_label"
-    metrics: ClassVar[tuple[str, ...]] = ("auc", "accuracy", "f1_macro", "loss")
+    metrics: ClassVar[tuple[str, ...]] = (
+        *("auc", "average_precision", "accuracy", "f1_macro", "brier", "loss"),
+    )
     headline: ClassVar[str] = "auc"
+    has_temperature: ClassVar[bool] = True
     titles: ClassVar[Mapping[str, str]] = {"auc": "mean AUC", "f1_macro": "mean F1"}
     ranges: ClassVar[Mapping[str, Bounds]] = {
         "auc": SHARE,
+        "average_precision": SHARE,
         "accuracy": SHARE,
         "f1_macro": SHARE,
+        "brier": (0.0, float("inf")),
         "loss": (0.0, float("inf")),
     }
 
@@ -120,19 +127,44 @@ class MultiLabel(Task):
         self, targets: Float[np.ndarray, "P f"], values: Float[np.ndarray, "P f"]
     ) -> dict[str, float | None]:
         """See `Task`; a finding is called from a probability of .5 on."""
-        from sklearn import metrics as sk  # late: it takes over a second
-
         true, called = targets > 0.5, values >= 0.5
         mixed = [c for c in range(self.width) if 0 < true[:, c].sum() < len(true)]
-        aucs = [sk.roc_auc_score(true[:, c], values[:, c]) for c in mixed]
+        aucs, precisions = (
+            [score(true[:, c], values[:, c]) for c in mixed]
+            for score in (metrics.auc, metrics.average_precision)
+        )
         hits = 2 * (true & called).sum(0) / np.maximum(true.sum(0) + called.sum(0), 1)
-        said = np.where(true, values, 1 - values).clip(1e-12, 1)
         return {
             "auc": float(np.mean(aucs)) if aucs else None,
+            "average_precision": float(np.mean(precisions)) if precisions else None,
             "accuracy": float((true == called).mean()),
             "f1_macro": float(hits.mean()),
-            "loss": float(-np.log(said).mean()),
+            "brier": float(np.square(values - true).mean()),
+            "loss": self.mean_loss(targets, values),
         }
+
+    def forecasts(
+        self, targets: Float[np.ndarray, "P f"], values: Float[np.ndarray, "P f"]
+    ) -> dict[str, Forecast]:
+        """Every finding."""
+        return {
+            name: Forecast.of(values[:, column], targets[:, column] > 0.5)
+            for column, name in enumerate(self.names)
+        }
+
+    def tempered(
+        self, values: Float[np.ndarray, "n f"], temperature: float
+    ) -> Float[np.ndarray, "n f"]:
+        """See `Task`; one temperature for all findings, and no probability beyond 1e-12."""
+        values = np.clip(np.asarray(values, np.float64), 1e-12, 1 - 1e-12)
+        return arrays.sigmoid((np.log(values) - np.log1p(-values)) / temperature)
+
+    def mean_loss(
+        self, targets: Float[np.ndarray, "P f"], values: Float[np.ndarray, "P f"]
+    ) -> float:
+        """Binary cross-entropy, mean over the findings."""
+        of_truth = np.where(targets > 0.5, values, 1 - values).clip(1e-12, 1)
+        return float(-np.log(of_truth).mean())
 
     @classmethod
     def of_columns(cls, rows: pd.DataFrame) -> "MultiLabel | None":

@@ -30,7 +30,9 @@ class Ordinal(Classification):
     """
 
     name: ClassVar[str] = "ordinal"
-    metrics: ClassVar[tuple[str, ...]] = ("kappa", "accuracy", "mae", "loss")
+    metrics: ClassVar[tuple[str, ...]] = (
+        *("kappa", "accuracy", "balanced_accuracy", "mae", "brier", "loss"),
+    )
     headline: ClassVar[str] = "kappa"
     has_output_a_class: ClassVar[bool] = False
     titles: ClassVar[Mapping[str, str]] = {
@@ -39,7 +41,9 @@ class Ordinal(Classification):
     ranges: ClassVar[Mapping[str, Bounds]] = {
         "kappa": (-1.0, 1.0),
         "accuracy": SHARE,
+        "balanced_accuracy": SHARE,
         "mae": (0.0, float("inf")),
+        "brier": (0.0, float("inf")),
         "loss": (0.0, float("inf")),
     }
 
@@ -86,11 +90,14 @@ class Ordinal(Classification):
         """See `Task`; a class is predicted as the middle of its distribution, the median."""
         labels = self.groups(targets)
         predicted = _median(values)
+        right = labels == predicted
         return {
             "kappa": quadratic_kappa(labels, predicted, len(self.names)),
-            "accuracy": float((labels == predicted).mean()),
+            "accuracy": float(right.mean()),
+            "balanced_accuracy": float(np.mean([right[labels == c].mean() for c in set(labels)])),
             "mae": float(np.abs(labels - predicted).mean()),
-            "loss": float(metrics.cross_entropy(labels, values).mean()),
+            "brier": float(metrics.squared_error(labels, values).mean()),
+            "loss": self.mean_loss(targets, values),
             "balanced_loss": metrics.balanced_loss(labels, values),
         }
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from lrmil_jax.data import subgroups
 from lrmil_jax.errors import DataError
 from lrmil_jax.evals import intervals, thresholds
 from lrmil_jax.tasks.task import POOLINGS, Task
@@ -19,9 +20,12 @@ def rows(
     """One arm's rows of `predictions.csv`, one a slide of the cohort's table; `pooling` is told
     where it is not the mean of the values."""
     names = [name for name in ("slide_id", "patient_id", "case_id", "pool") if name in table]
+    names += [name for name in table if name.startswith(subgroups.PREFIX)]
     frame = table[names].assign(arm=arm)
     if task.pooling != POOLINGS[0]:
         frame["pooling"] = task.pooling
+    # In float64, which a CSV holds to the last bit.
+    values = np.asarray(values, np.float64)
     return frame.assign(**task.truth(table).to_dict("list"), **task.said(values))
 
 
@@ -62,10 +66,14 @@ def figures(task: Task, frame: pd.DataFrame) -> dict[str, intervals.Figure]:
     """Every metric of one model, from its rows of `predictions.csv`, with what each patient, or
     each pool of fields where there are enough, has to do with it."""
     names, targets, values = patients(task, frame)
-    drawn = pd.Series(names)
-    if _pools_are_drawn(frame):
-        drawn = drawn.map(_pools(frame))
-    return task.figures(targets, values, drawn.to_numpy(str))
+    return task.figures(targets, values, drawn(frame, names))
+
+
+def drawn(frame: pd.DataFrame, names: np.ndarray) -> np.ndarray:
+    """Who is drawn with each patient, as intervals take it: the patient alone, or the pool of
+    fields where there are enough."""
+    patients = pd.Series(names)
+    return (patients.map(_pools(frame)) if _pools_are_drawn(frame) else patients).to_numpy(str)
 
 
 def _pools(frame: pd.DataFrame) -> pd.Series:

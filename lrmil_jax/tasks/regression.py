@@ -10,7 +10,8 @@ import pandas as pd
 from jax import Array
 from jaxtyping import Float, Integer
 
-from lrmil_jax.evals.intervals import Bounds
+from lrmil_jax.evals import intervals, jackknife
+from lrmil_jax.evals.intervals import ANYTHING, Bounds
 from lrmil_jax.tasks import columns
 from lrmil_jax.tasks.task import Task
 from lrmil_jax.types import AnyArray
@@ -110,6 +111,21 @@ class Regression(Task):
             "loss": float(np.mean(error**2) / self.sd**2),
         }
 
+    def calibration(
+        self,
+        targets: Float[np.ndarray, "P 1"],
+        values: Float[np.ndarray, "P 1"],
+        patients: np.ndarray,
+    ) -> dict[str, dict]:
+        """The straight line of least squares from the predicted to the true number: with a slope
+        below 1 predictions are spread too widely, and with an intercept of 0 and a slope of 1 they
+        are right in the mean."""
+        ranges = {"slope": ANYTHING, "intercept": ANYTHING}
+        figures = jackknife.figures(_line, targets, values, patients, ranges)
+        line = {name: figure.value for name, figure in figures.items()}
+        bounds = intervals.of_one(figures)
+        return {"number": line | {f"{name}_interval": bounds[name] for name in bounds}}
+
     @classmethod
     def of_columns(cls, rows: pd.DataFrame) -> "Regression | None":
         """See `Task`."""
@@ -118,6 +134,15 @@ class Regression(Task):
     def sentence(self, values: Float[np.ndarray, " 1"]) -> str:
         """The number."""
         return f"{values[0]:.3g}"
+
+
+def _line(targets: np.ndarray, values: np.ndarray) -> dict[str, float | None]:
+    true, predicted = targets[:, 0], values[:, 0]
+    spread = predicted.var() if len(predicted) > 1 else 0.0
+    if spread == 0:
+        return {"slope": None, "intercept": None}
+    slope = float(((predicted - predicted.mean()) * (true - true.mean())).mean() / spread)
+    return {"slope": slope, "intercept": float(true.mean() - slope * predicted.mean())}
 
 
 def strata(values: Float[np.ndarray, " S"]) -> Integer[np.ndarray, " S"]:

@@ -15,6 +15,7 @@ from lrmil_jax import arrays
 from lrmil_jax.distill import slide as slide_losses
 from lrmil_jax.errors import DataError
 from lrmil_jax.evals import jackknife, survival
+from lrmil_jax.evals.calibration import Forecast
 from lrmil_jax.evals.intervals import SHARE, Figure
 from lrmil_jax.tasks import columns
 from lrmil_jax.tasks.regression import strata
@@ -46,6 +47,7 @@ class Survival(Task):
     metrics: ClassVar[tuple[str, ...]] = ("c_index", "td_auc")
     headline: ClassVar[str] = "c_index"
     has_follow_up: ClassVar[bool] = True
+    risk_column: ClassVar[str] = "risk"  # of `predictions.csv`
     titles: ClassVar[Mapping[str, str]] = {"c_index": "C-index", "td_auc": "time-dependent AUC"}
 
     @classmethod
@@ -165,6 +167,10 @@ class Survival(Task):
         loss = self.mean_loss(targets, values)
         return found if loss is None else found | {"loss": loss}
 
+    def through(self, values: Float[np.ndarray, "n V"]) -> Float[np.ndarray, "n j"]:
+        """Probabilities of coming through the intervals, among the predicted values."""
+        return values
+
     def risk(self, values: Float[np.ndarray, "n V"]) -> Float[np.ndarray, " n"]:
         """By which patients are ordered: intervals that one is expected not to come through."""
         return values.shape[1] - np.asarray(values, np.float64).sum(1)
@@ -182,15 +188,38 @@ class Survival(Task):
         likelihood = np.where(event, before - after, after)
         return float(-np.log(np.clip(likelihood, 1e-12, 1)).mean())
 
+    def forecasts(
+        self, targets: Float[np.ndarray, "P 2"], values: Float[np.ndarray, "P j"]
+    ) -> dict[str, Forecast]:
+        """The event by the end of each interval but the last, which has none, weighted by
+        `survival.status_weights`; their Brier scores are Graf's."""
+        time, event = _split(targets)
+        through = self.through(np.asarray(values, np.float64))
+        return {
+            f"event by {edge:.4g}": Forecast(
+                1 - through[:, number],
+                event & (time <= edge),
+                survival.status_weights(time, event, edge),
+            )
+            for number, edge in enumerate(self.edges)
+        }
+
     @classmethod
     def of_columns(cls, rows: pd.DataFrame) -> "Survival | None":
-        """See `Task`."""
-        found = [name for name in rows if str(name).startswith("survival_")]
-        return cls(len(found)) if found and {"time", "event", "risk"} <= set(rows) else None
+        """See `Task`; without edges where folds differ in them."""
+        bins = sum(str(name).startswith("survival_") for name in rows)
+        if not bins or not {"time", "event", cls.risk_column} <= set(rows):
+            return None
+        ends = [f"until_{number}" for number in range(1, bins)]
+        there = set(ends) <= set(rows) and (rows[ends].nunique(dropna=False) == 1).all()
+        return cls(bins, tuple(rows[ends].iloc[0].astype(float)) if there else ())
 
     def said(self, values: Float[np.ndarray, "n j"]) -> dict[str, Any]:
-        """Survival, and `risk`, by which patients are ordered."""
-        return super().said(values) | {"risk": self.risk(np.asarray(values))}
+        """Survival, `until_<j>`, the times at which the intervals end, and `risk`, by which
+        patients are ordered."""
+        ends = {f"until_{number}": edge for number, edge in enumerate(self.edges, 1)}
+        columns = {name: np.full(len(values), edge) for name, edge in ends.items()}
+        return super().said(values) | columns | {"risk": self.risk(np.asarray(values))}
 
     def sentence(self, values: Float[np.ndarray, " j"]) -> str:
         """The risk."""

@@ -11,7 +11,8 @@ from jax import Array
 from jaxtyping import Float, Integer
 
 from lrmil_jax.errors import ConfigError
-from lrmil_jax.evals import jackknife
+from lrmil_jax.evals import calibration, jackknife
+from lrmil_jax.evals.calibration import Forecast
 from lrmil_jax.evals.intervals import Bounds, Figure
 from lrmil_jax.tasks import columns
 from lrmil_jax.types import AnyArray
@@ -49,6 +50,7 @@ class Task(abc.ABC):
     has_follow_up: ClassVar[bool] = False  # targets are times to an event
     joint: ClassVar[bool] = False  # the loss of a slide depends on the others of its update
     calibrates: ClassVar[bool] = False  # `calibrated` asks for the outputs of a trained head
+    has_temperature: ClassVar[bool] = False  # values are probabilities that it can make right
 
     @classmethod
     @abc.abstractmethod
@@ -171,6 +173,36 @@ class Task(abc.ABC):
         self, targets: Float[np.ndarray, "P T"], values: Float[np.ndarray, "P V"]
     ) -> dict[str, float | None]:
         """Every one of `metrics`; None where it is undefined."""
+
+    def forecasts(
+        self, targets: Float[np.ndarray, "P T"], values: Float[np.ndarray, "P V"]
+    ) -> dict[str, Forecast]:
+        """What is predicted with a probability, by name; {} of a task that predicts none."""
+        del targets, values
+        return {}
+
+    def calibration(
+        self,
+        targets: Float[np.ndarray, "P T"],
+        values: Float[np.ndarray, "P V"],
+        patients: np.ndarray,
+    ) -> dict[str, dict]:
+        """`calibration.summary` of every forecast; `patients` as for `figures`."""
+        forecasts = self.forecasts(targets, values)
+        return {name: calibration.summary(one, patients) for name, one in forecasts.items()}
+
+    def tempered(
+        self, values: Float[np.ndarray, "n V"], temperature: float
+    ) -> Float[np.ndarray, "n V"]:
+        """The values with the logits that give them divided by a temperature, of a task that
+        `has_temperature`."""
+        raise NotImplementedError(f"{self.name} has no temperature")
+
+    def mean_loss(
+        self, targets: Float[np.ndarray, "P T"], values: Float[np.ndarray, "P V"]
+    ) -> float:
+        """`loss` of `measure` alone, of a task that `has_temperature`."""
+        raise NotImplementedError(f"{self.name} has no temperature")
 
     def truth(self, table: pd.DataFrame) -> pd.DataFrame:
         """The targets of the cohort's table as columns of `predictions.csv`, for people to read."""

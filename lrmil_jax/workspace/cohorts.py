@@ -63,6 +63,7 @@ def read(config: ConfigDict, workdir: Path) -> label_csv.Cohort:
     data = config.data
     made = Path(data.labels).stat().st_mtime_ns if data.labels and Path(data.labels).exists() else 0
     run = (config.task, config.folds, config.seed, Path(workdir).absolute())
+    run += (tuple(config.evaluate.subgroups),)
     parts = (data, config.synthetic, made, *run)
     key = "\n".join(str(part) for part in parts)
     if key not in _cohorts:
@@ -101,7 +102,9 @@ def _read(config: ConfigDict, workdir: Path) -> label_csv.Cohort:
         leaks=data.leaks,
         saved=saved,
     )
-    cohort = label_csv.read_cohort(sources, read_task(config), protocol)
+    cohort = label_csv.read_cohort(
+        sources, read_task(config), protocol, tuple(config.evaluate.subgroups)
+    )
     names = ["slide_id", "patient_id", *(["site"] if "site" in cohort.table else [])]
     folds = [name for name in cohort.table if name.startswith("fold_")]
     kept = cohort.table[[*names, *cohort.task.columns, *folds]]

@@ -27,9 +27,14 @@ def weighted(name, labels, probabilities, weights):
         return sk.balanced_accuracy_score(labels, predicted, **how)
     if name == "loss":
         return np.average(metrics.cross_entropy(labels, probabilities), weights=weights)
-    if name == "auc":
+    if name == "kappa":
+        return sk.cohen_kappa_score(labels, predicted, **how)
+    if name == "brier":
+        return np.average(metrics.squared_error(labels, probabilities), weights=weights)
+    if name in ("auc", "average_precision"):
+        score = sk.roc_auc_score if name == "auc" else sk.average_precision_score
         columns = [1] if probabilities.shape[1] == 2 else range(probabilities.shape[1])
-        return np.mean([sk.roc_auc_score(labels == c, probabilities[:, c], **how) for c in columns])
+        return np.mean([score(labels == c, probabilities[:, c], **how) for c in columns])
     return sk.f1_score(labels, predicted, average=name.removeprefix("f1_"), **how)
 
 
@@ -46,7 +51,7 @@ def test_they_are_derivatives_by_the_weight_of_a_patient(name, classes):
             weights[patient] += sign * step
             ends.append(weighted(name, labels, probabilities, weights))
         slopes.append((ends[0] - ends[1]) / (2 * step))
-    per_class = name in ("auc", "balanced_accuracy")
+    per_class = name in influence.OVER_CLASSES
     size = count // classes if per_class else count
     expected = np.array(slopes) * np.sqrt(size / (size - 1))
     got = influence.influences(labels, probabilities)[name]

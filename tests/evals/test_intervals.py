@@ -157,6 +157,46 @@ def test_the_difference_of_two_faultless_models_is_not_certain():
     assert intervals.summarise([same, same]).interval == (0, 0)
 
 
+def test_a_difference_of_other_patients_is_newcombes():
+    """His example: 56 of 70 less 48 of 80, of which each has an interval by Wilson's score."""
+    sides = [
+        intervals.Summary(hits / count, None, float(low), float(high), None, None, 0, 1)
+        for hits, count in ((56, 70), (48, 80))
+        for low, high in [stats.binomtest(hits, count).proportion_ci(method="wilson")]
+    ]
+    gap, bounds = intervals.apart(*sides)
+    assert gap == pytest.approx(0.2)
+    assert bounds == pytest.approx((0.0524, 0.3339), abs=5e-5)
+    unknown = intervals.summarise([figure(0.8, [np.nan, 0.1])])
+    assert intervals.apart(sides[0], unknown) == (pytest.approx(0.0), None)
+    assert intervals.apart(sides[0], intervals.summarise([])) == (None, None)
+
+
+def test_p_is_below_a_twentieth_where_the_interval_leaves_0():
+    changes = np.array([0.1, -0.1, 0.05, -0.05])
+    freedom, sd = 3, np.sqrt((changes**2).sum())
+    for value in (0.3, stats.t.ppf(0.975, freedom) * sd, 0.7):
+        gap = figure(value, changes, range=intervals.DIFFERENCE)
+        wanted = 2 * stats.t.sf(value / sd, freedom)
+        assert intervals.p_value([gap]) == pytest.approx(wanted)
+    assert intervals.p_value([figure(0.3, [np.nan, 0.1])]) is None
+    assert intervals.p_value([figure(0.0, [0.0, 0.0])]) is None
+    assert intervals.p_value([figure(None, [0.0])]) is None
+
+
+def test_a_mean_over_rows_counts_a_patient_once():
+    values, who = np.array([1.0, 0.0, 0.5, np.nan]), np.array(["b", "a", "b", "c"])
+    found = intervals.over_rows(values, who)
+    assert (found.value, found.patients.tolist()) == (0.5, ["a", "b"])
+    np.testing.assert_allclose(found.influence, np.sqrt(2) * np.array([-0.5, 0.5]) / 3)
+    assert intervals.over_rows(np.array([np.nan]), np.array(["a"])).value is None
+
+
+def test_perfect_agreement_is_not_certain():
+    perfect = figure(1.0, [0.0, 0.0, 0.0], range=intervals.DIFFERENCE)
+    assert intervals.summarise([perfect]).interval is None
+
+
 def test_ranges_are_kept():
     wide = figure(0.99, [0.4, -0.4])
     low, high = intervals.summarise([wide]).interval

@@ -171,7 +171,7 @@ def test_summary_by_hand():
     assert got["dice"] == pytest.approx(0.25)
     assert got["highest_dice"] == pytest.approx(0.6)
     # Patients a and c are 0.2 below and above in sum, of three slides; b defines no AUC.
-    figure = localisation.slide_mean(slides.auc.to_numpy(), slides.case_id.to_numpy(str))
+    figure = intervals.over_rows(slides.auc.to_numpy(), slides.case_id.to_numpy(str))
     assert figure.patients.tolist() == ["a", "c"]
     np.testing.assert_allclose(figure.influence, np.sqrt(2) * np.array([-0.2, 0.2]) / 3)
     assert got["auc_interval"] == intervals.summarise([figure]).interval
@@ -206,7 +206,7 @@ def test_copies_of_slides_are_no_more_patients():
     cases = np.array([f"p{n}" for n in rng.integers(0, 12, 40)])
     values = rng.random(40)
     bounds = [
-        intervals.summarise([localisation.slide_mean(v, c)]).interval
+        intervals.summarise([intervals.over_rows(v, c)]).interval
         for v, c in ((values, cases), (np.repeat(values, 20), np.repeat(cases, 20)))
     ]
     assert bounds[0] == pytest.approx(bounds[1])

@@ -9,6 +9,7 @@ import pytest
 
 from lrmil_jax import checks, graph
 from lrmil_jax.errors import ConfigError, WeightsError
+from lrmil_jax.evals import __main__ as program
 from lrmil_jax.models import model_folder
 from lrmil_jax.stages import predict
 from lrmil_jax.train import sharding
@@ -20,7 +21,7 @@ from tests.integration.test_end_to_end import go, tiny
 CHANGES = {
     "folds": 2, "student__no_distillation": False, "evaluate__timed_slides": 0,
     "report__heatmaps": 0, "synthetic__slides": 14, "distill__steps": 2, "distill__eval_every": 2,
-    "teacher__epochs": 1, "student__epochs": 1,
+    "teacher__epochs": 1, "student__epochs": 1, "evaluate__subgroups": ("grade", "burden"),
 }  # fmt: skip
 
 
@@ -84,6 +85,47 @@ def test_the_table_has_the_mean_over_folds_and_the_pooled_figure(two_folds):
     for arm in table.index:
         folds = [fold[arm]["metrics"]["auc"] for fold in metrics]
         assert table.auc[arm] == pytest.approx(sum(folds) / 2)
+
+
+def test_every_figure_follows_from_the_predictions(two_folds, tmp_path, capsys):
+    """`python -m lrmil_jax.evals` on both folds' files gives what both metrics.json have."""
+    folds = [two_folds / f"folds/{fold}/evaluate" for fold in (1, 2)]
+    paths = [str(folder / "predictions.csv") for folder in folds]
+    assert program.main([*paths, "--output", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "evaluation.json").read_text())["folds"]
+    for number, folder in enumerate(folds, 1):
+        measured = json.loads((folder / "metrics.json").read_text())
+        for arm in measured.values():
+            for side in (arm, arm["validation"]):
+                del side["localisation"]  # of masks and attention, not of predictions
+            levels = {(row["subgroup"], row["note"]) for row in arm["subgroups"]}
+            assert levels >= {("grade", "undefined: fewer than 10 patients")}
+        assert found[str(number)] == measured
+    capsys.readouterr()
+    pooled = str(two_folds / "report/predictions.csv")
+    within = ["--model", "lrmil", "--other", "teacher", "--bootstrap", "0"]
+    assert program.main(["compare", pooled, pooled, *within]) == 0
+    assert "lrmil - teacher: " in capsys.readouterr().out
+
+
+def test_the_report_shows_calibration_decisions_and_subgroups(two_folds):
+    page = (two_folds / "report/index.html").read_text(encoding="utf-8")
+    for name in ("reliability.png", "decision_curve.png"):
+        assert (two_folds / "report" / name).stat().st_size > 1000
+        assert name in page
+    assert "Subgroups of test patients" in page
+    assert "Net benefit [95 %]" in page
+    assert "grade: large" in (two_folds / "report/subgroups.txt").read_text()
+
+
+def test_subgroups_concern_evaluate_and_report_alone(two_folds, changes):
+    """Neither other columns nor another site in the CSV trains anything again."""
+    config, other = tiny(**changes), tiny(**changes | {"evaluate__subgroups": ()})
+    marks = [
+        [graph.fingerprint(one, two_folds, graph.STAGES[name], fold) for one in (config, other)]
+        for name, fold in (("student", 1), ("evaluate", 1), ("report", None))
+    ]
+    assert [one == two for one, two in marks] == [True, False, False]
 
 
 def test_the_folds_own_models_when_asked_for(two_folds, changes, tmp_path):

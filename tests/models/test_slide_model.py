@@ -1,6 +1,8 @@
 """One class predicts: one slide or many, in a notebook as on the command line."""
 
+import json
 import re
+import shutil
 from pathlib import Path
 
 import jax
@@ -10,6 +12,7 @@ import pytest
 import lrmil_jax
 from lrmil_jax.errors import SlideError
 from lrmil_jax.slides import synthetic
+from lrmil_jax.stages import predict
 from tests.integration import random_model
 
 DOCS = Path(__file__).parents[2] / "docs" / "python.md"
@@ -67,6 +70,20 @@ def test_a_slide_that_cannot_be_read_keeps_its_place(model, slides, tmp_path):
     assert "gone.tif" in str(found[2])
     with pytest.raises(SlideError, match=r"gone\.tif"):
         model.predict(gone)
+
+
+def test_the_temperature_of_a_model_folder(home, model, slides, tmp_path):
+    """It is told beside the probabilities, which stay as they are."""
+    assert model.temperature is None
+    result = model.predict(slides[0])
+    assert predict._calibrated(model, result) == {}
+    folder = Path(shutil.copytree(home / "runs/quickstart/model", tmp_path / "model"))
+    facts = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps(facts | {"temperature": 2.0}))
+    tempered = predict._calibrated(lrmil_jax.load_model(folder), result)
+    roots = {name: np.sqrt(value) for name, value in result.probabilities.items()}
+    for name, root in roots.items():
+        assert tempered[name] == pytest.approx(root / sum(roots.values()))
 
 
 def test_slides_of_other_sizes_compile_nothing(model, slides):

@@ -185,7 +185,7 @@ def test_attention_files(tmp_path):
 
 
 def test_the_page_has_room_for_a_second_table():
-    page = html.page("t", [["model"]], [], ["note"], second=("A > B", [["x"], ["<1>"]]))
+    page = html.page("t", [["model"]], [], ["note"], sections=[("A > B", [["x"], ["<1>"]])])
     assert page.count("<table>") == 2
     assert page.index("note") < page.index("<h2>A &gt; B</h2>") < page.index("<td>&lt;1&gt;</td>")
     assert "<h2>" not in html.page("t", [["model"]], [], ["note"])

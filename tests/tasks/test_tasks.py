@@ -338,3 +338,98 @@ def test_time_dependent_auc_without_censoring_is_the_plain_one():
     wanted = np.mean([sk.roc_auc_score(time <= limit, risk) for limit in limits])
     event = np.ones(40, bool)
     assert survival.time_dependent_auc(time, event, risk) == pytest.approx(wanted)
+
+
+def uncensored_by(time, event, limit, *, before):
+    """Kaplan and Meier's estimate of being followed beyond a time, in a plain loop: of censoring,
+    to which whoever has the event at a time is no longer at risk."""
+    kept = 1.0
+    for when in sorted(set(time)):
+        if when < limit or (when == limit and not before):
+            at_risk = sum(
+                t > when or (t == when and not e) for t, e in zip(time, event, strict=True)
+            )
+            leaving = sum(t == when and not e for t, e in zip(time, event, strict=True))
+            kept *= 1 - leaving / at_risk if at_risk else 1.0
+    return kept
+
+
+def test_time_dependent_auc_with_censoring_is_the_plain_loop(followed):
+    """Uno et al. (2007): each case weighs one by the chance of not being censored before."""
+    time, event, risk = followed
+    areas = []
+    for limit in np.quantile(time[event], (0.25, 0.5, 0.75)):
+        won = weighed = 0.0
+        for i in range(len(time)):
+            if event[i] and time[i] <= limit:
+                weight = 1 / uncensored_by(time, event, time[i], before=True)
+                for j in range(len(time)):
+                    if time[j] > limit:
+                        weighed += weight
+                        won += weight * ((risk[i] > risk[j]) + 0.5 * (risk[i] == risk[j]))
+        areas.append(won / weighed)
+    assert survival.time_dependent_auc(time, event, risk) == pytest.approx(np.mean(areas))
+
+
+@pytest.mark.parametrize("limit", [0.5, 7.0, 7.5, 18.0, 30.0])
+def test_status_weights_are_the_plain_loop(followed, limit):
+    time, event, _ = followed
+    wanted = []
+    for t, e in zip(time, event, strict=True):
+        if t > limit:
+            wanted.append(1 / uncensored_by(time, event, limit, before=False))
+        else:
+            wanted.append(1 / uncensored_by(time, event, t, before=True) if e else 0.0)
+    np.testing.assert_allclose(survival.status_weights(time, event, limit), wanted)
+
+
+def test_survival_forecasts_are_calibrated_where_the_model_is():
+    """Grafs Brier score and calibration despite censoring: of 4,000 with the hazard that is
+    predicted, the error is near what it is without any censoring."""
+    rng = np.random.default_rng(0)
+    rate = np.exp(rng.normal(scale=0.7, size=4000))
+    time, end = rng.exponential(1 / rate), rng.exponential(1.5, 4000)
+    task = Survival(3, (0.3, 0.9))
+    values = np.stack([np.exp(-rate * t) for t in (0.3, 0.9, 3.0)], 1)
+    followed = np.stack([np.minimum(time, end), time <= end], 1)
+    told = task.calibration(followed, values, np.arange(4000).astype(str))
+    whole = task.calibration(
+        np.stack([time, np.ones(4000)], 1), values, np.arange(4000).astype(str)
+    )
+    assert list(told) == ["event by 0.3", "event by 0.9"]
+    for name in told:
+        assert abs(told[name]["bias"]) < 0.03
+        assert told[name]["ece"] < 0.05
+        assert told[name]["brier"] == pytest.approx(whole[name]["brier"], abs=0.01)
+        assert told[name]["ece_if_calibrated"] is None
+        assert whole[name]["ece"] < 2 * whole[name]["ece_if_calibrated"]
+
+
+def test_calibration_of_a_number_is_a_straight_line():
+    rng = np.random.default_rng(0)
+    predicted = rng.normal(size=80)
+    true = 2 + 0.5 * predicted + rng.normal(scale=0.2, size=80)
+    told = Regression().calibration(true[:, None], predicted[:, None], np.arange(80).astype(str))
+    wanted = stats.linregress(predicted, true)
+    line = told["number"]
+    assert (line["slope"], line["intercept"]) == pytest.approx((wanted.slope, wanted.intercept))
+    low, high = line["slope_interval"]
+    assert low < 0.5 < high
+    assert high - low == pytest.approx(2 * stats.t.ppf(0.975, 78) * wanted.stderr, rel=0.3)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+def test_tempered_values_are_those_of_scaled_logits(given, temperature):
+    task, _, targets, logits = given
+    values = np.asarray(task.link(logits), np.float64)
+    if not task.has_temperature:
+        with pytest.raises(NotImplementedError):
+            task.tempered(values, temperature)
+        return
+    tempered = task.tempered(values, temperature)
+    if task.name != "ordinal":  # whose probabilities are of steps
+        np.testing.assert_allclose(tempered, task.link(logits / temperature), atol=1e-5)
+    np.testing.assert_allclose(task.tempered(values, 1.0), values, atol=1e-6)
+    assert task.mean_loss(targets.astype(np.float64), values) == pytest.approx(
+        task.measure(targets.astype(np.float64), values)["loss"]
+    )

@@ -1,0 +1,301 @@
+"""`python -m lrmil_jax.evals predictions.csv`: every figure again, from the predictions alone;
+`... compare A/predictions.csv B/predictions.csv`: two models on the same patients."""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import pandas as pd
+import rich.box
+import rich.console
+import rich.table
+
+from lrmil_jax import files, progress, tasks
+from lrmil_jax.data import subgroups
+from lrmil_jax.errors import ConfigError, DataError, UserError
+from lrmil_jax.report import patient_figures, table
+from lrmil_jax.tasks import comparison, evaluation, prediction_files, predictions
+
+
+class _Parser(argparse.ArgumentParser):
+    """Its mistakes are one sentence and exit status 1, as all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see python -m lrmil_jax.evals --help")
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line.
+
+    Raises:
+      ConfigError: an unknown flag, a value out of range, or a file that is not named.
+    """
+    compare = list(arguments[:1]) == ["compare"]
+    parser = _comparing() if compare else _evaluating()
+    given = parser.parse_args(arguments[1:] if compare else arguments)
+    if not compare and not 0 < given.sensitivity <= 1:
+        raise ConfigError(f"--sensitivity is {given.sensitivity:g}, but it lies in (0, 1]")
+    if compare and given.bootstrap < 0:
+        raise ConfigError(f"--bootstrap is {given.bootstrap}, but it is a number of draws")
+    given.compare = compare
+    return given
+
+
+def _evaluating() -> _Parser:
+    parser = _Parser(
+        prog="python -m lrmil_jax.evals",
+        description="Figures, calibration, decision curves and subgroups from predictions.csv; "
+        "validation.csv beside it, if it is there, chooses thresholds and temperature. "
+        "`compare A B` compares two models.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("files", nargs="+", type=Path, help="predictions.csv, of one fold or each")
+    parser.add_argument("--output", type=Path, help="folder; by default `evaluation` beside it")
+    parser.add_argument("--sensitivity", type=float, default=0.95, help="wanted of a threshold")
+    parser.add_argument("--subgroups", default="", help="columns of the files: site,sex")
+    return parser
+
+
+def _comparing() -> _Parser:
+    parser = _Parser(
+        prog="python -m lrmil_jax.evals compare",
+        description="The first model's figures less the second's on the same patients, by DeLong's "
+        "variance and its kin, and by the paired bootstrap.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("files", nargs=2, type=Path, metavar="predictions.csv")
+    parser.add_argument("--model", help="arm of the first file; by default every arm of both")
+    parser.add_argument("--other", help="arm of the second file; by default the same")
+    parser.add_argument("--bootstrap", type=int, default=1000, help="draws; 0 leaves it out")
+    parser.add_argument("--output", type=Path, help="JSON file to write")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints and writes what `parse`'s files say; 1 if it cannot, which stderr explains."""
+    # In a file lines are as long as they are; a terminal folds them.
+    width = None if sys.stdout.isatty() else 200
+    console = rich.console.Console(markup=False, emoji=False, highlight=False, width=width)
+    try:
+        given = parse(sys.argv[1:] if arguments is None else arguments)
+        (_compare if given.compare else _evaluate)(given, console)
+    except UserError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+def _evaluate(given: argparse.Namespace, console: rich.console.Console) -> None:
+    named = tuple(name.strip() for name in given.subgroups.split(",") if name.strip())
+    test, validation = read(given.files, named)
+    task = tasks.of_columns(test)
+    folder = given.output or given.files[0].parent / "evaluation"
+    evaluated = figures(test, validation, sensitivity=given.sensitivity)
+    temperatures = {
+        (int(fold), arm): measured["calibration"].get("temperature")
+        for fold, arms in evaluated["folds"].items()
+        for arm, measured in arms.items()
+    }
+    titles = dict(zip(test.arm, test.title, strict=True)) if "title" in test else {}
+    _, sections = patient_figures.save(folder, test, temperatures, titles)
+    files.write_json(folder / "evaluation.json", evaluated)
+    console.print(_metric_table(task, evaluated["over_folds"], titles))
+    console.print(_calibration_table(evaluated["folds"], titles))
+    for title, cells in sections:
+        console.print(_shown(title, cells))
+    note = predictions.pool_note(test)
+    notes = [note] if note else []
+    if validation is None:
+        notes.append("Without validation.csv no threshold and no temperature is chosen.")
+    for line in [*notes, f"Written to {folder}"]:
+        console.print(line)
+
+
+def read(
+    paths: Sequence[Path], named: tuple[str, ...] = ()
+) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """Test and validation rows of several files, one a fold or one of all.
+
+    Args:
+      paths: files as `prediction_files` writes them.
+      named: columns of theirs to make subgroups of.
+
+    Raises:
+      DataError: see `prediction_files.read`, or a model is there twice in one fold.
+    """
+    pairs = [prediction_files.read_with_validation(path) for path in paths]
+    test = pd.concat([one for one, _ in pairs], ignore_index=True)
+    twice = test[test.duplicated(["fold", "arm", "slide_id"])] if "slide_id" in test else test[:0]
+    if len(twice):
+        row = twice.iloc[0]
+        raise DataError(
+            f"slide {row.slide_id} is there twice under the model {row.arm} in fold {row.fold}; "
+            "give every fold once"
+        )
+    if named:
+        text = test.astype(object).where(test.notna(), "").astype(str)
+        source = ", ".join(map(str, paths))
+        test = test.assign(**subgroups.columns(text, named, test.case_id, source))
+    validations = [other for _, other in pairs]
+    whole = all(other is not None for other in validations)
+    return test, pd.concat(validations, ignore_index=True) if whole else None
+
+
+def figures(
+    test: pd.DataFrame, validation: pd.DataFrame | None, *, sensitivity: float
+) -> dict[str, dict]:
+    """`folds`: of each fold and arm `evaluation.evaluate`, as `metrics.json` has it; `over_folds`:
+    of each arm `evaluation.over_folds`."""
+    folds: dict[str, dict] = {}
+    groups = test.groupby(["fold", "arm"], sort=False)
+    with progress.progress("figures", len(groups)) as bar:
+        for (fold, arm), rows in groups:
+            task, chosen = tasks.of_columns(rows), _chosen(validation, int(fold), arm)
+            measured = evaluation.evaluate(task, rows, chosen, sensitivity=sensitivity)
+            folds.setdefault(str(fold), {})[arm] = measured
+            bar.advance()
+    task = tasks.of_columns(test)
+    arms = test.groupby("arm", sort=False)
+    return {
+        "folds": folds,
+        "over_folds": {arm: evaluation.over_folds(task, rows) for arm, rows in arms},
+    }
+
+
+def _chosen(validation: pd.DataFrame | None, fold: int, arm: str) -> pd.DataFrame | None:
+    """The validation rows of one arm in one fold.
+
+    Raises:
+      DataError: there are validation rows, but none of these.
+    """
+    if validation is None:
+        return None
+    rows = validation[(validation.fold == fold) & (validation.arm == arm)]
+    if rows.empty:
+        raise DataError(
+            f"validation.csv has no rows of the model {arm} in fold {fold}; move it away to go "
+            "without"
+        )
+    return rows
+
+
+def _metric_table(
+    task: tasks.Task, over_folds: dict[str, dict], titles: Mapping[str, str]
+) -> rich.table.Table:
+    cells = [["metric", *(titles.get(arm, arm) for arm in over_folds)]]
+    cells += [
+        [task.titles.get(name, name.replace("_", " ")),
+         *(table.mean_and_spread(row[name], row[f"{name}_sd"], row[f"{name}_interval"])
+           for row in over_folds.values())]
+        for name in task.metrics
+    ]  # fmt: skip
+    return _shown("Test patients: mean ± SD over folds [95 % interval]", cells)
+
+
+def _calibration_table(folds: dict[str, dict], titles: Mapping[str, str]) -> rich.table.Table:
+    """Means over folds of what calibration says of each arm."""
+    cells = [["model", "probability of", "ECE", "ECE by chance", "bias", "Brier", "temperature",
+              "ECE at it"]]  # fmt: skip
+    arms = dict.fromkeys(arm for of_fold in folds.values() for arm in of_fold)
+    for arm in arms:
+        each = [of_fold[arm]["calibration"] for of_fold in folds.values() if arm in of_fold]
+        temperature = _mean([one.get("temperature") for one in each])
+        for place, name in enumerate(each[0]["as_predicted"]):
+            # Survival's intervals end elsewhere in every fold.
+            summaries = [list(one["as_predicted"].values())[place] for one in each]
+            tempered = [list(one["tempered"].values())[place]["ece"] if "tempered" in one else None
+                        for one in each]  # fmt: skip
+            keys = ("ece", "ece_if_calibrated", "bias", "brier")
+            means = [_mean([one.get(key) for one in summaries]) for key in keys]
+            shown = [table.cell(value) for value in (*means, temperature, _mean(tempered))]
+            cells.append([titles.get(arm, arm), name, *shown])
+    return _shown("Calibration (mean over folds)", cells)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    return None if None in values else float(np.mean(values))
+
+
+def _shown(title: str, cells: Sequence[Sequence[str]]) -> rich.table.Table:
+    shown = rich.table.Table(title=title, title_justify="left", box=rich.box.SIMPLE_HEAD)
+    for name in cells[0]:
+        shown.add_column(name, overflow="fold")
+    for line in cells[1:]:
+        shown.add_row(*line)
+    return shown
+
+
+def _compare(given: argparse.Namespace, console: rich.console.Console) -> None:
+    one, other = (prediction_files.read_with_validation(path)[0] for path in given.files)
+    pairs = _pairs(one, other, given)
+    compared = {}
+    for first, second in pairs:
+        names = tuple(
+            f"{arm} of {path}" for arm, path in zip((first, second), given.files, strict=True)
+        )
+        label = first if first == second else f"{first} - {second}"
+        compared[label] = comparison.paired(
+            one[one.arm == first], other[other.arm == second], names=names, draws=given.bootstrap
+        )
+        console.print(_comparison_table(tasks.of_columns(one), label, compared[label]))
+    if given.output is not None:
+        files.write_json(given.output, compared)
+        console.print(f"Written to {given.output}")
+
+
+def _pairs(
+    one: pd.DataFrame, other: pd.DataFrame, given: argparse.Namespace
+) -> list[tuple[str, str]]:
+    """The arms to compare.
+
+    Raises:
+      ConfigError: an arm is not there, or a model would be compared with itself.
+    """
+    arms = [rows.arm.unique().tolist() for rows in (one, other)]
+    if given.model is None and given.other is None:
+        pairs = [(arm, arm) for arm in arms[0] if arm in arms[1]]
+        if len(arms[0]) == len(arms[1]) == 1:
+            pairs = [(arms[0][0], arms[1][0])]
+    else:
+        first = given.model or given.other
+        pairs = [(first, given.other or first)]
+    for pair in pairs:
+        for arm, there, path in zip(pair, arms, given.files, strict=True):
+            if arm not in there:
+                raise ConfigError(f"{path} has no model {arm}; it has {', '.join(there)}")
+    same = given.files[0].resolve() == given.files[1].resolve()
+    if not pairs or (same and any(first == second for first, second in pairs)):
+        raise ConfigError(
+            f"name the models to compare by --model and --other: {given.files[0]} has "
+            f"{', '.join(arms[0])}, {given.files[1]} has {', '.join(arms[1])}"
+        )
+    return pairs
+
+
+def _comparison_table(task: tasks.Task, label: str, compared: dict) -> rich.table.Table:
+    cells = [["metric", "first", "second", "difference [95 %]", "p", "bootstrap [95 %]", "p"]]
+    for name, one in compared["metrics"].items():
+        line = [task.titles.get(name, name.replace("_", " "))]
+        line += [table.number(one["one"]), table.number(one["other"])]
+        if one["difference"] is None:
+            cells.append([*line, "undefined", "-", "-", "-"])
+            continue
+        gap = table.difference(one["difference"], one["interval"] or (None, None))
+        drawn = one["bootstrap"]
+        bounds = "-" if drawn is None else "[{:+.3f}, {:+.3f}]".format(*drawn["interval"])
+        cells.append([*line, gap, table.cell(one["p"], 4), bounds,
+                      table.cell(None if drawn is None else drawn["p"], 4)])  # fmt: skip
+    folds = "1 fold" if compared["folds"] == 1 else f"{compared['folds']} folds"
+    title = f"{label}: {compared['patients']} patients, {folds}"
+    delong = compared.get("delong")
+    if delong is not None:
+        title += f"; DeLong: z {delong['z']:.2f}, p {delong['p']:.4f}"
+    return _shown(title, cells)
+
+
+if __name__ == "__main__":
+    progress.setup_logging()
+    sys.exit(main())

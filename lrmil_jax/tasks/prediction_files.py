@@ -1,0 +1,121 @@
+"""`predictions.csv`: everything that a model's figures come from, in a file that explains itself.
+
+A row is a slide under a model. `task` says what is predicted, `split` whether the patient is of
+the test or of the validation, `fold` which fold's model it is. Rows of validation patients, which
+choose thresholds and the temperature, are in `validation.csv` beside it, so that whoever averages
+over `predictions.csv` averages over test patients alone.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lrmil_jax import files, tasks
+from lrmil_jax.data import splits, subgroups
+from lrmil_jax.errors import DataError
+
+TEST, VALIDATION = "predictions.csv", "validation.csv"
+_TEXT = (
+    "slide_id",
+    "patient_id",
+    "case_id",
+    "pool",
+    "arm",
+    "title",
+    "split",
+    "task",
+    "label",
+    "predicted",
+)
+
+
+def described(frame: pd.DataFrame, *, task: str, fold: int, split: str) -> pd.DataFrame:
+    """The rows with what they are of."""
+    return frame.assign(task=task, fold=fold, split=split)
+
+
+def write(folder: Path, test: pd.DataFrame, validation: pd.DataFrame) -> None:
+    """Writes both files, each whole or not at all."""
+    files.write_table(folder / VALIDATION, validation)
+    files.write_table(folder / TEST, test)
+
+
+def read(path: Path) -> pd.DataFrame:
+    """The rows of one file, numbers to the last bit as they were written.
+
+    What another tool leaves out is filled in: `arm` "model", `fold` 1, `split` "test", and
+    `case_id` by patient or, without `patient_id`, by slide. `pool` is NaN where there is none.
+
+    Raises:
+      DataError: there is no such file, it is no table of predictions, or a predicted value is no
+        number.
+    """
+    rows = _read_csv(path)
+    for name, value in (("arm", "model"), ("fold", 1), ("split", "test")):
+        if name not in rows:
+            rows[name] = value
+    if "case_id" not in rows:
+        rows["case_id"] = _cases(rows, path)
+    if "pool" in rows:
+        rows["pool"] = rows.pool.replace("", np.nan)
+    try:
+        task = tasks.of_columns(rows)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    for name in task.values:
+        numbers = pd.to_numeric(rows[name], errors="coerce")
+        wrong = np.flatnonzero(~np.isfinite(numbers))
+        if len(wrong):
+            raise DataError(f"{path}: {name} in line {wrong[0] + 2} is no number")
+    return rows
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    try:
+        names = pd.read_csv(path, nrows=0).columns
+        text = [name for name in names if name in _TEXT or name.startswith(subgroups.PREFIX)]
+        # A class may be called NA or null: only what is empty is missing.
+        numbers = {name: [""] for name in names if name not in text}
+        rows = pd.read_csv(
+            path,
+            dtype=dict.fromkeys(text, str),
+            keep_default_na=False,
+            na_values=numbers,
+            float_precision="round_trip",
+        )
+    except FileNotFoundError as error:
+        raise DataError(f"{path} does not exist; give a predictions.csv") from error
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path} cannot be read as a CSV: {reason}") from error
+    if rows.empty:
+        raise DataError(f"{path} has no rows; there is nothing to evaluate")
+    return rows
+
+
+def _cases(rows: pd.DataFrame, path: Path) -> pd.Series:
+    """As `data.labels` makes them: slides of one patient and class are one case."""
+    for name in ("patient_id", "slide_id"):
+        if name in rows:
+            return splits.cases(rows[name], rows["label"]) if "label" in rows else rows[name]
+    raise DataError(f"{path} has none of the columns case_id, patient_id and slide_id")
+
+
+def read_with_validation(path: Path) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """Test and validation rows: of the file alone where it has both, else of it and of
+    `validation.csv` beside it; None without any.
+
+    Raises:
+      DataError: see `read`, or the file has no test rows.
+    """
+    rows = read(path)
+    is_validation = rows.split == "val"
+    if is_validation.all():
+        raise DataError(f"{path} has validation rows alone; give the predictions.csv beside it")
+    if is_validation.any():
+        return rows[~is_validation].reset_index(drop=True), rows[is_validation].reset_index(
+            drop=True
+        )
+    beside = path.with_name(VALIDATION)
+    return rows, read(beside) if beside.is_file() else None
