@@ -42,7 +42,8 @@ def rows(
     rng = np.random.default_rng((seed, fold, split == "val"))
     signal = rng.normal(size=patients)
     kind = "classification" if name == "binary" else name
-    data = DATA | ({"label_column": "x,y"} if name == "multi_label" else {})
+    given = {"multi_label": {"label_column": "x,y"}, "binary": {"classes": ("benign", "null")}}
+    data = DATA | given.get(name, {})
     # Fitted on other patients, as tasks are.
     reference = csv(name, rng.normal(size=80), rng).astype(str)
     task, targets = tasks.kind(kind).read(reference, data, "labels.csv")
