@@ -23,7 +23,8 @@ class Cox(Survival):
     all slides of an update at once (`train.joint`): the more there are (`bags`), the nearer it is
     to the likelihood of the cohort. A censored slide costs nothing itself, but is at risk until its
     time, which lowers its output; an update without an event teaches nothing. Adding a number to
-    all outputs changes nothing. Ties by Efron.
+    all outputs changes nothing: their level is what rounding makes of it, and the baseline takes
+    it back from survival. Ties by Efron.
     Source: Cox, "Regression Models and Life-Tables", JRSS B 1972; Efron, "The Efficiency of Cox's
     Likelihood Function for Censored Data", JASA 1977; risk sets of batches: Kvamme, Borgan and
     Scheel, "Time-to-Event Prediction with Neural Networks and Cox Regression", JMLR 2019, section

@@ -37,15 +37,22 @@ def train(folder, data, **changes):
     )  # fmt: skip
 
 
+def assert_alike(one, other, store):
+    """Parameters but the classifier's bias, whose gradient is 0 but for rounding, which Adam scales
+    up: the level of all risks, which the baseline takes back from survival."""
+    pairs = [dict(jax.tree_util.tree_leaves_with_path(model.params)) for model in (one, other)]
+    for path, leaf in pairs[0].items():
+        if "classifier" not in str(path) or "bias" not in str(path):
+            np.testing.assert_allclose(leaf, pairs[1][path], atol=1e-5, err_msg=str(path))
+    said = [model.task.link(model.predict(store.embedding(0))[0]) for model in (one, other)]
+    np.testing.assert_allclose(said[0][1:], said[1][1:], atol=1e-4)
+
+
 def test_batches_and_devices_have_no_say(tmp_path, data, monkeypatch):
     spread = train(tmp_path / "eight", data, budget=4096)
     monkeypatch.setattr(sharding, "make_mesh", lambda: make_mesh(jax.devices()[:1]))
     small = train(tmp_path / "one", data, budget=16)
-    jax.tree.map(
-        lambda one, other: np.testing.assert_allclose(one, other, atol=1e-5),
-        spread.params, small.params,
-    )  # fmt: skip
-    np.testing.assert_allclose(spread.task.baseline, small.task.baseline, rtol=1e-4)
+    assert_alike(spread, small, data.store)
     # The hazard is that of the trained head's own risks, and is kept with the model.
     assert spread.task.baseline != data.task.baseline
     spread.save(tmp_path / "model.safetensors")
@@ -60,10 +67,7 @@ def test_several_models_have_risk_sets_of_their_own(tmp_path, data, monkeypatch)
         jobs={"a": (data, 1), "b": (data, 2)},
     )  # fmt: skip
     alone = train(tmp_path / "alone", data, epochs=1)
-    jax.tree.map(
-        lambda one, other: np.testing.assert_allclose(one, other, atol=1e-5),
-        models["a"].params, alone.params,
-    )  # fmt: skip
+    assert_alike(models["a"], alone, data.store)
 
 
 def test_the_gradient_is_that_of_all_examples_at_once():
