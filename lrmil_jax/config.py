@@ -86,12 +86,20 @@ def _slides(config: ConfigDict) -> None:
     config.data = data = ConfigDict()
     data.labels = placeholder(str)  # label CSV; unset needs synthetic.slides > 0
     data.slides = placeholder(str)  # folder of slides
+    # Folder of HR features that another tool extracted, in place of slides; and of LR features,
+    # without which stage 1 of LRMIL reads data.slides. Method mil_lr needs LR features alone.
+    data.features = placeholder(str)
+    data.features_lr = placeholder(str)
+    # The tool, which is else told by what the folder holds: "trident", "clam", "stamp",
+    # "slideflow", "slide2vec", "atlaspatch" (or "atlaspatch/ENCODER"), "npy", "npz", "pt".
+    data.features_format = "auto"
     # Tiles, one folder a class, for `pretrain` and `zero_shot`; their patients in a patients.csv
     # (tile, patient_id) or, for `pretrain`, as folders: <class>/<patient>/tile.png.
     data.tiles = placeholder(str)
     data.captions = placeholder(str)  # CSV of tiles with captions of your own, for `pretrain`
     data.masks = placeholder(str)  # folder of lesion masks, <slide_id>.png, each a whole slide
     data.classes = ()  # names in order; empty takes the CSV's, sorted
+    data.splits = placeholder(str)  # folder of CLAM's splits_<k>.csv, in place of the CSV's folds
     data.label_column = "label"  # the class or number; of "multi_label" the findings, "a,b,c"
     data.time_column = "time"  # of "survival": any unit, above 0
     data.event_column = "event"  # 1 where the event was observed, 0 where the time is censored
@@ -237,6 +245,10 @@ def _results(config: ConfigDict) -> None:
     config.report = report = ConfigDict()
     report.heatmaps = 4  # test slides per fold drawn with the student's attention
     report.tiles = 6  # tiles of each class drawn by `zero_shot`, those that score highest
+
+    config.export = export = ConfigDict()  # of `--stages export`
+    export.format = "trident"  # any of data.features_format
+    export.features = "hr"  # or "lr" of the encoder as it is, or "distilled", LR of every fold
 
     config.synthetic = synthetic = ConfigDict()
     synthetic.slides = 0  # procedural slides made when data.labels is unset

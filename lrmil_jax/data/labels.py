@@ -9,13 +9,13 @@ slide folder by name.
 import dataclasses
 import re
 import typing
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from lrmil_jax.data import splits
+from lrmil_jax.data import clam_splits, splits
 from lrmil_jax.errors import DataError
 
 SLIDE_SUFFIXES = {
@@ -119,6 +119,8 @@ def read_cohort(
     folds: int = 5,
     seed: int = 0,
     saved_folds: Path | None = None,
+    stand_ins: Mapping[str, Path] | None = None,
+    split_folder: Path | None = None,
 ) -> Cohort:
     """Reads and checks the label CSV; makes folds by patient where the CSV has none.
 
@@ -129,6 +131,8 @@ def read_cohort(
       folds: how many folds to use; made ones are stratified and grouped by patient.
       seed: of made folds.
       saved_folds: a CSV of folds made earlier for this cohort; it wins over making them again.
+      stand_ins: files that stand for the slides, by name; a slide without one fails on its own.
+      split_folder: CLAM's splits, in place of the CSV's own (`clam_splits`).
 
     Raises:
       DataError: a missing column, duplicate or unknown slide, a target that is none, a patient
@@ -136,10 +140,14 @@ def read_cohort(
     """
     frame = _read_csv(labels)
     if "slide_id" not in frame and "P_ID" in frame:
-        frame = _expand_patients(frame, slides, labels)
+        frame = _expand_patients(frame, slides, labels, stand_ins)
     if "patient_id" not in frame:
         frame = frame.rename(columns={"P_ID": "patient_id"})
+    if "patient_id" not in frame:  # CLAM's word
+        frame = frame.rename(columns={"case_id": "patient_id"})
     _require_columns(frame, ("slide_id", "patient_id"), labels)
+    if split_folder is not None:
+        frame = clam_splits.with_splits(frame, split_folder, labels)
     table = pd.DataFrame(
         {
             "slide_id": frame["slide_id"].str.strip(),
@@ -150,7 +158,10 @@ def read_cohort(
     task, targets = read_task(frame, str(labels))
     table = pd.concat([table, targets.set_axis(table.index)], axis=1)
     table["case_id"] = _cases(table, task, labels)
-    table["path"] = _resolve_paths(table, frame.get("path"), slides, labels)
+    if stand_ins is None:
+        table["path"] = _resolve_paths(table, frame.get("path"), slides, labels)
+    else:
+        table["path"] = [str(named(stand_ins, name) or name) for name in table.slide_id]
     table["mpp"] = _read_mpp(frame, table, labels)
     if "pool" in frame:
         table["pool"] = frame["pool"].str.strip()
@@ -250,6 +261,11 @@ def _resolve_paths(
     return paths
 
 
+def named(paths: Mapping[str, Path], slide_id: str) -> Path | None:
+    """The file of a slide, whose id may have the suffix of a slide file; None if there is none."""
+    return paths.get(slide_id, paths.get(_without_suffix(slide_id)))
+
+
 def _without_suffix(slide_id: str) -> str:
     """A slide's name; ids hold dots, so only the suffix of a slide file is cut off."""
     name = Path(slide_id)
@@ -267,11 +283,13 @@ def _read_mpp(frame: pd.DataFrame, table: pd.DataFrame, path: Path) -> np.ndarra
     return values.to_numpy(np.float64)
 
 
-def _expand_patients(frame: pd.DataFrame, slides: Path | None, path: Path) -> pd.DataFrame:
-    if slides is None:
+def _expand_patients(
+    frame: pd.DataFrame, slides: Path | None, path: Path, stand_ins: Mapping[str, Path] | None
+) -> pd.DataFrame:
+    if slides is None and stand_ins is None:
         raise DataError(f"{path} lists patients (P_ID), so data.slides must name the slide folder")
     rows, empty = [], []
-    names = sorted(find_slides(slides))
+    names = sorted(find_slides(slides) if stand_ins is None else stand_ins)
     for _, row in frame.iterrows():
         patient = str(row["P_ID"]).strip()
         mine = [name for name in names if re.fullmatch(re.escape(patient) + r"([-_.].*)?", name)]

@@ -3,8 +3,9 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from ml_collections import ConfigDict
@@ -20,13 +21,29 @@ from lrmil_jax.patches import PatchSource
 from lrmil_jax.patches.beside import SlideBeside
 from lrmil_jax.patches.origins import Shards, SlideAtRegions
 from lrmil_jax.processes import Workers, map_jobs
-from lrmil_jax.slides import synthetic
-from lrmil_jax.workspace import claims, layout, statuses
+from lrmil_jax.slides import lattice, synthetic
+from lrmil_jax.workspace import claims, foreign, layout, statuses
 
 
 def geometry(config: ConfigDict) -> Geometry:
     """Resolutions and patch side of the run."""
     return Geometry(**config.geometry)
+
+
+def patch_side(config: ConfigDict, status: Mapping[str, Any], level: str) -> int | None:
+    """Side of a patch in level-0 px of a slide; None if its features came from another tool that
+    does not tell.
+
+    Args:
+      config: of the run.
+      status: of the slide.
+      level: "hr" or "lr".
+    """
+    if foreign.given(config):
+        return status.get(f"{level}_side")
+    tiling = geometry(config)
+    child = lattice.side_of_child(status["mpp"], hr_mpp=tiling.hr_mpp, patch_px=tiling.patch_px)
+    return child if level == "hr" else child * tiling.ratio
 
 
 def tiling_settings(config: ConfigDict) -> TilingSettings:
@@ -37,7 +54,7 @@ def tiling_settings(config: ConfigDict) -> TilingSettings:
         reader=prepare.reader,
         tissue_mpp=prepare.tissue_mpp,
         min_tissue=prepare.min_tissue,
-        with_hr=prepare.hr == "store",
+        with_hr=prepare.hr == "store" and not foreign.given(config),
         jpeg_quality=prepare.jpeg_quality,
     )
 
@@ -73,6 +90,7 @@ _cohorts: dict[str, label_csv.Cohort] = {}
 def forget() -> None:
     """The next `read` reads the files again, statuses too; a run begins with this."""
     _cohorts.clear()
+    foreign.forget()
     statuses.forget()
 
 
@@ -92,7 +110,11 @@ def _read(config: ConfigDict, workdir: Path) -> label_csv.Cohort:
         folds=config.folds,
         seed=config.seed,
         saved_folds=saved,
+        stand_ins=foreign.stand_ins(config),
+        split_folder=Path(data.splits) if data.splits else None,
     )
+    if foreign.given(config):
+        foreign.check_names(config, cohort.table)
     folds = [name for name in cohort.table if name.startswith("fold_")]
     kept = cohort.table[["slide_id", "patient_id", *cohort.task.columns, *folds]]
     files.write_table(saved, kept.assign(seed=config.seed))
@@ -141,6 +163,8 @@ def prepared(config: ConfigDict, workdir: Path) -> label_csv.Cohort:
 def slide_jobs(config: ConfigDict, workdir: Path, table: pd.DataFrame) -> list[SlideJob]:
     """One job a slide of the cohort's table."""
     settings = tiling_settings(config)
+    if foreign.given(config):
+        return list(foreign.jobs(config, workdir, table, settings))
     return [
         SlideJob(
             slide_id=row.slide_id,
@@ -210,7 +234,9 @@ def write_slides_csv(config: ConfigDict, workdir: Path) -> None:
 
 
 def write_view(config: ConfigDict, workdir: Path, jobs: list[SlideJob]) -> None:
-    """Makes the TFDS views of the prepared slides' regions as they are now."""
+    """Makes the TFDS views of the prepared slides' regions as they are now, if there are any."""
+    if not foreign.reads_slides(config):
+        return
     known = [(job, statuses.read(workdir, job.slide_id)) for job in jobs]
     done = [(job, status) for job, status in known if status["status"] == "ok"]
     if not done:
