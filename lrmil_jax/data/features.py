@@ -82,7 +82,7 @@ def write(path: Path, slide_id: str, rows: SlideFeatures, *, dtype: str, block: 
     Args:
       path: the ArrayRecord file.
       slide_id: kept in every record.
-      rows: the features, sorted by parent.
+      rows: the features, sorted by parent where `block` is None.
       dtype: "float16" or "bfloat16".
       block: rows a record; None makes one record per LR patch, so that a training example of
         stage 1 is one read.

@@ -317,7 +317,8 @@ def _high_rows(job: FeatureJob, opened: _Opened) -> SlideFeatures:
         parents = grid.from_lr_patches(
             bag.xy, places.xy, side=bag.side, step=bag.step, lr_side=places.side, ratio=ratio
         )
-    order = np.lexsort((parents.child, parents.parent))
+    # By LR patch for who works with them; else as the file has them, so that they come back alike.
+    order = np.lexsort((parents.child, parents.parent)) if job.with_parents else np.arange(count)
     if job.with_tiles:
         order = order[parents.parent[order] >= 0]
     parent = parents.parent[order]
