@@ -11,11 +11,14 @@ import pytest
 
 from lrmil_jax import checks, pipeline, preflight
 from lrmil_jax import config as configuration
-from lrmil_jax.data import source
+from lrmil_jax.data import clam_splits, source
 from lrmil_jax.errors import ConfigError, DataError
+from lrmil_jax.interchange import clam_tables
 from lrmil_jax.patches import origins
 from lrmil_jax.slides import synthetic
 from lrmil_jax.stages import student
+from lrmil_jax.tasks import predictions
+from lrmil_jax.tasks.classification import Classification
 from lrmil_jax.workspace import cohorts, feature_sets, layout, stage_files, statuses
 from tests.integration import runs
 from tests.interchange import cohort as simulated
@@ -140,6 +143,25 @@ def test_a_report_without_slides_and_files_for_another_tool(given, trained, tmp_
     assert go(config, trained, "export") == 0
     changed = runs.changed(made, runs.files(out))
     assert changed == {"patches/s05.h5"}
+
+
+def test_clam_gets_its_splits_and_results_too(given, trained):
+    pytest.importorskip("torch")
+    config = config_of(given, export__format="clam")
+    assert go(config, trained, "export") == 0
+    out = trained / "export/clam_hr"
+    assert len(list((out / "pt_files").glob("*.pt"))) == 24
+    folds = pd.read_csv(trained / "folds.csv").set_index("slide_id").fold_1
+    read = clam_splits.read(out / "splits").set_index("slide_id").fold_1
+    pd.testing.assert_series_equal(read.sort_index(), folds.sort_index())
+    measured = json.loads((trained / "folds/1/evaluate/metrics.json").read_text())
+    summary = pd.read_csv(out / "results/lrmil/summary.csv")
+    assert summary.test_auc[0] == measured["lrmil"]["metrics"]["auc"]
+    theirs = clam_tables.read_results(
+        out / "results/lrmil", pd.read_csv(out / "dataset.csv"), ("benign", "tumour")
+    )
+    figures = predictions.measure(Classification(("benign", "tumour")), theirs)
+    assert figures["metrics"]["auc"] == measured["lrmil"]["metrics"]["auc"]
 
 
 def test_a_file_made_anew_is_taken_over_anew_and_nothing_else(given, tmp_path):
@@ -330,7 +352,8 @@ def test_stage_1_on_features_that_came_back_learns_the_same(tmp_path):
     """Exported as another tool's and given beside the slides, HR features give the same encoder."""
     with_slides(tmp_path, slides=12)
     plain = slides_config(tmp_path)
-    assert go(plain, tmp_path / "plain", "prepare", "encode_hr", "teacher", "distill") == 0
+    made = ("pretrain", "prepare", "encode_hr", "teacher", "distill")
+    assert go(plain, tmp_path / "plain", *made) == 0
     assert go(plain, tmp_path / "plain", "export") == 0
     folder = tmp_path / "plain/export/trident_hr"
     config = slides_config(tmp_path, data__features=str(folder))

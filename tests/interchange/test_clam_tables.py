@@ -113,3 +113,18 @@ def test_results_of_other_classes(tmp_path):
     (tmp_path / "fold_0.csv").write_text("slide_id,Y,Y_hat,p_0,p_1\nother,0,0,1,0\n")
     with pytest.raises(DataError, match="slide other, whose patient"):
         clam_tables.read_results(tmp_path, TABLE, CLASSES)
+
+
+def test_the_documented_way_to_figures_of_clam(tmp_path, capsys):
+    """The example of docs/interchange.md, on results that are there."""
+    text = (Path(__file__).parents[2] / "docs/interchange.md").read_text(encoding="utf-8")
+    code = text.split("```python\n")[1].split("```")[0]
+    assert "clam/results" in code
+    positive = np.array([0.1, 0.9, 0.4, 0.8, 0.2, 0.3])
+    table = TABLE.assign(case_id=TABLE.patient_id)
+    values = np.stack([1 - positive, positive], 1)
+    rows = predictions.rows(Classification(CLASSES), "any", table, values).assign(fold=1)
+    clam_tables.write_splits(tmp_path / "clam", TABLE, CLASSES)
+    clam_tables.write_results(tmp_path / "clam/results", rows, CLASSES, [{}])
+    exec(code.replace('"clam/', f'"{tmp_path}/clam/'), {})
+    assert capsys.readouterr().out == "1 1.0\n"
