@@ -9,6 +9,8 @@ from lrmil_jax import heads, methods, tasks
 from lrmil_jax.config import flatten
 from lrmil_jax.data import leaks
 from lrmil_jax.errors import ConfigError
+from lrmil_jax.interchange import registry
+from lrmil_jax.methods import given_features
 
 
 def _one_of(*choices: str) -> Callable[[Any], bool]:
@@ -115,6 +117,7 @@ _CHECKS = {
     "evaluate.timed_slides": _range(0, _INFINITE),
     "report.heatmaps": _range(0, _INFINITE),
     "report.tiles": _range(1, 100),
+    "export.features": _one_of("hr", "lr", "distilled"),
     "synthetic.slides": _range(0, 1_000_000),
     "synthetic.size_px": _range(256, 100_000),
     "synthetic.tiles_per_class": _range(2, 1_000_000),
@@ -154,7 +157,11 @@ def validate(config: ConfigDict, stages: Sequence[str] = ()) -> None:
     _heads(config)
     _task(config)
     _fits_together(config)
+    registry.create(config.export.format)
+    if config.data.features_format != registry.AUTO:
+        registry.create(config.data.features_format)
     if list(stages) != ["pretrain"]:
+        given_features.check(config, methods.of(config).bags)
         methods.of(config).check(config)
 
 

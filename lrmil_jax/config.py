@@ -86,6 +86,13 @@ def _slides(config: ConfigDict) -> None:
     config.data = data = ConfigDict()
     data.labels = placeholder(str)  # label CSV; unset needs synthetic.slides > 0
     data.slides = placeholder(str)  # folder of slides
+    # Folder of HR features that another tool extracted, in place of slides; and of LR features,
+    # without which stage 1 of LRMIL reads data.slides. Method mil_lr needs LR features alone.
+    data.features = placeholder(str)
+    data.features_lr = placeholder(str)
+    # The tool, which is else told by what the folder holds: "trident", "clam", "stamp",
+    # "slideflow", "slide2vec", "atlaspatch" (or "atlaspatch/ENCODER"), "npy", "npz", "pt".
+    data.features_format = "auto"
     # Tiles, one folder a class, for `pretrain` and `zero_shot`; their patients in a patients.csv
     # (tile, patient_id) or, for `pretrain`, as folders: <class>/<patient>/tile.png.
     data.tiles = placeholder(str)
@@ -95,7 +102,8 @@ def _slides(config: ConfigDict) -> None:
     data.slide_table = placeholder(str)  # STAMP's slide table, where data.labels is its clini table
     # Columns of train, val, test in the label table, a fold each; empty: fold_1, ..., or `split`.
     data.split_columns = ()
-    data.splits = placeholder(str)  # file of splits instead: STAMP's splits.json
+    # Splits instead: STAMP's splits.json, or CLAM's folder of splits_<k>.csv.
+    data.splits = placeholder(str)
     # Folds that are made keep whole sites in one split: a column, or "tcga", the barcode's code.
     data.site = placeholder(str)
     # Share of a fold's training patients that choose the checkpoint where the fold has no val;
@@ -255,6 +263,10 @@ def _results(config: ConfigDict) -> None:
     config.report = report = ConfigDict()
     report.heatmaps = 4  # test slides per fold drawn with the student's attention
     report.tiles = 6  # tiles of each class drawn by `zero_shot`, those that score highest
+
+    config.export = export = ConfigDict()  # of `--stages export`
+    export.format = "trident"  # any of data.features_format
+    export.features = "hr"  # or "lr" of the encoder as it is, or "distilled", LR of every fold
 
     config.synthetic = synthetic = ConfigDict()
     synthetic.slides = 0  # procedural slides made when data.labels is unset

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import importlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 from types import ModuleType
 
@@ -15,7 +16,7 @@ from lrmil_jax.data import subgroups
 from lrmil_jax.errors import WorkdirError
 from lrmil_jax.methods import delivery
 from lrmil_jax.models import trained
-from lrmil_jax.workspace import claims, cohorts, statuses
+from lrmil_jax.workspace import claims, cohorts, foreign, statuses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,16 +68,17 @@ STAGES = {
         Stage("encode_hr", keys=("encoder.name", "encoder.weights", "encoder.dtype",
                                  "features.dtype"),
               after=("pretrain", "prepare"), by_slide=True),
-        Stage("teacher", keys=("teacher.",), after=("encode_hr",), per_fold=True,
-              looks_again=True),
+        Stage("import_features", keys=("features.dtype",), after=("prepare",), by_slide=True),
+        Stage("teacher", keys=("teacher.",), after=("encode_hr", "import_features"),
+              per_fold=True, looks_again=True),
         Stage("distill", keys=("distill.",), after=("teacher",), per_fold=True),
         Stage("encode_lr", after=("distill",), per_fold=True, looks_again=True),
         Stage("student", keys=("student.",), except_keys=("student.no_distillation",),
-              after=("encode_lr",), per_fold=True),
+              after=("teacher", "encode_lr"), per_fold=True),
         Stage("baseline", keys=("student.", "encoder.name", "encoder.weights", "encoder.dtype",
                                 "features.dtype"),
-              except_keys=_TEACHING, after=("pretrain", "prepare"), per_fold=True,
-              looks_again=True),
+              except_keys=_TEACHING, after=("pretrain", "prepare", "import_features"),
+              per_fold=True, looks_again=True),
         Stage("text", keys=("text.",), after=("pretrain", "prepare"), own_inputs=True,
               own_checks=True),
         Stage("align", keys=("align.", "encoder.dtype", "features.dtype"), after=("text",),
@@ -89,12 +91,17 @@ STAGES = {
               after=("teacher", "student", "baseline", "mil"), per_fold=True),
         Stage("report", keys=("report.", "deliver"),
               after=("evaluate", "teacher", "student", "baseline", "mil")),
+        Stage("export", keys=("export.",), by_slide=True),
         Stage("zero_shot", keys=("text.", "encoder.name", "encoder.weights", "encoder.dtype",
                                  "data.tiles", "data.classes", "report.tiles", "synthetic.",
                                  "geometry.patch_px", "seed"),
               own_inputs=True, own_checks=True),
     )
 }  # fmt: skip
+
+
+# What makes HR features, and what reads LR tiles to distil an encoder.
+_MAKE_HR, _READ_LR = ("pretrain", "encode_hr"), ("distill", "encode_lr")
 
 
 def module(stage: Stage) -> ModuleType:
@@ -113,8 +120,25 @@ def check(config: ConfigDict, workdir: Path, stage: Stage, classes: tuple[str, .
 
 
 def stage_names(config: ConfigDict) -> tuple[str, ...]:
-    """The stages of the config's method, in order."""
-    return methods.of(config).stage_names(config)
+    """The stages of the config's method, in order; with features of another tool, one that takes
+    them over instead of those that would make them."""
+    names = methods.of(config).stage_names(config)
+    if not foreign.given(config):
+        return names
+    left_out = _MAKE_HR if foreign.reads_slides(config) else (*_MAKE_HR, *_READ_LR)
+    names = tuple(name for name in names if name not in left_out)
+    after = names.index("prepare") + 1
+    return (*names[:after], "import_features", *names[after:])
+
+
+def with_inputs(config: ConfigDict, names: Collection[str]) -> set[str]:
+    """These stages, and all that come before them in the config's method."""
+    order = stage_names(config)
+    wanted = set(names)
+    for name in names:
+        before = (one for one in STAGES[name].after if one in order)
+        wanted |= with_inputs(config, tuple(before))
+    return wanted
 
 
 def folds(config: ConfigDict, stage: Stage) -> tuple[int | None, ...]:
@@ -142,20 +166,29 @@ def fingerprint(config: ConfigDict, workdir: Path, stage: Stage, fold: int | Non
     content = {
         "stage": stage.name,
         "fold": fold,
-        "keys": {key: flat[key] for key in needed_keys(flat, stage)},
+        "keys": {key: flat[key] for key in needed_keys(flat, stage, _possible_names(config))},
         "inputs": _inputs(config, workdir, stage, fold),
     }
     text = json.dumps(content, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def needed_keys(flat: dict, stage: Stage) -> list[str]:
-    """The keys that a stage's result depends on, through the stages before it too."""
+def _possible_names(config: ConfigDict) -> Collection[str]:
+    return stage_names(config) if foreign.given(config) else methods.of(config).stages
+
+
+def needed_keys(flat: dict, stage: Stage, names: Collection[str]) -> list[str]:
+    """The keys that a stage's result depends on, through the stages before it too.
+
+    Args:
+      flat: the config.
+      stage: of which.
+      names: the stages that there may be before it.
+    """
     own = (key for key in flat if key.startswith(stage.keys))
     keys = {key for key in own if not key.startswith(stage.except_keys)}
-    stages = methods.METHODS[flat["method"]].stages
-    before = (STAGES[name] for name in stage.after if name in stages)
-    return sorted(keys.union(*(needed_keys(flat, one) for one in before)))
+    before = (STAGES[name] for name in stage.after if name in names)
+    return sorted(keys.union(*(needed_keys(flat, one, names) for one in before)))
 
 
 def _inputs(config: ConfigDict, workdir: Path, stage: Stage, fold: int | None) -> dict:
@@ -171,8 +204,9 @@ def _inputs(config: ConfigDict, workdir: Path, stage: Stage, fold: int | None) -
     columns += [name for name in ("measured_as",) if name in cohort.table]
     sources = [statuses.read(workdir, name)["source"] for name in cohort.table.slide_id]
     claimed = claims.read(workdir).get("encoder")
-    if claimed is None and "encode_hr" in stage_names(config):
-        raise WorkdirError(f"{workdir} has no HR features yet; run --stages encode_hr first")
+    maker = next((s for s in ("encode_hr", "import_features") if s in stage_names(config)), None)
+    if claimed is None and maker is not None:
+        raise WorkdirError(f"{workdir} has no HR features yet; run --stages {maker} first")
     if cohort.task.pooling != tasks.POOLINGS[0]:
         own = own | {"pooling": cohort.task.pooling}
     return own | {
@@ -186,7 +220,7 @@ def _own_inputs(config: ConfigDict, stage: Stage) -> dict:
     """What the stage, and those before it, read from files that no other input names."""
     found = {}
     for name in stage.after:
-        if name in methods.of(config).stages:
+        if name in _possible_names(config):
             found |= _own_inputs(config, STAGES[name])
     if stage.own_inputs:
         found |= {stage.name: module(stage).inputs(config)}

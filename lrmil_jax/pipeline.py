@@ -21,9 +21,19 @@ from lrmil_jax import encoders, files, graph, methods
 from lrmil_jax.data import splits
 from lrmil_jax.errors import ConfigError, WorkdirError
 from lrmil_jax.models import loading, trained
-from lrmil_jax.workspace import claims, cohorts, layout, lesions, pretrain_tiles, statuses
+from lrmil_jax.workspace import (
+    claims,
+    cohorts,
+    foreign,
+    layout,
+    lesions,
+    pretrain_tiles,
+    statuses,
+)
 
 log = logging.getLogger(__name__)
+
+_EXPORT = "export"  # belongs to no method: whoever wants files for another tool asks for it
 
 
 def choose_stages(config: ConfigDict, names: list[str]) -> list[graph.Stage]:
@@ -33,13 +43,17 @@ def choose_stages(config: ConfigDict, names: list[str]) -> list[graph.Stage]:
       ConfigError: a name that is no stage of this method.
     """
     order = graph.stage_names(config)
-    unknown = [name for name in names if name not in order]
+    unknown = [name for name in names if name not in (*order, _EXPORT)]
     if unknown:
         raise ConfigError(
             f"--stages has {unknown[0]!r}; the stages of method {config.method} are "
-            f"{', '.join(order)}, and predict and check run on their own"
+            f"{', '.join(order)}; export may be asked for too, predict and check run on their own"
         )
-    return [graph.STAGES[name] for name in order if not names or name in names]
+    wanted = set(names or order)
+    if foreign.given(config) and not foreign.reads_slides(config):  # none of them takes long
+        wanted = graph.with_inputs(config, wanted)
+        wanted |= {"prepare", "import_features"}
+    return [graph.STAGES[name] for name in (*order, _EXPORT) if name in wanted]
 
 
 def run(config: ConfigDict, workdir: Path, names: list[str], donors: Sequence[Path] = ()) -> int:
@@ -58,7 +72,7 @@ def run(config: ConfigDict, workdir: Path, names: list[str], donors: Sequence[Pa
     stages = choose_stages(config, names)
     cohorts.forget()
     pretrain_tiles.forget()
-    encodes = any(stage.name != "prepare" for stage in stages)
+    encodes = any(stage.name not in ("prepare", _EXPORT) for stage in stages)
     trained.preflight(config, encodes=encodes)
     methods.of(config).preflight(config, encoders.create(config.encoder.name))
     lesions.masks_folder(config, workdir)
@@ -203,7 +217,8 @@ def _refuse_other_cohort(config: ConfigDict, workdir: Path) -> None:
     record = workdir / "config.json"
     made = json.loads(record.read_text()) if record.is_file() else {}
     flat = json.loads(json.dumps(configuration.flatten(config)))
-    keys = [key for key in graph.needed_keys(flat, stage) if flat[key] != made.get(key)]
+    needed = graph.needed_keys(flat, stage, graph.stage_names(config))
+    keys = [key for key in needed if flat[key] != made.get(key)]
     what = ": the files of data.tiles or data.captions have changed"
     if keys:
         what = f": {keys[0]} was {made.get(keys[0])!r}, now it is {flat[keys[0]]!r}"

@@ -15,10 +15,11 @@ from lrmil_jax.data import labels as label_csv
 from lrmil_jax.data import leaks, slide_files, splits
 from lrmil_jax.data.regions import inspect_slide
 from lrmil_jax.errors import UserError
+from lrmil_jax.interchange import slides as slides_of_features
 from lrmil_jax.methods import delivery
 from lrmil_jax.models import trained
 from lrmil_jax.train.encode import BatchEncoder, Encoder
-from lrmil_jax.workspace import cohorts, lesions, pretrain_tiles, twins
+from lrmil_jax.workspace import cohorts, foreign, lesions, pretrain_tiles, twins
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +50,9 @@ def run(config: ConfigDict, workdir: Path) -> int:
                 problems, lambda stage=stage: graph.check(config, workdir, stage, cohort.classes)
             )
         _attempt(problems, lambda: method.check_cohort(config, workdir, cohort))
-    encoder = _attempt(problems, lambda: _encoder(config, workdir))
-    blocks = None
+    encoder = blocks = None
+    if foreign.reads_slides(config):
+        encoder = _attempt(problems, lambda: _encoder(config, workdir))
     if encoder is not None:
         blocks = _attempt(problems, lambda: method.layers(config, encoder.module))
     _attempt(problems, lambda: _regions_claim(config, workdir))
@@ -59,10 +61,10 @@ def run(config: ConfigDict, workdir: Path) -> int:
         table = cohort.table
     else:
         table = _listed_slides(config, problems)
-    good = _inspect(config, workdir, table, problems)
-    if cohort is not None:
+    good = _inspect(config, workdir, table, problems) if len(table) else []
+    if cohort is not None and not foreign.given(config):
         _attempt(problems, lambda: _refuse_twins(config, cohort, good))
-    if good and encoder is not None and blocks is not None:
+    if good and encoder is not None and blocks is not None and not foreign.given(config):
         problems += _log_cost(config, workdir, good, encoder, blocks)
     return _tell(problems)
 
@@ -80,6 +82,8 @@ def _listed_slides(config: ConfigDict, problems: list[str]) -> pd.DataFrame:
     data = config.data
     if data.labels is None or not Path(data.labels).is_file():
         return pd.DataFrame()
+    if foreign.given(config):
+        return pd.DataFrame()  # whose files are found by the CSV's own names
     sources = cohorts.label_sources(config)
     problems += label_csv.problems(sources, cohorts.read_task(config))
     listed = _attempt(
@@ -95,11 +99,15 @@ def _inspect(
     jobs = cohorts.slide_jobs(config, workdir, table)
     if not jobs:
         return []
-    slides = processes.map_jobs(inspect_slide, jobs, workers=config.prepare.workers, label="check")
+    inspect = slides_of_features.inspect_slide if foreign.given(config) else inspect_slide
+    slides = processes.map_jobs(inspect, jobs, workers=config.prepare.workers, label="check")
     problems += [f"slide {slide['slide_id']}: {slide['reason']}" for slide in slides
                  if slide["reason"]]  # fmt: skip
     good = [slide for slide in slides if slide["status"] == "ok"]
     for slide in good:
+        if foreign.given(config):
+            _log_features(slide)
+            continue
         log.info(
             "%s: %.4f um/px (%s), %d x %d px, %d LR and %d HR patches",
             slide["slide_id"], slide["mpp"], slide["mpp_source"], *slide["dimensions"],
@@ -114,6 +122,15 @@ def _refuse_twins(config: ConfigDict, cohort: label_csv.Cohort, good: list[dict]
     paths = dict(zip(cohort.table.slide_id, cohort.table.path, strict=True))
     sentence = leaks.across_splits(twins.find(slides, paths), cohort.table, cohorts.source(config))
     leaks.tell(sentence, config.data.leaks)
+
+
+def _log_features(slide: dict) -> None:
+    size = "um/px unknown" if slide["mpp"] is None else f"{slide['mpp']:.4f} um/px"
+    log.info(
+        "%s: %s, %d LR and %d HR patches%s",
+        slide["slide_id"], size, slide["lr_patches"], slide["hr_patches"],
+        f" without exact LR parents: {slide['why_no_parents']}" if slide["why_no_parents"] else "",
+    )  # fmt: skip
 
 
 def _attempt(problems: list[str], function):

@@ -14,8 +14,9 @@ PACKAGE = Path(lrmil_jax.__file__).parent
 ORDER = (
     *("main", "preflight", "studies", "pipeline", "graph", "checks"),
     *("stages", "methods", "models", "report", "workspace", "train", "tasks"),
-    *("selection", "distill", "evals", "heads", "patches", "encoders", "data", "slides"),
-    *("config", "arrays", "types", "processes", "progress", "files", "errors"),
+    *("selection", "distill", "interchange", "evals", "heads", "patches", "encoders", "data"),
+    *("slides", "config", "arrays", "types", "processes", "progress", "torch_files", "files"),
+    "errors",
 )
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
@@ -56,7 +57,10 @@ def test_no_stage_imports_a_stage():
         assert not [module for module in imported(path) if module.startswith("lrmil_jax.stages")]
 
 
-WITHOUT_JAX = ("main", "data.regions", "slides.synthetic", "report.prediction")
+WITHOUT_JAX = (
+    *("main", "data.regions", "slides.synthetic", "report.prediction"),
+    "interchange.slides",
+)
 
 
 @pytest.mark.parametrize("module", WITHOUT_JAX)

@@ -232,8 +232,10 @@ def test_flatten_names_every_leaf_once():
 def test_every_config_key_reaches_some_stage():
     """A key that no stage's fingerprint knows could be changed without any effect."""
     prefixes = {key for stage in graph.STAGES.values() for key in stage.keys}
-    # What changes speed or what is kept, but no result; or which stages run at all.
-    free = ("method", "folds", "data.labels", "data.slides", "encoder.batch", "encoder.threads",
+    # What changes speed or what is kept, but no result; which stages run at all; and files, whose
+    # content is an input of every stage.
+    free = ("method", "folds", "data.labels", "data.slides", "data.features", "data.splits",
+            "encoder.batch", "encoder.threads",
             "encoder.fsdp", "encoder.workers", "features.rows", "prepare.workers",
             "prepare.keep_hr", "study.",
             # These act on the cohort's table, which is an input of every stage after `prepare`.

@@ -11,7 +11,7 @@ import safetensors.numpy
 from jaxtyping import Bool, Float, Int
 
 from lrmil_jax import files
-from lrmil_jax.data import schema, source, writer
+from lrmil_jax.data import schema, writer
 from lrmil_jax.errors import DataError
 
 _SUMMED = 256  # rows summed in f32 before the sum goes to f64
@@ -48,7 +48,7 @@ class SlideFeatures:
         def convert(values):
             with np.errstate(over="ignore"):
                 converted = values.astype(target)
-            if not np.isfinite(converted.astype(np.float32)).all():
+            if not np.isfinite(converted).all():
                 raise DataError(
                     f"features of slide {slide_id} do not fit {dtype} (not finite); "
                     "set features.dtype=bfloat16, or check the encoder's weights"
@@ -82,7 +82,7 @@ def write(path: Path, slide_id: str, rows: SlideFeatures, *, dtype: str, block: 
     Args:
       path: the ArrayRecord file.
       slide_id: kept in every record.
-      rows: the features, sorted by parent.
+      rows: the features, sorted by parent where `block` is None.
       dtype: "float16" or "bfloat16".
       block: rows a record; None makes one record per LR patch, so that a training example of
         stage 1 is one read.
@@ -191,6 +191,12 @@ def moments(paths: Sequence[Path], name: str) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.maximum(squares - np.square(mean), 0.0)
 
 
+def _read_rows(path: Path, parser: schema.RecordParser) -> dict[str, np.ndarray]:
+    from lrmil_jax.data import source  # late: Grain brings JAX, for which no worker is to wait
+
+    return source.read_rows(path, parser)
+
+
 class FeatureStore:
     """The bags of some slides: their sizes now, their rows when asked for.
 
@@ -212,17 +218,21 @@ class FeatureStore:
         self._rows = parser(("embedding", "xy", "parent", "child", "child_mask"))
         self.sizes = np.array([read_index(path)["rows"].sum() for path in self._paths], np.int64)
 
+    def path(self, slide: int) -> Path:
+        """The file of the slide at this place in the order."""
+        return self._paths[slide]
+
     def embedding(self, slide: int) -> Float[np.ndarray, "n D"]:
         """Features of the slide at this place in the order, as stored."""
-        return source.read_rows(self._paths[slide], self._embedding)["embedding"]
+        return _read_rows(self._paths[slide], self._embedding)["embedding"]
 
     def places(self, slide: int) -> dict[str, np.ndarray]:
         """xy, parent and child of the rows."""
-        return source.read_rows(self._paths[slide], self._places)
+        return _read_rows(self._paths[slide], self._places)
 
     def rows(self, slide: int) -> SlideFeatures:
         """All that is stored of the slide, as `write` takes it."""
-        return SlideFeatures(**source.read_rows(self._paths[slide], self._rows))
+        return SlideFeatures(**_read_rows(self._paths[slide], self._rows))
 
     def statistics(self, slides: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Mean and SD [D] of all patches of some slides."""

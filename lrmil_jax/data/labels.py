@@ -136,7 +136,11 @@ def read_slides(sources: Sources, read_task: ReadTask) -> tuple[Rows, typing.Any
     task, targets = read_task.read(frame, str(labels), rows.data)
     table = pd.concat([table, targets.set_axis(table.index)], axis=1)
     paths = tables.with_blanks(frame["path"]) if "path" in frame else None
-    table["path"] = slide_files.resolve(table, paths, sources.slides, labels)
+    if sources.stand_ins is None:
+        table["path"] = slide_files.resolve(table, paths, sources.slides, labels)
+    else:
+        files = (slide_files.named(sources.stand_ins, name) or name for name in table.slide_id)
+        table["path"] = list(map(str, files))
     table["mpp"] = slide_files.read_mpp(frame, labels)
     if "pool" in frame:
         table["pool"] = tables.with_blanks(frame["pool"])

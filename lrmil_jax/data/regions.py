@@ -7,7 +7,7 @@ bounded by one region whatever the slide's size.
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import imagecodecs
@@ -23,10 +23,11 @@ from lrmil_jax.slides import lattice, likeness, open_slide, tissue
 
 @dataclasses.dataclass
 class SlidePlan:
-    """An open slide with its tissue and lattice: all that is known before patches are read."""
+    """An open slide with its tissue and lattice: all that is known before patches are read; no
+    tissue where another tool has chosen the patches."""
 
     slide: object
-    tissue: tissue.Tissue
+    tissue: tissue.Tissue | None
     lattice: lattice.Lattice
     seconds: float
 
@@ -140,8 +141,17 @@ def tile_slide(job: SlideJob) -> dict:
     Raises:
       WorkdirError: the disk is full or read-only, which concerns every slide.
     """
+    return attempt(job, _tile)
+
+
+def attempt(job: SlideJob, work: Callable[[SlideJob], dict]) -> dict:
+    """What `work` finds out of a slide is kept as its status; a bad slide fails, and never raises.
+
+    Raises:
+      WorkdirError: the disk is full or read-only, which concerns every slide.
+    """
     try:
-        status = _tile(job)
+        status = work(job)
     except WorkdirError:
         raise
     except SlideError as error:
@@ -168,15 +178,26 @@ def _keep_status(job: SlideJob, status: dict) -> dict:
 
 
 def _tile(job: SlideJob) -> dict:
-    settings = job.settings
-    plan = plan_slide(job.path, mpp=job.mpp, settings=settings)
-    start = time.perf_counter()
+    return write_planned(job, plan_slide(job.path, mpp=job.mpp, settings=job.settings))
+
+
+def write_planned(job: SlideJob, plan: SlidePlan) -> dict:
+    """Writes the regions of an open slide, and closes it.
+
+    Returns:
+      The slide's status, see `tile_slide`.
+
+    Raises:
+      SlideError: none of the patches could be decoded.
+    """
+    settings, start = job.settings, time.perf_counter()
     unreadable: list[dict] = [
         {"what": "thumbnail", "xy": [int(x), int(y)], "side": int(side)}
-        for x, y, side in plan.tissue.unreadable
+        for x, y, side in (plan.tissue.unreadable if plan.tissue is not None else ())
     ]
     with plan.slide as slide:
-        _write_pictures(job, plan)
+        if plan.tissue is not None:
+            _write_pictures(job, plan)
         examples = (
             _region(slide, plan.lattice, index, settings, unreadable)
             for index in range(len(plan.lattice.lr_xy))

@@ -1,7 +1,7 @@
 """The slide files that a table names: by path, or by name in the slide folder."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -80,17 +80,14 @@ def resolve(
     Raises:
       DataError: slides that are not there, or one file named twice.
     """
-    named = ["" if pd.isna(path) else path for path in given] if given is not None else []
-    named = named or [""] * len(table)
-    sought = [name for name, own in zip(table.slide_id, named, strict=True) if not own]
+    written = ["" if pd.isna(path) else path for path in given] if given is not None else []
+    written = written or [""] * len(table)
+    sought = [name for name, own in zip(table.slide_id, written, strict=True) if not own]
     names = {*sought, *map(without_suffix, sought)}
     found = find(slides, names) if slides is not None and names else {}
     paths, unknown = [], []
-    for slide_id, own in zip(table.slide_id, named, strict=True):
-        if own:
-            path = (slides or labels.parent) / own
-        else:
-            path = found.get(slide_id, found.get(without_suffix(slide_id)))
+    for slide_id, own in zip(table.slide_id, written, strict=True):
+        path = (slides or labels.parent) / own if own else named(found, slide_id)
         if path is None or not path.exists():
             unknown.append(slide_id if path is None else str(path))
         paths.append(slide_id if path is None else str(path))
@@ -104,6 +101,11 @@ def resolve(
     if twice:
         raise DataError(f"{labels} names the slide file {twice[0]} more than once; keep one row")
     return paths
+
+
+def named(paths: Mapping[str, Path], slide_id: str) -> Path | None:
+    """The file of a slide, whose id may have the suffix of a slide file; None if there is none."""
+    return paths.get(slide_id, paths.get(without_suffix(slide_id)))
 
 
 def without_suffix(slide_id: str) -> str:

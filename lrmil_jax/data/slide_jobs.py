@@ -46,6 +46,19 @@ class SlideJob:
         """What is known of the slide, as JSON."""
         return self.folder / f"{self.slide_id}.json"
 
+    def is_complete(self, status: dict | None) -> bool:
+        """Whether the regions are there, and are those of the file as it is now.
+
+        A failed slide is tried again: it costs little, and its file or the reader may be mended.
+        """
+        return (
+            status is not None
+            and status["status"] == "ok"
+            and status["source"] == self.source()
+            and self.shard.is_file()
+            and (not status["hr"] or self.mosaics.is_file())
+        )
+
     def source(self) -> dict:
         """What must be the same for the regions on disk to be this slide's."""
         return {**file_identity(self.path), "mpp": self.mpp}

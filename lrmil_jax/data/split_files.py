@@ -1,4 +1,4 @@
-"""Splits kept in a file beside the label table: STAMP's `splits.json`."""
+"""Splits kept beside the label table: STAMP's `splits.json`, CLAM's folder of `splits_<k>.csv`."""
 
 import json
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from lrmil_jax.data import clam_splits
 from lrmil_jax.errors import DataError
 
 _PARTS = (("train", "train_patients"), ("val", "val_patients"), ("test", "test_patients"))
@@ -18,13 +19,15 @@ def with_splits(frame: pd.DataFrame, path: Path, labels: Path) -> pd.DataFrame:
     Args:
       frame: with `patient_id`; a patient that no part of a split names is not in that fold.
       path: the file, {"splits": [{"train_patients": [..], "test_patients": [..]}, ..]}; a part
-        `val_patients` is read too.
+        `val_patients` is read too. Or the folder, see `clam_splits.read`.
       labels: the label table, for messages.
 
     Raises:
       DataError: it cannot be read, splits and table name other patients, or a patient is in two
         parts.
     """
+    if path.is_dir():
+        return clam_splits.with_splits(frame, path, labels)
     made = {}
     for number, parts in enumerate(_read(path), 1):
         column = np.full(len(frame), "", dtype=object)

@@ -1,7 +1,6 @@
 """Tensors in files: safetensors, read one by one, and PyTorch's own, where PyTorch is there."""
 
 import json
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from lrmil_jax import files
+from lrmil_jax import files, torch_files
 from lrmil_jax.errors import WeightsError
 from lrmil_jax.types import AnyArray
 
@@ -100,25 +99,9 @@ class _LazyTensor:
 
 def _open_torch(path: Path) -> Tensors:
     """Tensors of a PyTorch state dict, by PyTorch's loader that runs no code of the file."""
-    try:
-        import torch
-    except ImportError as error:
-        raise WeightsError(
-            f"{path} is a PyTorch file, which only PyTorch reads: pip install 'lrmil_jax[torch]', "
-            "or convert it to safetensors."
-        ) from error
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of old formats; what matters is raised
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle's, zip's and PyTorch's own, all for broken files
-        reason = str(error).strip().split("\n")[0][:160]
-        archive = "torchscript" in str(error).lower()
-        hint = "it is a TorchScript archive" if archive else "copy or download it again"
-        raise WeightsError(
-            f"{path} holds no PyTorch weights that can be read without running its code "
-            f"({reason}): {hint}, or use the publisher's safetensors file."
-        ) from error
+    otherwise = "use the publisher's safetensors file"
+    checkpoint = torch_files.load(path, error=WeightsError, what="weights", otherwise=otherwise)
+    tensor = torch_files.library(path, error=WeightsError, otherwise=otherwise).Tensor
     for wrapper in _WRAPPERS:
         if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(wrapper), Mapping):
             checkpoint = checkpoint[wrapper]
@@ -127,7 +110,7 @@ def _open_torch(path: Path) -> Tensors:
             f"{path} is a PyTorch file, but no state dict (it holds a "
             f"{type(checkpoint).__name__}): give the file with the model's weights."
         )
-    non_tensor = next((k for k, v in checkpoint.items() if not isinstance(v, torch.Tensor)), None)
+    non_tensor = next((k for k, v in checkpoint.items() if not isinstance(v, tensor)), None)
     if non_tensor is not None:
         raise WeightsError(
             f"{path} is a PyTorch file, but no state dict: {non_tensor!r} is a "

@@ -3,6 +3,9 @@
 import numpy as np
 from jaxtyping import Float, Int
 
+from lrmil_jax.data.schema import NO_PLACE
+from lrmil_jax.errors import DataError
+
 
 def in_patches(xy: Int[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
     """Places of a bag's patches in units of patches, from 0.
@@ -12,9 +15,17 @@ def in_patches(xy: Int[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
 
     Args:
       xy: level-0 px.
+
+    Raises:
+      DataError: the patches came from another tool, without coordinates.
     """
     if not len(xy):
         return np.zeros((0, 2), np.float32)
+    if xy[0, 0] == NO_PLACE:
+        raise DataError(
+            "the features have no coordinates, which this head needs; choose a head without "
+            "positions, such as gated_abmil, or give features with coordinates"
+        )
     steps = [np.diff(np.unique(axis)) for axis in xy.T]
     step = min((int(each.min()) for each in steps if each.size), default=1)
     return ((xy - xy.min(0)) / step).astype(np.float32)

@@ -12,15 +12,15 @@ from lrmil_jax import config as configuration
 from lrmil_jax import files, methods
 from lrmil_jax.data import splits
 from lrmil_jax.models import model_folder
-from lrmil_jax.workspace import claims, cohorts, layout, stage_files, twins
+from lrmil_jax.workspace import claims, cohorts, foreign, layout, stage_files, twins
 
 log = logging.getLogger(__name__)
 
 
 def members(config: ConfigDict) -> tuple[int, ...]:
     """The folds whose models are delivered: one, or those of an ensemble; () if the method has no
-    model to deliver."""
-    if methods.of(config).main is None:
+    model to deliver, or none that could read a slide."""
+    if methods.of(config).main is None or not foreign.reads_slides(config):
         return ()
     if config.deliver == "ensemble" or config.folds == 1:
         return tuple(range(1, config.folds + 1))
@@ -44,7 +44,7 @@ def export(config: ConfigDict, workdir: Path, fold: int, *, stage: str) -> None:
     """
     method = methods.of(config)
     folder = layout.stage_folder(workdir, stage, fold) / "model"
-    if stage != method.main.stage or (folder / "model.json").is_file():
+    if not members(config) or stage != method.main.stage or (folder / "model.json").is_file():
         return
     flat = configuration.flatten(config)
     prepare = ("prepare.reader", "prepare.tissue_mpp", "prepare.min_tissue")
@@ -75,7 +75,7 @@ def deliver(
     chosen: Sequence[tuple[Mapping[str, float], float | None]],
 ) -> None:
     """Makes `workdir/model`: the final model, that of the only fold, or the folds' ensemble, whose
-    probabilities `predict` averages.
+    probabilities `predict` averages; nothing where there is no model to deliver.
 
     Args:
       config, workdir: of the run.
@@ -84,7 +84,10 @@ def deliver(
     """
     target, fresh = workdir / "model", workdir / ".model.new"
     shutil.rmtree(fresh, ignore_errors=True)
-    stage, folds = methods.of(config).main.stage, members(config)
+    folds = members(config)
+    if not folds:
+        return
+    stage = methods.of(config).main.stage
     with files.disk_errors(workdir):
         hashes: dict[str, str] = {}
         for fold in folds:

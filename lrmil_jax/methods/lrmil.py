@@ -14,7 +14,7 @@ from lrmil_jax.errors import ConfigError
 from lrmil_jax.methods.method import ComparedModel, Method
 from lrmil_jax.methods.mil import TEACHER, UNDISTILLED
 from lrmil_jax.models import trained
-from lrmil_jax.workspace import feature_sets, layout, stage_files
+from lrmil_jax.workspace import feature_sets, foreign, layout
 
 log = logging.getLogger(__name__)
 
@@ -22,8 +22,7 @@ log = logging.getLogger(__name__)
 def _features(
     config: ConfigDict, workdir: Path, fold: int, slide_ids: Sequence[str]
 ) -> FeatureStore:
-    folder = stage_files.distilled_folder(workdir, fold)
-    return feature_sets.open_store(config, workdir, folder, slide_ids)
+    return feature_sets.student_store(config, workdir, fold, slide_ids)
 
 
 STUDENT = ComparedModel(
@@ -37,6 +36,7 @@ class Lrmil(Method):
     """Training reads HR and LR patches, prediction LR patches alone."""
 
     name = "lrmil"
+    bags = ("hr", "lr")
     stages = (
         *("pretrain", "prepare", "encode_hr", "teacher", "distill", "encode_lr", "student"),
         *("baseline", "evaluate", "report"),
@@ -62,8 +62,18 @@ class Lrmil(Method):
     def layers(self, config: ConfigDict, module) -> tuple[int, ...]:
         return trained.layers(config, module)
 
+    def check(self, config: ConfigDict) -> None:
+        super().check(config)
+        stage_one = foreign.given(config) and foreign.reads_slides(config)
+        if stage_one and config.distill.lambda_layer:
+            raise ConfigError(
+                "distill.lambda_layer is of CLS at the encoder's blocks, which other tools do not "
+                "keep: set distill.lambda_layer=0, or leave data.features away"
+            )
+
     def preflight(self, config: ConfigDict, module) -> None:
-        self.layers(config, module)
+        if foreign.reads_slides(config):
+            self.layers(config, module)
         student, name = heads.find(config.student.head), config.student.head
         if not student.has_attention and (config.student.lambda_soft or config.student.lambda_hard):
             raise ConfigError(

@@ -64,6 +64,7 @@ class Method:
       main: the model that it is about and delivers; None if it trains none.
       gap: models, low and high, between which the main one stands, or None.
       has_budgets: `study.budgets` can ask for it at several.
+      bags: resolutions, "hr" and "lr", of which it can take the features of another tool.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Method:
     main: ComparedModel | None = None
     gap: tuple[ComparedModel, ComparedModel] | None = None
     has_budgets: bool = False
+    bags: tuple[str, ...] = ()
 
     def stage_names(self, config: ConfigDict) -> tuple[str, ...]:
         """The stages of this config, in order."""

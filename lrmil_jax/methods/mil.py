@@ -10,7 +10,7 @@ from lrmil_jax.data.features import FeatureStore
 from lrmil_jax.methods.method import ComparedModel, Method
 from lrmil_jax.models import loading, trained
 from lrmil_jax.train.encode import Encoder
-from lrmil_jax.workspace import cohorts, feature_sets, stage_files
+from lrmil_jax.workspace import cohorts, feature_sets
 
 
 def _hr_features(
@@ -22,8 +22,7 @@ def _hr_features(
 def _lr_features(
     config: ConfigDict, workdir: Path, fold: int, slide_ids: Sequence[str]
 ) -> FeatureStore:
-    folder = stage_files.undistilled_folder(workdir)
-    return feature_sets.open_store(config, workdir, folder, slide_ids)
+    return feature_sets.undistilled_store(config, workdir, slide_ids)
 
 
 def _lr_encoder(config: ConfigDict, workdir: Path) -> Encoder:
@@ -60,6 +59,7 @@ class HighMil(_Mil):
     """Every HR patch is read."""
 
     name = "mil"
+    bags = ("hr",)
     stages = ("pretrain", "prepare", "encode_hr", "teacher", "evaluate", "report")
     main = TEACHER
 
@@ -68,5 +68,6 @@ class LowMil(_Mil):
     """LR patches alone are read."""
 
     name = "mil_lr"
+    bags = ("lr",)
     stages = ("pretrain", "prepare", "baseline", "evaluate", "report")
     main = UNDISTILLED

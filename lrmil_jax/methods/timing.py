@@ -11,7 +11,7 @@ from lrmil_jax.data import slide_files
 from lrmil_jax.models import model_folder
 from lrmil_jax.models.slide_model import SlideModel
 from lrmil_jax.progress import progress
-from lrmil_jax.workspace import cohorts, layout
+from lrmil_jax.workspace import cohorts, foreign, layout
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
@@ -20,7 +20,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
 
     HR is read in parent-sized blocks, and all use the same encoder batch on the same devices.
     """
-    if not config.evaluate.timed_slides:
+    if not config.evaluate.timed_slides or not foreign.reads_slides(config):
         return
     models = _models(config, workdir)
     table = cohorts.prepared(config, workdir).slides(1, "test")

@@ -15,19 +15,21 @@ from lrmil_jax.report import heatmap
 from lrmil_jax.selection import shared_space
 from lrmil_jax.slides import open_slide
 from lrmil_jax.train.bag_model import BagModel
-from lrmil_jax.workspace import cohorts, feature_sets, lesions, stage_files
+from lrmil_jax.workspace import cohorts, feature_sets, stage_files, statuses
 
 
-def thumbnail(config: ConfigDict, row) -> tuple[np.ndarray, float, int]:
+def thumbnail(config: ConfigDict, workdir: Path, row) -> tuple[np.ndarray, float, int]:
     """What is drawn on, level-0 px per px of it, and the side of an LR patch in level-0 px."""
     mpp = slide_files.given_mpp(row)
     with open_slide(row.path, mpp, reader=config.prepare.reader) as slide:
         background, downsample = picture(slide, cohorts.geometry(config))
-        return background, downsample, lesions.lr_side(config, slide.mpp)
+    status = statuses.read(workdir, row.slide_id)
+    return background, downsample, cohorts.patch_side(config, status, "lr")
 
 
 def save_attention(
     config: ConfigDict,
+    workdir: Path,
     folder: Path,
     rows: pd.DataFrame,
     head: BagModel,
@@ -39,7 +41,7 @@ def save_attention(
     """Attention of a head on some slides, over their thumbnails; names and titles.
 
     Args:
-      config: of the run.
+      config, workdir: of the run.
       folder: the pictures go below it.
       rows: of the cohort's table.
       head, store: of the fold; the store holds these slides in this order.
@@ -56,7 +58,7 @@ def save_attention(
         name = f"heatmaps/fold_{fold}-{row.slide_id}.png"
         sentence = head.task.sentence(head.task.link(logits))
         title = f"{row.slide_id}: {sentence} ({truth[index]})"
-        background, downsample, side = thumbnail(config, row)
+        background, downsample, side = thumbnail(config, workdir, row)
         if high:
             side //= cohorts.geometry(config).ratio
         patches = store.places(index)["xy"], side, softmax(scores)
@@ -81,7 +83,7 @@ def save_regions(config: ConfigDict, workdir: Path, folder: Path) -> list[tuple[
             scores, chosen = stage_files.read_chosen(workdir, fold, row.slide_id)
             name = f"regions/fold_{fold}-{row.slide_id}.png"
             title = f"{row.slide_id}: {len(chosen)} of {len(scores)} regions read at high power"
-            background, downsample, side = thumbnail(config, row)
+            background, downsample, side = thumbnail(config, workdir, row)
             heatmap.save(
                 folder / name,
                 background,

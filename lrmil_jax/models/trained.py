@@ -10,7 +10,7 @@ from lrmil_jax.encoders import pretrained
 from lrmil_jax.errors import ConfigError, WeightsError
 from lrmil_jax.models import loading
 from lrmil_jax.train.encode import BatchEncoder, Encoder
-from lrmil_jax.workspace import cohorts, layout
+from lrmil_jax.workspace import claims, cohorts, foreign, layout
 
 
 def hr_encoder(config: ConfigDict, workdir: Path) -> Encoder:
@@ -48,6 +48,8 @@ def encoder_facts(config: ConfigDict, workdir: Path) -> dict:
     Raises:
       WeightsError: see `hr_encoder`.
     """
+    if not foreign.reads_slides(config):
+        return claims.read(workdir)["encoder"]  # of another tool, as `prepare` read of its files
     encoder = hr_encoder(config, workdir)
     facts = {
         "dtype": config.features.dtype,
@@ -55,6 +57,8 @@ def encoder_facts(config: ConfigDict, workdir: Path) -> dict:
         "width": encoder.module.embedding_width,
         "layer_width": encoder.module.width,
     }
+    if foreign.given(config):
+        facts["imported"] = sorted(foreign.named_folders(config))
     return json.loads(json.dumps(encoder.identity() | facts))
 
 
@@ -74,13 +78,15 @@ def batch_encoder(config: ConfigDict, encoder: Encoder, blocks: tuple[int, ...] 
 
 
 def layers(config: ConfigDict, module) -> tuple[int, ...]:
-    """The blocks of L_layer, counted from 0, of an encoder module.
+    """The blocks of L_layer, counted from 0, of an encoder module; () with other tools' features.
 
     Raises:
       ConfigError: a block that is not there, or a patch size that does not give every child a
         whole window of tokens.
     """
     loading.lr_side(cohorts.geometry(config), module)
+    if foreign.given(config):
+        return ()  # other tools keep embeddings alone, no CLS at blocks
     chosen = tuple(config.distill.layers) or encoders.default_layers(module.depth)
     for block in chosen:
         if not -module.depth <= block < module.depth:
@@ -102,6 +108,10 @@ def preflight(config: ConfigDict, *, encodes: bool = True) -> None:
       ConfigError: unknown encoder or head.
       WeightsError: `encoder.weights` names no file.
     """
+    for block in (config.teacher, config.student, config.mil):
+        heads.find(block.head)
+    if not foreign.reads_slides(config):
+        return
     weights = config.encoder.weights
     if weights is not None and not pretrained.locate(weights).is_file():
         raise WeightsError(f"encoder.weights names {weights}, which does not exist")
@@ -113,8 +123,6 @@ def preflight(config: ConfigDict, *, encodes: bool = True) -> None:
             "--config.data.tiles=FOLDER of labelled tiles, or --config.data.captions=CSV of tiles "
             "and captions, to train a small encoder on"
         )
-    for block in (config.teacher, config.student, config.mil):
-        heads.find(block.head)
 
 
 def lr_encoder(config: ConfigDict, workdir: Path, fold: int) -> Encoder:

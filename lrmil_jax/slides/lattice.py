@@ -142,7 +142,16 @@ def build(
             f"{_name(slide)}: no tissue fills {min_tissue:.0%} of any {child_side} px patch; lower "
             "prepare.min_tissue, or leave the slide out."
         )
-    return Lattice(lr_xy[keep], lr_side, child_xy[keep], child_side, mask[keep])
+    return from_cells(lr_xy[keep], child_side=child_side, child_mask=mask[keep])
+
+
+def from_cells(
+    lr_xy: Int[np.ndarray, "n 2"], *, child_side: int, child_mask: Bool[np.ndarray, "n r r"]
+) -> Lattice:
+    """The lattice of some cells: their corners say where their children are."""
+    r = child_mask.shape[-1]
+    child_xy = lr_xy[:, None, None] + _grid(r, r) * child_side
+    return Lattice(lr_xy, r * child_side, child_xy, child_side, child_mask)
 
 
 def _name(slide: SlideLike) -> str:

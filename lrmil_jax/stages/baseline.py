@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from lrmil_jax.methods import delivery
 from lrmil_jax.models import encoding, loading, trained
 from lrmil_jax.train import mil
-from lrmil_jax.workspace import claims, cohorts, feature_sets, layout, stage_files
+from lrmil_jax.workspace import claims, cohorts, feature_sets, foreign, layout, stage_files
 
 
 def run(config: ConfigDict, workdir: Path, fold: int) -> None:
@@ -19,7 +19,8 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     def load_encoder():
         return loading.low_resolution(trained.hr_encoder(config, workdir), cohorts.geometry(config))
 
-    encoding.encode_lr(config, workdir, load_encoder, stage_files.undistilled_folder(workdir))
+    if foreign.reads_slides(config):
+        encoding.encode_lr(config, workdir, load_encoder, stage_files.undistilled_folder(workdir))
     path = stage_files.head(workdir, "baseline", fold)
     if not path.is_file():
         _train(config, workdir, fold, path)
@@ -37,9 +38,7 @@ def _train(config: ConfigDict, workdir: Path, fold: int, path: Path) -> None:
         data=feature_sets.fold_data(
             cohort,
             fold,
-            feature_sets.open_store(
-                config, workdir, stage_files.undistilled_folder(workdir), slide_ids
-            ),
+            feature_sets.undistilled_store(config, workdir, slide_ids),
         ),
         seed=config.seed,
     ).save(path)

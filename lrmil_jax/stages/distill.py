@@ -21,7 +21,7 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     encoder = trained.hr_encoder(config, workdir)
     blocks = trained.layers(config, encoder.module)
     scale = np.ones(len(blocks))
-    if settings.normalise:
+    if settings.normalise and blocks:
         scale = _target_variance(_targets(config, workdir, fold, "train", blocks))
     reader = loading.low_resolution(encoder, cohorts.geometry(config))
     if settings.remat:
@@ -61,7 +61,7 @@ def _pairs(
         config,
         workdir,
         slide_ids,
-        stage_files.hr_folders(workdir, blocks)["targets"],
+        stage_files.targets_folder(workdir, blocks),
         layers=len(blocks),
         attention=[word["attention_logits"] for word in words],
     )
@@ -70,7 +70,7 @@ def _pairs(
 def _targets(
     config: ConfigDict, workdir: Path, fold: int, split: str, blocks: tuple[int, ...]
 ) -> list[Path]:
-    folder = stage_files.hr_folders(workdir, blocks)["targets"]
+    folder = stage_files.targets_folder(workdir, blocks)
     slides = cohorts.prepared(config, workdir).slides(fold, split)
     return [layout.shard(folder, slide_id) for slide_id in slides.slide_id]
 

@@ -1,4 +1,8 @@
-"""prepare: every slide into regions, one process a slide; finished slides are left alone."""
+"""prepare: every slide into regions, one process a slide; finished slides are left alone.
+
+With features of another tool, a slide's patches are those of its feature file: LR tiles are cut
+where they lie if slides are given too, and without slides only what is there is noted.
+"""
 
 import logging
 from pathlib import Path
@@ -7,9 +11,9 @@ from ml_collections import ConfigDict
 
 from lrmil_jax import processes
 from lrmil_jax.data.regions import fail, tile_slide
-from lrmil_jax.data.slide_jobs import SlideJob
 from lrmil_jax.errors import DataError
-from lrmil_jax.workspace import cohorts, layout, statuses
+from lrmil_jax.interchange.slides import FeatureJob, prepare_slide
+from lrmil_jax.workspace import claims, cohorts, foreign, layout, statuses
 
 log = logging.getLogger(__name__)
 
@@ -25,19 +29,21 @@ def run(config: ConfigDict, workdir: Path) -> None:
     folder = layout.regions_folder(workdir)
     folder.mkdir(parents=True, exist_ok=True)
     jobs = cohorts.slide_jobs(config, workdir, cohort.table)
-    pending = [job for job in jobs if not _is_done(statuses.read(workdir, job.slide_id), job)]
+    pending = [job for job in jobs if not job.is_complete(statuses.read(workdir, job.slide_id))]
     if pending:
         for job in pending:  # what was encoded from an earlier file of this name is not its own
             for path in workdir.glob(f"features/*/{job.shard.name}"):
                 path.unlink()
         processes.map_jobs(
-            tile_slide,
+            prepare_slide if foreign.given(config) else tile_slide,
             pending,
             workers=config.prepare.workers,
             label="prepare",
             lost=lambda job, _: fail(job, f"{job.path}: {processes.DIED}"),
         )
         statuses.forget()  # the workers wrote them
+    if foreign.given(config):
+        _take_stock(config, workdir, jobs)
     cohorts.write_slides_csv(config, workdir)
     cohorts.write_view(config, workdir, jobs)
     known = [statuses.read(workdir, job.slide_id) for job in jobs]
@@ -49,12 +55,11 @@ def run(config: ConfigDict, workdir: Path) -> None:
     cohorts.prepared(config, workdir)  # the folds must still hold without failed slides
 
 
-def _is_done(status: dict | None, job: SlideJob) -> bool:
-    # A failed slide is tried again: it costs little, and its file or the reader may be mended.
-    return (
-        status is not None
-        and status["status"] == "ok"
-        and status["source"] == job.source()
-        and job.shard.is_file()
-        and (not status["hr"] or job.mosaics.is_file())
-    )
+def _take_stock(config: ConfigDict, workdir: Path, jobs: list[FeatureJob]) -> None:
+    """What all feature files together must be: of one width; with what is told of them."""
+    widths = foreign.fail_odd_widths(workdir, jobs)
+    if not widths:
+        return
+    if not foreign.reads_slides(config):
+        claims.claim(workdir, "encoder", foreign.facts(config, workdir, jobs, widths))
+    foreign.warn_of_resolution(config, workdir, jobs)

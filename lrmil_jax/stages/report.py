@@ -15,7 +15,7 @@ from lrmil_jax.methods import comparison, delivery, timing
 from lrmil_jax.models import drawings
 from lrmil_jax.report import attention, follow_up, html, patient_figures, results, table
 from lrmil_jax.tasks import prediction_files
-from lrmil_jax.workspace import cohorts, layout, lesions
+from lrmil_jax.workspace import cohorts, foreign, layout, lesions
 
 log = logging.getLogger(__name__)
 
@@ -102,14 +102,17 @@ def _save_attention(config: ConfigDict, workdir: Path, folder: Path) -> list[tup
 
 def _save_heatmaps(config: ConfigDict, workdir: Path, folder: Path) -> list[tuple[str, str]]:
     """Attention of the method's model on the first test slides of every fold."""
+    if not foreign.reads_slides(config):
+        return []
     cohort, pictures = cohorts.prepared(config, workdir), []
     model = methods.of(config).main
     for fold in range(1, config.folds + 1):
         rows = cohort.slides(fold, "test").head(config.report.heatmaps)
         store = model.features(config, workdir, fold, rows.slide_id.tolist())
         pictures += drawings.save_attention(
-            config, folder, rows, model.head(workdir, fold), store, fold=fold, high=model.high
-        )
+            config, workdir, folder, rows, model.head(workdir, fold), store, fold=fold,
+            high=model.high,
+        )  # fmt: skip
     return pictures
 
 
@@ -134,7 +137,7 @@ def _lesion_slide(
         scores = head.predict_slide(store, 0)[1]
         maps[model.title] = lesions.lr_attention(scores, store, 0, len(lesion.share))
     row = next(rows.itertuples())
-    drawn_on, downsample, side = drawings.thumbnail(config, row)
+    drawn_on, downsample, side = drawings.thumbnail(config, workdir, row)
     return attention.LesionSlide(
         name=slide_id,
         thumbnail=drawn_on,

@@ -25,9 +25,7 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     cohort = cohorts.prepared(config, workdir)
     path = stage_files.head(workdir, "student", fold)
     slide_ids = cohort.slides(fold, "train", "val").slide_id.tolist()
-    store = feature_sets.open_store(
-        config, workdir, stage_files.distilled_folder(workdir, fold), slide_ids
-    )
+    store = feature_sets.student_store(config, workdir, fold, slide_ids)
     mil.train_head(
         name=f"student, {layout.fold_title(fold)}",
         directory=path.parent / "training",
@@ -51,7 +49,7 @@ def _teaching(config: ConfigDict, workdir: Path, fold: int, store: FeatureStore)
             guides.append(
                 _guide(config.student.guide, outputs["attention_logits"], parent, patches)
             )
-            covered.append(guidance.covered(parent, patches, np.ones(len(parent), bool)))
+            covered.append(guidance.covered(parent, patches, parent >= 0))
             bar.advance()
     return {
         "per_bag": {"teacher_logits": np.stack(logits).astype(np.float32)},
@@ -66,7 +64,7 @@ def _guide(
     how: str, attention: Float[np.ndarray, " K"], parent: Int[np.ndarray, " K"], patches: int
 ) -> Float[np.ndarray, " N"]:
     """The teacher's attention on one slide, brought to its LR patches as `student.guide` says."""
-    present = np.ones(len(parent), bool)
+    present = parent >= 0  # another tool's HR patch may lie in no LR patch
     if how == "mass":
         return guidance.mass(attention, parent, patches, present)
     return guidance.pooled(attention, parent, patches, present, how)

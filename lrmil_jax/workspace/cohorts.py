@@ -23,13 +23,29 @@ from lrmil_jax.patches import PatchSource
 from lrmil_jax.patches.beside import SlideBeside
 from lrmil_jax.patches.origins import Shards, SlideAtRegions
 from lrmil_jax.processes import Workers, map_jobs
-from lrmil_jax.slides import synthetic
-from lrmil_jax.workspace import claims, layout, statuses, twins
+from lrmil_jax.slides import lattice, synthetic
+from lrmil_jax.workspace import claims, foreign, layout, statuses, twins
 
 
 def geometry(config: ConfigDict) -> Geometry:
     """Resolutions and patch side of the run."""
     return Geometry(**config.geometry)
+
+
+def patch_side(config: ConfigDict, status: Mapping[str, Any], level: str) -> int | None:
+    """Side of a patch in level-0 px of a slide; None if its features came from another tool that
+    does not tell.
+
+    Args:
+      config: of the run.
+      status: of the slide.
+      level: "hr" or "lr".
+    """
+    if foreign.given(config):
+        return status.get(f"{level}_side")
+    tiling = geometry(config)
+    child = lattice.side_of_child(status["mpp"], hr_mpp=tiling.hr_mpp, patch_px=tiling.patch_px)
+    return child if level == "hr" else child * tiling.ratio
 
 
 def tiling_settings(config: ConfigDict) -> TilingSettings:
@@ -40,7 +56,7 @@ def tiling_settings(config: ConfigDict) -> TilingSettings:
         reader=prepare.reader,
         tissue_mpp=prepare.tissue_mpp,
         min_tissue=prepare.min_tissue,
-        with_hr=prepare.hr == "store",
+        with_hr=prepare.hr == "store" and not foreign.given(config),
         jpeg_quality=prepare.jpeg_quality,
     )
 
@@ -79,6 +95,7 @@ def forget() -> None:
     """The next `read` reads the files again, statuses too; a run begins with this."""
     _cohorts.clear()
     _without_leaks.clear()
+    foreign.forget()
     statuses.forget()
 
 
@@ -105,6 +122,8 @@ def _read(config: ConfigDict, workdir: Path) -> label_csv.Cohort:
     cohort = label_csv.read_cohort(
         sources, read_task(config), protocol, tuple(config.evaluate.subgroups)
     )
+    if foreign.given(config):
+        foreign.check_names(config, cohort.table)
     names = ["slide_id", "patient_id", *(["site"] if "site" in cohort.table else [])]
     folds = [name for name in cohort.table if name.startswith("fold_")]
     kept = cohort.table[[*names, *cohort.task.columns, *folds]]
@@ -115,7 +134,10 @@ def _read(config: ConfigDict, workdir: Path) -> label_csv.Cohort:
 def label_sources(config: ConfigDict, labels: Path | None = None) -> Sources:
     """The label table that the config names, or another one, and what belongs to it."""
     data = config.data
-    return Sources(labels or Path(data.labels), _path(data.slides), _path(data.slide_table))
+    stand_ins = foreign.stand_ins(config) if labels is None else None
+    return Sources(
+        labels or Path(data.labels), _path(data.slides), _path(data.slide_table), stand_ins
+    )
 
 
 def _path(name: str | None) -> Path | None:
@@ -182,6 +204,8 @@ def source(config: ConfigDict) -> str:
 def slide_jobs(config: ConfigDict, workdir: Path, table: pd.DataFrame) -> list[SlideJob]:
     """One job a slide of the cohort's table."""
     settings = tiling_settings(config)
+    if foreign.given(config):
+        return list(foreign.jobs(config, workdir, table, settings))
     return [
         SlideJob(
             slide_id=row.slide_id,
@@ -251,7 +275,9 @@ def write_slides_csv(config: ConfigDict, workdir: Path) -> None:
 
 
 def write_view(config: ConfigDict, workdir: Path, jobs: list[SlideJob]) -> None:
-    """Makes the TFDS views of the prepared slides' regions as they are now."""
+    """Makes the TFDS views of the prepared slides' regions as they are now, if there are any."""
+    if not foreign.reads_slides(config):
+        return
     known = [(job, statuses.read(workdir, job.slide_id)) for job in jobs]
     done = [(job, status) for job, status in known if status["status"] == "ok"]
     if not done:

@@ -45,10 +45,30 @@ def hr_store(config: ConfigDict, workdir: Path, slide_ids) -> FeatureStore:
     return open_store(config, workdir, layout.features_folder(workdir, "hr"), slide_ids)
 
 
-def open_store(config: ConfigDict, workdir: Path, folder: Path, slide_ids) -> FeatureStore:
-    """Features below `folder` of some slides, in this order."""
+def open_store(
+    config: ConfigDict, workdir: Path, folder: Path, slide_ids, *, width: int | None = None
+) -> FeatureStore:
+    """Features below `folder` of some slides, in this order; `width` as for `record`."""
     paths = [layout.shard(folder, slide_id) for slide_id in slide_ids]
-    return FeatureStore(paths, slide_ids, lambda names: parser(config, workdir, names))
+    return FeatureStore(paths, slide_ids, lambda names: parser(config, workdir, names, width=width))
+
+
+def lr_width(workdir: Path) -> int:
+    """Of LR features: the encoder's, unless another tool used different ones at HR and LR."""
+    facts = claims.read(workdir)["encoder"]
+    return facts.get("lr_width", facts["width"])
+
+
+def undistilled_store(config: ConfigDict, workdir: Path, slide_ids) -> FeatureStore:
+    """LR features of the encoder as it is, of some slides, in this order."""
+    folder = stage_files.plain_lr_folder(config, workdir)
+    return open_store(config, workdir, folder, slide_ids, width=lr_width(workdir))
+
+
+def student_store(config: ConfigDict, workdir: Path, fold: int, slide_ids) -> FeatureStore:
+    """LR features that the fold's student reads, of some slides, in this order."""
+    folder = stage_files.student_folder(config, workdir, fold)
+    return open_store(config, workdir, folder, slide_ids, width=lr_width(workdir))
 
 
 def fold_data(cohort, fold: int, store: FeatureStore, **extras) -> mil.BagData:

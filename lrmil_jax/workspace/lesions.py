@@ -15,7 +15,6 @@ from lrmil_jax.distill import guidance
 from lrmil_jax.errors import DataError
 from lrmil_jax.evals import localisation
 from lrmil_jax.patches.origins import stored_places
-from lrmil_jax.slides import lattice
 from lrmil_jax.workspace import cohorts, layout, statuses
 
 log = logging.getLogger(__name__)
@@ -140,7 +139,7 @@ def find(
             continue
         status = statuses.read(workdir, row.slide_id)
         xy = _stored_xy(config, workdir, row.slide_id) if low is None else low.places(place)["xy"]
-        side = lr_side(config, status["mpp"])
+        side = cohorts.patch_side(config, status, "lr")
         width, height = status["dimensions"]
         share = localisation.lesion_share(mask, (width, height), xy, side)
         if share.any():
@@ -148,13 +147,6 @@ def find(
         else:
             log.warning("slide %s: its lesion lies outside all patches", row.slide_id)
     return found
-
-
-def lr_side(config: ConfigDict, mpp: float) -> int:
-    """Side of an LR patch in level-0 px of a slide."""
-    geometry = cohorts.geometry(config)
-    child = lattice.side_of_child(mpp, hr_mpp=geometry.hr_mpp, patch_px=geometry.patch_px)
-    return child * geometry.ratio
 
 
 def _stored_xy(config: ConfigDict, workdir: Path, slide_id: str) -> np.ndarray:

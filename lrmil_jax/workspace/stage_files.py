@@ -6,7 +6,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from lrmil_jax.data import param_files
-from lrmil_jax.workspace import layout
+from lrmil_jax.workspace import foreign, layout
 
 
 def distilled_folder(workdir: Path, fold: int) -> Path:
@@ -19,13 +19,33 @@ def undistilled_folder(workdir: Path) -> Path:
     return layout.features_folder(workdir, "lr_undistilled")
 
 
+def plain_lr_folder(config: ConfigDict, workdir: Path) -> Path:
+    """LR features of the encoder as it is; of another tool's single folder, whatever it holds."""
+    if foreign.reads_slides(config) or len(foreign.named_folders(config)) == 2:
+        return undistilled_folder(workdir)
+    return layout.features_folder(workdir, "hr")
+
+
+def student_folder(config: ConfigDict, workdir: Path, fold: int) -> Path:
+    """LR features that the fold's student reads: those of the distilled encoder; where no encoder
+    is distilled, as slides are not read, those that another tool extracted."""
+    if foreign.reads_slides(config):
+        return distilled_folder(workdir, fold)
+    return plain_lr_folder(config, workdir)
+
+
 def hr_folders(workdir: Path, blocks: tuple[int, ...]) -> dict[str, Path]:
     """Where embeddings lie, and the targets of this set of blocks."""
     found = {"embedding": layout.features_folder(workdir, "hr")}
     if blocks:
-        name = "hr_targets_" + "_".join(str(block) for block in blocks)
-        found["targets"] = layout.features_folder(workdir, name)
+        found["targets"] = targets_folder(workdir, blocks)
     return found
+
+
+def targets_folder(workdir: Path, blocks: tuple[int, ...]) -> Path:
+    """HR features with CLS at these blocks, one record an LR patch: the targets of stage 1."""
+    name = "_".join(["hr_targets", *(str(block) for block in blocks)])
+    return layout.features_folder(workdir, name)
 
 
 def teacher_path(workdir: Path, fold: int, slide_id: str) -> Path:

@@ -9,7 +9,7 @@ from lrmil_jax import config as configuration
 from lrmil_jax import files
 from lrmil_jax.data.features import FeatureStore
 from lrmil_jax.errors import DataError
-from lrmil_jax.workspace import layout, lesions
+from lrmil_jax.workspace import cohorts, layout, lesions
 
 CLASSES = ("benign", "tumour")
 LESION = np.zeros((8, 16), bool)
@@ -110,7 +110,7 @@ def test_slides_with_lesion_are_found(cohort):
     expected = np.zeros(8)
     expected[[1, 5]] = 0.5  # 400 x 200 px in each
     np.testing.assert_array_equal(found[1].share, expected)
-    assert lesions.lr_side(config, 0.5) == 400
+    assert cohorts.patch_side(config, {"mpp": 0.5}, "lr") == 400
 
 
 def test_a_first_class_slide_may_have_lesion_all_the_same(cohort):

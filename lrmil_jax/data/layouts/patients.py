@@ -24,10 +24,10 @@ def rows(frame: pd.DataFrame, sources: Sources, targets: tuple[str, ...]) -> Row
     """
     del targets
     path, slides = sources.labels, sources.slides
-    if slides is None:
+    if slides is None and sources.stand_ins is None:
         raise DataError(f"{path} lists patients (P_ID), so data.slides must name the slide folder")
     slide_rows, empty = [], []
-    names = sorted(slide_files.find(slides))
+    names = sorted(slide_files.find(slides) if sources.stand_ins is None else sources.stand_ins)
     for _, row in frame.iterrows():
         patient = row["P_ID"]
         mine = [name for name in names if re.fullmatch(re.escape(patient) + r"([-_.].*)?", name)]

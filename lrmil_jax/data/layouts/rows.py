@@ -16,11 +16,14 @@ class Sources:
       labels: the table.
       slides: the folder of slides, if there is one.
       slide_table: STAMP's table of slides, which says whose they are.
+      stand_ins: files that stand for the slides, by name, such as another tool's features; a slide
+        without one fails on its own.
     """
 
     labels: Path
     slides: Path | None = None
     slide_table: Path | None = None
+    stand_ins: Mapping[str, Path] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

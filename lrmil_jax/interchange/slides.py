@@ -1,0 +1,371 @@
+"""One slide whose features another tool made: looked at, and taken over into this package's files.
+
+This runs in worker processes, one slide each; memory is bounded by one slide's features.
+"""
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from lrmil_jax.data import features, regions, schema
+from lrmil_jax.data.features import SlideFeatures
+from lrmil_jax.data.slide_jobs import SlideJob, file_identity
+from lrmil_jax.errors import DataError, SlideError, WorkdirError
+from lrmil_jax.interchange import grid
+from lrmil_jax.interchange.bag import Bag
+from lrmil_jax.interchange.grid import GridError, Parents
+from lrmil_jax.interchange.layout import Layout
+from lrmil_jax.slides import lattice, open_slide
+
+# Relative difference between um/px of the patches and those of the config that is no mistake:
+# nominal magnifications are as loose ("20x" is 0.4 to 0.6 um/px).
+_LOOSE = 0.25
+
+
+@dataclasses.dataclass(frozen=True)
+class BagFile:
+    """Where the features of one slide at one resolution are.
+
+    Attributes:
+      layout: of the folder; folder: as the config names it.
+      path: of the slide's file; None if it has none.
+    """
+
+    layout: Layout
+    folder: Path
+    path: Path | None
+
+    def open(self, slide_id: str, mpp: float | None) -> Bag:
+        """The bag.
+
+        Raises:
+          SlideError: there is no file, or see `Layout.open`.
+        """
+        if self.path is None:
+            raise SlideError(
+                f"slide {slide_id} has no feature file in {self.folder}; extract its features, or "
+                "leave the slide out of the CSV"
+            )
+        return self.layout.open(self.path, mpp)
+
+    def identity(self) -> list[dict] | None:
+        """Of all files that the bag is read from; None without any."""
+        if self.path is None or not self.path.is_file():
+            return None
+        paths = (self.path, *self.layout.beside(self.path))
+        return [file_identity(path) for path in paths if path.is_file()]
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureJob(SlideJob):
+    """A slide to be taken over; `path` is the slide's where LR tiles are read, else its features'.
+
+    Attributes:
+      bags: by resolution, "hr" and "lr": those that the method reads.
+      slide: the slide file, if um/px or tiles are read from it.
+      with_tiles: LR tiles are read from the slide, for stage 1.
+      with_parents: the method needs to know which LR patch an HR patch lies in.
+    """
+
+    bags: Mapping[str, BagFile] = dataclasses.field(default_factory=dict)
+    slide: Path | None = None
+    with_tiles: bool = False
+    with_parents: bool = False
+
+    def is_complete(self, status: dict | None) -> bool:
+        """See `SlideJob`; without tiles there are no regions."""
+        if self.with_tiles:
+            return super().is_complete(status)
+        return status is not None and status["status"] == "ok" and status["source"] == self.source()
+
+    def source(self) -> dict:
+        """See `SlideJob`."""
+        made = {level: file.identity() for level, file in self.bags.items()}
+        return (super().source() if self.with_tiles else {"mpp": self.mpp}) | made
+
+
+def prepare_slide(job: FeatureJob) -> dict:
+    """Notes what there is of a slide, and cuts LR tiles if they are wanted; see `tile_slide`."""
+    return regions.attempt(job, _prepared)
+
+
+def inspect_slide(job: FeatureJob) -> dict:
+    """What `check` tells of a slide, nothing written; never raises for a bad slide."""
+    try:
+        facts = _facts(job, _open(job))
+        return {"slide_id": job.slide_id, "status": "ok", "reason": ""} | facts
+    except SlideError as error:
+        return {"slide_id": job.slide_id, "status": "failed", "reason": str(error)}
+    except Exception as error:  # one slide's surprise must not hide the others' state
+        reason = f"{type(error).__name__}: {error}"
+        return {"slide_id": job.slide_id, "status": "failed", "reason": reason}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Opened:
+    """The bags of a slide, um/px and where they are from, and HR patches' parents if there are."""
+
+    bags: dict[str, Bag]
+    mpp: float | None
+    mpp_source: str
+    parents: Parents | None
+    why_no_parents: str
+
+
+def _open(job: FeatureJob) -> _Opened:
+    mpp, origin = job.mpp, "CSV"
+    asks = any(file.layout.needs_mpp for file in job.bags.values())
+    if mpp is None and job.slide is not None and (asks or job.with_tiles):
+        with open_slide(job.slide, reader=job.settings.reader) as slide:
+            mpp, origin = slide.mpp, f"slide: {slide.mpp_source}"
+    bags = {level: file.open(job.slide_id, mpp) for level, file in job.bags.items()}
+    if mpp is None:
+        mpp = next((bag.mpp for bag in bags.values() if bag.mpp is not None), None)
+        origin = "" if mpp is None else "features"
+    parents, why = None, ""
+    try:
+        parents = _parents(bags, job.settings.geometry.ratio)
+    except GridError as error:
+        why = str(error)
+        if job.with_parents:
+            raise SlideError(
+                f"{job.bags['hr'].path}: exact LR parents of its patches do not exist: {error}; "
+                "methods mil and mil_lr need none where data.slides is not set"
+            ) from error
+    return _Opened(bags, mpp, origin, parents, why)
+
+
+def _parents(bags: Mapping[str, Bag], ratio: int) -> Parents | None:
+    """Of the HR patches; None where there are none.
+
+    Raises:
+      GridError: they have no exact LR parents.
+    """
+    if "hr" not in bags:
+        return None
+    for level, bag in bags.items():
+        if bag.xy is None or bag.side is None or bag.step is None:
+            known = "coordinates" if bag.xy is None else "size of a patch"
+            raise GridError(f"the file of its {level.upper()} features tells no {known}")
+    high = bags["hr"]
+    place = {"side": high.side, "step": high.step, "ratio": ratio, "why": high.grid}
+    if "lr" not in bags:
+        return grid.from_lattice(high.xy, **place)
+    low = bags["lr"]
+    ordered = low.xy[row_major(low.xy)]
+    return grid.from_lr_patches(high.xy, ordered, lr_side=low.side, **place)
+
+
+def row_major(xy: Int[np.ndarray, "n 2"]) -> Int[np.ndarray, " n"]:
+    """The order of a lattice: row by row."""
+    return np.lexsort((xy[:, 0], xy[:, 1]))
+
+
+def _prepared(job: FeatureJob) -> dict:
+    start = time.perf_counter()
+    opened = _open(job)
+    facts = _facts(job, opened)
+    seconds = time.perf_counter() - start
+    if job.with_tiles:
+        tiled = regions.write_planned(job, _plan(job, opened, seconds))
+        return facts | tiled | {"hr_patches": facts["hr_patches"]}
+    return facts | {
+        "status": "ok",
+        "reason": "",
+        "hr": False,
+        "unreadable": [],
+        "seconds": {"open_tissue": round(seconds, 4), "read_write": 0.0},
+    }
+
+
+def _facts(job: FeatureJob, opened: _Opened) -> dict[str, Any]:
+    """What is known of a slide from its features alone, as `slides.csv` and exports need it."""
+    counts = {level: bag.shape[0] for level, bag in opened.bags.items()}
+    if "lr" not in counts:
+        counts["lr"] = 0 if opened.parents is None else len(opened.parents.lr_xy)
+    sides = {f"{level}_side": bag.side for level, bag in opened.bags.items()}
+    if opened.parents is not None:
+        sides["lr_side"] = opened.parents.lr_side
+    held = 0 if opened.parents is None else int((opened.parents.parent >= 0).sum())
+    size = next((bag.dimensions for bag in opened.bags.values() if bag.dimensions), None)
+    px = {level: bag.px or job.settings.geometry.patch_px for level, bag in opened.bags.items()}
+    return {
+        "mpp": opened.mpp,
+        "mpp_source": opened.mpp_source,
+        "dimensions": None if size is None else list(size),
+        "lr_patches": counts["lr"],
+        "hr_patches": counts.get("hr", 0),
+        "hr_in_lr_patches": held,
+        "why_no_parents": opened.why_no_parents,
+        "width": {level: bag.shape[1] for level, bag in opened.bags.items()},
+        "encoder": {level: bag.encoder for level, bag in opened.bags.items()},
+        "px": px,
+        "um_px": {
+            level: opened.mpp * bag.side / px[level]
+            for level, bag in opened.bags.items()
+            if opened.mpp is not None and bag.side is not None
+        },
+        **sides,
+    }
+
+
+def _plan(job: FeatureJob, opened: _Opened, seconds: float) -> regions.SlidePlan:
+    """The slide with the lattice of its features, for its LR tiles.
+
+    Raises:
+      SlideError: it is another slide than the features', or of another resolution than the config.
+    """
+    high, geometry = opened.bags["hr"], job.settings.geometry
+    slide = open_slide(job.path, job.mpp, reader=job.settings.reader)
+    try:
+        lattice.check_resolution(slide, geometry.lr_mpp, "LR")
+        size = tuple(int(side) for side in slide.dimensions)
+        if high.dimensions is not None and tuple(high.dimensions) != size:
+            raise SlideError(
+                f"{job.bags['hr'].path} has features of a slide of {high.dimensions[0]} x "
+                f"{high.dimensions[1]} px, {job.path} has {size[0]} x {size[1]}: they are of "
+                "different slides"
+            )
+        mpp = slide.mpp * opened.parents.lr_side / geometry.patch_px
+        if not 1 - _LOOSE < mpp / geometry.lr_mpp < 1 + _LOOSE:
+            raise SlideError(
+                f"{job.bags['hr'].path}: LR patches of its grid have {mpp:.3g} um/px, but "
+                f"geometry.lr_mpp is {geometry.lr_mpp:g}: set geometry.hr_mpp and lr_mpp to those "
+                "of the features"
+            )
+    except BaseException:
+        slide.close()
+        raise
+    parents = opened.parents
+    cells = lattice.from_cells(parents.lr_xy, child_side=high.side, child_mask=parents.child_mask)
+    return regions.SlidePlan(slide, None, cells, seconds)
+
+
+@dataclasses.dataclass(frozen=True)
+class TakeOver:
+    """What is written of a slide's features.
+
+    Attributes:
+      job: the slide.
+      files: by resolution, the feature file of this package.
+      targets: a further file of the HR features, one record an LR patch, for stage 1; or None.
+      dtype: "float16" or "bfloat16".
+      block: rows a record.
+    """
+
+    job: FeatureJob
+    files: Mapping[str, Path]
+    targets: Path | None
+    dtype: str
+    block: int
+
+
+def take_over(task: TakeOver) -> str:
+    """Writes a slide's features; never raises for a bad slide.
+
+    Returns:
+      Why it could not be done; "" if it was.
+
+    Raises:
+      WorkdirError: the disk is full or read-only, which concerns every slide.
+    """
+    try:
+        opened = _open(task.job)
+        if "lr" in task.files:
+            _write(task, "lr", _low_rows(opened, task.job.settings.geometry.ratio))
+        if "hr" in task.files:
+            _write(task, "hr", _high_rows(task.job, opened))
+    except WorkdirError:
+        raise
+    except SlideError as error:
+        return str(error)
+    except Exception as error:  # one slide's surprise must not stop the others
+        return f"{task.job.slide_id}: {type(error).__name__}: {error}"
+    return ""
+
+
+def _low_rows(opened: _Opened, ratio: int) -> SlideFeatures:
+    bag = opened.bags["lr"]
+    count = bag.shape[0]
+    order = np.arange(count) if bag.xy is None else row_major(bag.xy)
+    mask = np.zeros((count, ratio, ratio), bool)
+    return SlideFeatures(
+        embedding=_ordered(bag, order),
+        xy=_xy(bag, order),
+        parent=np.arange(count, dtype=np.int32),
+        child=np.full(count, -1, np.int32),
+        child_mask=mask if opened.parents is None else opened.parents.child_mask,
+    )
+
+
+def _high_rows(job: FeatureJob, opened: _Opened) -> SlideFeatures:
+    bag, parents, ratio = opened.bags["hr"], opened.parents, job.settings.geometry.ratio
+    count = bag.shape[0]
+    if parents is None:
+        nobody, order = np.full(count, -1, np.int32), np.arange(count)
+        mask = np.zeros((count, ratio, ratio), bool)
+        return SlideFeatures(_ordered(bag, order), _xy(bag, order), nobody, nobody, mask)
+    if job.with_tiles:  # some LR tiles may not have been readable
+        from lrmil_jax.patches.origins import stored_places  # late: it brings JAX
+
+        places = stored_places(job.shard, job.settings.geometry)
+        parents = grid.from_lr_patches(
+            bag.xy, places.xy, side=bag.side, step=bag.step, lr_side=places.side, ratio=ratio
+        )
+    # By LR patch for who works with them; else as the file has them, so that they come back alike.
+    order = np.lexsort((parents.child, parents.parent)) if job.with_parents else np.arange(count)
+    if job.with_tiles:
+        order = order[parents.parent[order] >= 0]
+    parent = parents.parent[order]
+    return SlideFeatures(
+        embedding=_ordered(bag, order),
+        xy=_xy(bag, order),
+        parent=parent.astype(np.int32),
+        child=np.where(parent < 0, -1, parents.child[order]).astype(np.int32),
+        child_mask=parents.child_mask[parent] & (parent >= 0)[:, None, None],
+    )
+
+
+def _ordered(bag: Bag, order: Int[np.ndarray, " m"]) -> Float[np.ndarray, "m D"]:
+    values = np.asarray(bag.features())
+    if values.shape != bag.shape:
+        raise SlideError(f"its features have shape {values.shape}, not {bag.shape}; copy it again")
+    same = len(order) == len(values) and bool((np.diff(order) == 1).all())
+    return values if same else values[order]
+
+
+def _xy(bag: Bag, order: Int[np.ndarray, " m"]) -> Int[np.ndarray, "m 2"]:
+    if bag.xy is None:
+        return np.full((len(order), 2), schema.NO_PLACE, np.int32)
+    return bag.xy[order].astype(np.int32)
+
+
+def _write(task: TakeOver, level: str, rows: SlideFeatures) -> None:
+    """Writes what is not there yet; the file that the stage looks for comes last.
+
+    Raises:
+      SlideError: a feature is not finite, or does not fit the type.
+    """
+    name = task.job.slide_id
+    try:
+        if level == "hr" and task.targets is not None:
+            features.write(task.targets, name, rows, dtype=task.dtype, block=None)
+        features.write(task.files[level], name, rows, dtype=task.dtype, block=task.block)
+    except DataError as error:
+        raise SlideError(_not_finite(task.job.bags[level].path, rows) or str(error)) from error
+
+
+def _not_finite(path: Path | None, rows: SlideFeatures) -> str:
+    """The sentence for features that were no numbers already; "" if they only do not fit."""
+    bad = ~np.isfinite(np.asarray(rows.embedding, np.float32)).all(1)
+    if not bad.any():
+        return ""
+    return (
+        f"{path} has features that are not finite in {bad.sum()} of its {len(bad)} patches; "
+        "extract them again (half precision overflows in some encoders)"
+    )
