@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lrmil_jax.data.splits import SPLITS
+from lrmil_jax.data.folds import SPLITS
 from lrmil_jax.errors import DataError
 
 

@@ -8,6 +8,7 @@ from jaxtyping import Float, Integer
 
 from lrmil_jax.errors import DataError
 
+SPLITS = ("train", "val", "test")
 TCGA = "tcga"  # `data.site`: the tissue source site in the barcode
 _BARCODE = re.compile(r"TCGA-(\w{2})-\w{4}")
 _RESTARTS = 20

@@ -15,7 +15,7 @@ from lrmil_jax.errors import DataError
 
 log = logging.getLogger(__name__)
 
-SPLITS = ("train", "val", "test")
+SPLITS = folds.SPLITS
 _VAL_SHARE = 0.2
 # In place of a fold's number: all patients but the validation ones of fold 1 are trained on, and
 # nobody is tested.
