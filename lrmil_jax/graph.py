@@ -16,7 +16,7 @@ from lrmil_jax.data import subgroups
 from lrmil_jax.errors import WorkdirError
 from lrmil_jax.methods import delivery
 from lrmil_jax.models import trained
-from lrmil_jax.workspace import claims, cohorts, foreign, statuses
+from lrmil_jax.workspace import cohorts, foreign, provenance, statuses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,17 +163,20 @@ def _up_to(stage: Stage) -> list[Stage]:
 def fingerprint(config: ConfigDict, workdir: Path, stage: Stage, fold: int | None) -> str:
     """A hash of everything that the stage's result depends on, stages before it included."""
     flat = configuration.flatten(config)
+    keys = needed_keys(flat, stage, possible_stages(config))
     content = {
         "stage": stage.name,
         "fold": fold,
-        "keys": {key: flat[key] for key in needed_keys(flat, stage, _possible_names(config))},
-        "inputs": _inputs(config, workdir, stage, fold),
+        "keys": {key: flat[key] for key in keys},
+        "inputs": _inputs(config, workdir, stage, fold, by_subgroup="evaluate.subgroups" in keys),
     }
     text = json.dumps(content, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _possible_names(config: ConfigDict) -> Collection[str]:
+def possible_stages(config: ConfigDict) -> Collection[str]:
+    """The stages whose keys a result may depend on: also those that a key of the config leaves
+    out, so that leaving one out does nothing again but what follows from it."""
     return stage_names(config) if foreign.given(config) else methods.of(config).stages
 
 
@@ -191,28 +194,30 @@ def needed_keys(flat: dict, stage: Stage, names: Collection[str]) -> list[str]:
     return sorted(keys.union(*(needed_keys(flat, one, names) for one in before)))
 
 
-def _inputs(config: ConfigDict, workdir: Path, stage: Stage, fold: int | None) -> dict:
+def _inputs(
+    config: ConfigDict, workdir: Path, stage: Stage, fold: int | None, *, by_subgroup: bool
+) -> dict:
     """Labels, splits, slide files and encoder weights, as far as the stage comes after them."""
     own = _own_inputs(config, stage)
     if not stage.after:
         return own
     cohort = cohorts.prepared(config, workdir)
     columns = ["slide_id", "patient_id", *cohort.task.columns]
-    if "evaluate.subgroups" in needed_keys(configuration.flatten(config), stage):
+    if by_subgroup:
         columns += [c for c in cohort.table if c.startswith(subgroups.PREFIX)]
     columns += [f"fold_{fold}"] if fold else [c for c in cohort.table if c.startswith("fold_")]
     columns += [name for name in ("measured_as",) if name in cohort.table]
     sources = [statuses.read(workdir, name)["source"] for name in cohort.table.slide_id]
-    claimed = claims.read(workdir).get("encoder")
+    recorded = provenance.read(workdir).get("encoder")
     maker = next((s for s in ("encode_hr", "import_features") if s in stage_names(config)), None)
-    if claimed is None and maker is not None:
+    if recorded is None and maker is not None:
         raise WorkdirError(f"{workdir} has no HR features yet; run --stages {maker} first")
     if cohort.task.pooling != tasks.POOLINGS[0]:
         own = own | {"pooling": cohort.task.pooling}
     return own | {
         "table": cohort.table[columns].to_csv(index=False),
         "sources": sources,
-        "encoder": claimed or trained.encoder_facts(config, workdir),
+        "encoder": recorded or trained.encoder_facts(config, workdir),
     }
 
 
@@ -220,7 +225,7 @@ def _own_inputs(config: ConfigDict, stage: Stage) -> dict:
     """What the stage, and those before it, read from files that no other input names."""
     found = {}
     for name in stage.after:
-        if name in _possible_names(config):
+        if name in possible_stages(config):
             found |= _own_inputs(config, STAGES[name])
     if stage.own_inputs:
         found |= {stage.name: module(stage).inputs(config)}

@@ -22,12 +22,12 @@ from lrmil_jax.data import splits
 from lrmil_jax.errors import ConfigError, WorkdirError
 from lrmil_jax.models import loading, trained
 from lrmil_jax.workspace import (
-    claims,
     cohorts,
     foreign,
     layout,
     lesions,
     pretrain_tiles,
+    provenance,
     statuses,
 )
 
@@ -56,14 +56,14 @@ def choose_stages(config: ConfigDict, names: list[str]) -> list[graph.Stage]:
     return [graph.STAGES[name] for name in (*order, _EXPORT) if name in wanted]
 
 
-def run(config: ConfigDict, workdir: Path, names: list[str], donors: Sequence[Path] = ()) -> int:
+def run(config: ConfigDict, workdir: Path, names: list[str], others: Sequence[Path] = ()) -> int:
     """Runs the chosen stages; the caller holds the lock of `workdir`.
 
     Args:
       config: of the run.
       workdir: where its output goes.
       names: stages; an empty list means all.
-      donors: other working directories; a stage that is done there with the same fingerprint is
+      others: other working directories; a stage that is done there with the same fingerprint is
         linked, not run again.
 
     Returns:
@@ -91,7 +91,7 @@ def run(config: ConfigDict, workdir: Path, names: list[str], donors: Sequence[Pa
     for number, stage in enumerate(stages, 1):
         for fold in graph.folds(config, stage):
             log.info("[%d/%d] %s%s", number, len(stages), stage.name, _of_fold(config, fold))
-            _run_stage(config, workdir, stage, fold, donors)
+            _run_stage(config, workdir, stage, fold, others)
     if stages == [graph.STAGES["pretrain"]]:
         return 0  # which needs no slides, and so no label CSV
     return _report_failures(config, workdir)
@@ -121,7 +121,7 @@ def _remove_leftovers(workdir: Path) -> None:
 
 
 def _run_stage(
-    config: ConfigDict, workdir: Path, stage: graph.Stage, fold: int | None, donors: Sequence[Path]
+    config: ConfigDict, workdir: Path, stage: graph.Stage, fold: int | None, others: Sequence[Path]
 ) -> None:
     function = graph.module(stage).run
     arguments = (config, workdir) if fold is None else (config, workdir, fold)
@@ -133,7 +133,7 @@ def _run_stage(
     mark = folder / "stage.json"
     wanted = graph.fingerprint(config, workdir, stage, fold)
     if not _is_complete(workdir, stage, fold, wanted):
-        _take_over(folder, stage, fold, wanted, donors)
+        _link_finished(folder, stage, fold, wanted, others)
     known = _read_mark(workdir, stage, fold)
     if _is_complete(workdir, stage, fold, wanted):
         log.info("already done in %s", folder.resolve() if folder.is_symlink() else folder)
@@ -161,14 +161,14 @@ def _is_complete(workdir: Path, stage: graph.Stage, fold: int | None, wanted: st
     return known is not None and known["complete"] and known["fingerprint"] == wanted
 
 
-def _take_over(
-    folder: Path, stage: graph.Stage, fold: int | None, wanted: str, donors: Sequence[Path]
+def _link_finished(
+    folder: Path, stage: graph.Stage, fold: int | None, wanted: str, others: Sequence[Path]
 ) -> None:
-    """Links the stage of a donor that has done the same."""
-    for donor in donors:
-        if _is_complete(donor, stage, fold, wanted):
+    """Links the stage of another working directory that has done the same."""
+    for other in others:
+        if _is_complete(other, stage, fold, wanted):
             _remove(folder)
-            files.link(folder, layout.stage_folder(donor, stage.name, fold))
+            files.link(folder, layout.stage_folder(other, stage.name, fold))
             return
 
 
@@ -204,20 +204,20 @@ def _refuse_other_cohort(config: ConfigDict, workdir: Path) -> None:
       WorkdirError: regions or features in `workdir` are of other settings.
     """
     cohorts.check_regions(config, workdir)
-    claimed, stage = claims.read(workdir).get("encoder"), graph.STAGES["pretrain"]
+    recorded, stage = provenance.read(workdir).get("encoder"), graph.STAGES["pretrain"]
     known = _read_mark(workdir, stage, None)
-    if claimed is None or known is None or _is_done(config, workdir, stage, None):
+    if recorded is None or known is None or _is_done(config, workdir, stage, None):
         return
     wanted = graph.fingerprint(config, workdir, stage, None)
     if not known["complete"] and known["fingerprint"] == wanted:
         return
     given = config.encoder.weights
-    if given is not None and loading.encoder_hash(given) == claimed["weights"]:
+    if given is not None and loading.encoder_hash(given) == recorded["weights"]:
         return
     record = workdir / "config.json"
     made = json.loads(record.read_text()) if record.is_file() else {}
     flat = json.loads(json.dumps(configuration.flatten(config)))
-    needed = graph.needed_keys(flat, stage, graph.stage_names(config))
+    needed = graph.needed_keys(flat, stage, graph.possible_stages(config))
     keys = [key for key in needed if flat[key] != made.get(key)]
     what = ": the files of data.tiles or data.captions have changed"
     if keys:

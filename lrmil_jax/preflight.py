@@ -55,7 +55,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
         encoder = _attempt(problems, lambda: _encoder(config, workdir))
     if encoder is not None:
         blocks = _attempt(problems, lambda: method.layers(config, encoder.module))
-    _attempt(problems, lambda: _regions_claim(config, workdir))
+    _attempt(problems, lambda: _check_regions(config, workdir))
     if cohort is not None:
         _log_folds(cohort)
         table = cohort.table
@@ -154,9 +154,9 @@ def _encoder(config: ConfigDict, workdir: Path) -> Encoder:
     return Encoder(config.encoder.name, options, module, params, transform, "random")
 
 
-def _regions_claim(config: ConfigDict, workdir: Path) -> None:
+def _check_regions(config: ConfigDict, workdir: Path) -> None:
     if (workdir / "cohort.json").is_file():
-        cohorts.claim_regions(config, workdir)
+        cohorts.record_regions(config, workdir)
 
 
 def _log_folds(cohort: label_csv.Cohort) -> None:

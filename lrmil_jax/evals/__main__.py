@@ -67,8 +67,8 @@ def _comparing() -> _Parser:
         allow_abbrev=False,
     )
     parser.add_argument("files", nargs=2, type=Path, metavar="predictions.csv")
-    parser.add_argument("--model", help="arm of the first file; by default every arm of both")
-    parser.add_argument("--other", help="arm of the second file; by default the same")
+    parser.add_argument("--model", help="model of the first file; by default every model of both")
+    parser.add_argument("--other", help="model of the second file; by default the same")
     parser.add_argument("--bootstrap", type=int, default=1000, help="draws; 0 leaves it out")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     return parser
@@ -95,11 +95,11 @@ def _evaluate(given: argparse.Namespace, console: rich.console.Console) -> None:
     folder = given.output or given.files[0].parent / "evaluation"
     evaluated = figures(test, validation, sensitivity=given.sensitivity)
     temperatures = {
-        (int(fold), arm): measured["calibration"].get("temperature")
-        for fold, arms in evaluated["folds"].items()
-        for arm, measured in arms.items()
+        (int(fold), model): measured["calibration"].get("temperature")
+        for fold, models in evaluated["folds"].items()
+        for model, measured in models.items()
     }
-    titles = dict(zip(test.arm, test.title, strict=True)) if "title" in test else {}
+    titles = dict(zip(test.model, test.title, strict=True)) if "title" in test else {}
     _, sections = patient_figures.save(folder, test, temperatures, titles)
     files.write_json(folder / "evaluation.json", evaluated)
     console.print(_metric_table(task, evaluated["over_folds"], titles))
@@ -128,11 +128,11 @@ def read(
     """
     pairs = [prediction_files.read_with_validation(path) for path in paths]
     test = pd.concat([one for one, _ in pairs], ignore_index=True)
-    twice = test[test.duplicated(["fold", "arm", "slide_id"])] if "slide_id" in test else test[:0]
+    twice = test[test.duplicated(["fold", "model", "slide_id"])] if "slide_id" in test else test[:0]
     if len(twice):
         row = twice.iloc[0]
         raise DataError(
-            f"slide {row.slide_id} is there twice under the model {row.arm} in fold {row.fold}; "
+            f"slide {row.slide_id} is there twice under the model {row.model} in fold {row.fold}; "
             "give every fold once"
         )
     if named:
@@ -147,36 +147,36 @@ def read(
 def figures(
     test: pd.DataFrame, validation: pd.DataFrame | None, *, sensitivity: float
 ) -> dict[str, dict]:
-    """`folds`: of each fold and arm `evaluation.evaluate`, as `metrics.json` has it; `over_folds`:
-    of each arm `evaluation.over_folds`."""
+    """`folds`: of each fold and model what `evaluation.evaluate` gives, as `metrics.json` has it;
+    `over_folds`: of each model what `evaluation.over_folds` gives."""
     folds: dict[str, dict] = {}
-    groups = test.groupby(["fold", "arm"], sort=False)
+    groups = test.groupby(["fold", "model"], sort=False)
     with progress.progress("figures", len(groups)) as bar:
-        for (fold, arm), rows in groups:
-            task, chosen = tasks.of_columns(rows), _chosen(validation, int(fold), arm)
+        for (fold, model), rows in groups:
+            task, chosen = tasks.of_columns(rows), _chosen(validation, int(fold), model)
             measured = evaluation.evaluate(task, rows, chosen, sensitivity=sensitivity)
-            folds.setdefault(str(fold), {})[arm] = measured
+            folds.setdefault(str(fold), {})[model] = measured
             bar.advance()
     task = tasks.of_columns(test)
-    arms = test.groupby("arm", sort=False)
+    models = test.groupby("model", sort=False)
     return {
         "folds": folds,
-        "over_folds": {arm: evaluation.over_folds(task, rows) for arm, rows in arms},
+        "over_folds": {model: evaluation.over_folds(task, rows) for model, rows in models},
     }
 
 
-def _chosen(validation: pd.DataFrame | None, fold: int, arm: str) -> pd.DataFrame | None:
-    """The validation rows of one arm in one fold.
+def _chosen(validation: pd.DataFrame | None, fold: int, model: str) -> pd.DataFrame | None:
+    """The validation rows of one model in one fold.
 
     Raises:
       DataError: there are validation rows, but none of these.
     """
     if validation is None:
         return None
-    rows = validation[(validation.fold == fold) & (validation.arm == arm)]
+    rows = validation[(validation.fold == fold) & (validation.model == model)]
     if rows.empty:
         raise DataError(
-            f"validation.csv has no rows of the model {arm} in fold {fold}; move it away to go "
+            f"validation.csv has no rows of the model {model} in fold {fold}; move it away to go "
             "without"
         )
     return rows
@@ -185,7 +185,7 @@ def _chosen(validation: pd.DataFrame | None, fold: int, arm: str) -> pd.DataFram
 def _metric_table(
     task: tasks.Task, over_folds: dict[str, dict], titles: Mapping[str, str]
 ) -> rich.table.Table:
-    cells = [["metric", *(titles.get(arm, arm) for arm in over_folds)]]
+    cells = [["metric", *(titles.get(model, model) for model in over_folds)]]
     cells += [
         [task.titles.get(name, name.replace("_", " ")),
          *(table.mean_and_spread(row[name], row[f"{name}_sd"], row[f"{name}_interval"])
@@ -196,12 +196,12 @@ def _metric_table(
 
 
 def _calibration_table(folds: dict[str, dict], titles: Mapping[str, str]) -> rich.table.Table:
-    """Means over folds of what calibration says of each arm."""
+    """Means over folds of what calibration says of each model."""
     cells = [["model", "probability of", "ECE", "ECE by chance", "bias", "Brier", "temperature",
               "ECE at it"]]  # fmt: skip
-    arms = dict.fromkeys(arm for of_fold in folds.values() for arm in of_fold)
-    for arm in arms:
-        each = [of_fold[arm]["calibration"] for of_fold in folds.values() if arm in of_fold]
+    models = dict.fromkeys(model for of_fold in folds.values() for model in of_fold)
+    for model in models:
+        each = [of_fold[model]["calibration"] for of_fold in folds.values() if model in of_fold]
         temperature = _mean([one.get("temperature") for one in each])
         for place, name in enumerate(each[0]["as_predicted"]):
             # Survival's intervals end elsewhere in every fold.
@@ -211,7 +211,7 @@ def _calibration_table(folds: dict[str, dict], titles: Mapping[str, str]) -> ric
             keys = ("ece", "ece_if_calibrated", "bias", "brier")
             means = [_mean([one.get(key) for one in summaries]) for key in keys]
             shown = [table.cell(value) for value in (*means, temperature, _mean(tempered))]
-            cells.append([titles.get(arm, arm), name, *shown])
+            cells.append([titles.get(model, model), name, *shown])
     return _shown("Calibration (mean over folds)", cells)
 
 
@@ -234,11 +234,14 @@ def _compare(given: argparse.Namespace, console: rich.console.Console) -> None:
     compared = {}
     for first, second in pairs:
         names = tuple(
-            f"{arm} of {path}" for arm, path in zip((first, second), given.files, strict=True)
+            f"{model} of {path}" for model, path in zip((first, second), given.files, strict=True)
         )
         label = first if first == second else f"{first} - {second}"
         compared[label] = comparison.paired(
-            one[one.arm == first], other[other.arm == second], names=names, draws=given.bootstrap
+            one[one.model == first],
+            other[other.model == second],
+            names=names,
+            draws=given.bootstrap,
         )
         console.print(_comparison_table(tasks.of_columns(one), label, compared[label]))
     if given.output is not None:
@@ -249,28 +252,28 @@ def _compare(given: argparse.Namespace, console: rich.console.Console) -> None:
 def _pairs(
     one: pd.DataFrame, other: pd.DataFrame, given: argparse.Namespace
 ) -> list[tuple[str, str]]:
-    """The arms to compare.
+    """The models to compare.
 
     Raises:
-      ConfigError: an arm is not there, or a model would be compared with itself.
+      ConfigError: a model is not there, or a model would be compared with itself.
     """
-    arms = [rows.arm.unique().tolist() for rows in (one, other)]
+    models = [rows.model.unique().tolist() for rows in (one, other)]
     if given.model is None and given.other is None:
-        pairs = [(arm, arm) for arm in arms[0] if arm in arms[1]]
-        if len(arms[0]) == len(arms[1]) == 1:
-            pairs = [(arms[0][0], arms[1][0])]
+        pairs = [(model, model) for model in models[0] if model in models[1]]
+        if len(models[0]) == len(models[1]) == 1:
+            pairs = [(models[0][0], models[1][0])]
     else:
         first = given.model or given.other
         pairs = [(first, given.other or first)]
     for pair in pairs:
-        for arm, there, path in zip(pair, arms, given.files, strict=True):
-            if arm not in there:
-                raise ConfigError(f"{path} has no model {arm}; it has {', '.join(there)}")
+        for model, there, path in zip(pair, models, given.files, strict=True):
+            if model not in there:
+                raise ConfigError(f"{path} has no model {model}; it has {', '.join(there)}")
     same = given.files[0].resolve() == given.files[1].resolve()
     if not pairs or (same and any(first == second for first, second in pairs)):
         raise ConfigError(
             f"name the models to compare by --model and --other: {given.files[0]} has "
-            f"{', '.join(arms[0])}, {given.files[1]} has {', '.join(arms[1])}"
+            f"{', '.join(models[0])}, {given.files[1]} has {', '.join(models[1])}"
         )
     return pairs
 

@@ -34,13 +34,13 @@ def figures(
     *,
     threshold: float,
 ) -> dict[str, Figure]:
-    """Net benefit at a threshold: of the `model`, of treating `all`, and how much the model is
-    worth `beyond` the better of treating all and nobody.
+    """Net benefit at a threshold: `benefit`, the model's, that of treating `all`, and how much the
+    model is worth `beyond` the better of treating all and nobody.
 
     Which of these two is better is decided on the same patients.
     """
     model = benefits(positive, probability, threshold)
     everyone = benefits(positive, np.ones(len(positive)), threshold)
     default = everyone if everyone.mean() > 0 else np.zeros(len(positive))
-    kinds = {"model": model, "all": everyone, "beyond": model - default}
+    kinds = {"benefit": model, "all": everyone, "beyond": model - default}
     return {name: intervals.over_rows(one, patients, _LIMITS) for name, one in kinds.items()}

@@ -135,7 +135,7 @@ def best_threshold(
 
 
 def summary(folds: Sequence[pd.DataFrame]) -> dict:
-    """One arm's figures over slides with lesion, the mean over the folds' models.
+    """One model's figures over slides with lesion, the mean over the folds' models.
 
     Args:
       folds: of each fold one row a slide: `slide_id`, `case_id` (its patient), `auc`, `dice`, empty

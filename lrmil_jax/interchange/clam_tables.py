@@ -93,7 +93,7 @@ def read_results(folder: Path, table: pd.DataFrame, classes: Sequence[str]) -> p
       classes: names of the labels, in the order of CLAM's numbers.
 
     Returns:
-      Columns slide_id, patient_id, case_id, arm ("clam"), label, prob_<class>, predicted, fold.
+      Columns slide_id, patient_id, case_id, model ("clam"), label, prob_<class>, predicted, fold.
 
     Raises:
       DataError: no such file, one without a column, or of another number of classes.
@@ -122,7 +122,7 @@ def read_results(folder: Path, table: pd.DataFrame, classes: Sequence[str]) -> p
             )
         values, owner = frame[columns].to_numpy(np.float64), frame.slide_id.map(patient)
         rows = {
-            "slide_id": frame.slide_id, "patient_id": owner, "case_id": owner, "arm": "clam",
+            "slide_id": frame.slide_id, "patient_id": owner, "case_id": owner, "model": "clam",
             "label": [classes[int(label)] for label in frame.Y],
         }  # fmt: skip
         probabilities = {

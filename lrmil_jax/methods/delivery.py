@@ -12,7 +12,7 @@ from lrmil_jax import config as configuration
 from lrmil_jax import files, methods
 from lrmil_jax.data import splits
 from lrmil_jax.models import model_folder
-from lrmil_jax.workspace import claims, cohorts, foreign, layout, stage_files, twins
+from lrmil_jax.workspace import cohorts, foreign, layout, provenance, stage_files, twins
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def export(config: ConfigDict, workdir: Path, fold: int, *, stage: str) -> None:
         "prepare": {key.removeprefix("prepare."): flat[key] for key in prepare},
         "encoder": {key: config.encoder[key] for key in ("name", "batch", "dtype")},
         "features_dtype": config.features.dtype,
-        "made_by": claims.read(workdir),
+        "made_by": provenance.read(workdir),
         **method.model_facts(config),
     }
     own, shared = method.model_files(config, workdir, fold)

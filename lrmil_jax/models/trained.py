@@ -10,7 +10,7 @@ from lrmil_jax.encoders import pretrained
 from lrmil_jax.errors import ConfigError, WeightsError
 from lrmil_jax.models import loading
 from lrmil_jax.train.encode import BatchEncoder, Encoder
-from lrmil_jax.workspace import claims, cohorts, foreign, layout
+from lrmil_jax.workspace import cohorts, foreign, layout, provenance
 
 
 def hr_encoder(config: ConfigDict, workdir: Path) -> Encoder:
@@ -49,7 +49,8 @@ def encoder_facts(config: ConfigDict, workdir: Path) -> dict:
       WeightsError: see `hr_encoder`.
     """
     if not foreign.reads_slides(config):
-        return claims.read(workdir)["encoder"]  # of another tool, as `prepare` read of its files
+        # Of another tool, as `prepare` read of its files.
+        return provenance.read(workdir)["encoder"]
     encoder = hr_encoder(config, workdir)
     facts = {
         "dtype": config.features.dtype,

@@ -21,21 +21,21 @@ def save(
 
     Args:
       folder: where to.
-      curves: of each arm the rows of `evaluation.net_benefit`.
-      titles: of the models, by arm.
+      curves: of each model the rows of `evaluation.net_benefit`.
+      titles: of the models, by name.
 
     Returns:
       Cells of a short table, the first line being the heading.
     """
-    flat = [{"arm": arm} | table.flat(row) for arm, rows in curves.items() for row in rows]
+    flat = [{"model": model} | table.flat(row) for model, rows in curves.items() for row in rows]
     files.write_table(folder / "decision_curve.csv", pd.DataFrame(flat))
     _plot(folder / "decision_curve.png", curves, titles)
     head = ["model", *(f"at {threshold:g}" for threshold in _SHOWN)]
-    return [head, *(_line(titles.get(arm, arm), rows) for arm, rows in curves.items()),
+    return [head, *(_line(titles.get(model, model), rows) for model, rows in curves.items()),
             _line("treat all", next(iter(curves.values())), "all")]  # fmt: skip
 
 
-def _line(name: str, rows: Sequence[dict], kind: str = "model") -> list[str]:
+def _line(name: str, rows: Sequence[dict], kind: str = "benefit") -> list[str]:
     by_threshold = {row["threshold"]: row for row in rows}
     shown = [by_threshold[threshold] for threshold in _SHOWN]
     return [name, *(table.interval(row[kind], row[f"{kind}_interval"]) for row in shown)]
@@ -46,11 +46,11 @@ def _plot(path: Path, curves: Mapping[str, Sequence[dict]], titles: Mapping[str,
     FigureCanvasAgg(figure)
     axis = figure.subplots()
     highest = 0.0
-    for arm, rows in curves.items():
+    for model, rows in curves.items():
         thresholds = [row["threshold"] for row in rows]
-        worth = np.array([row["model"] for row in rows], np.float64)
-        (line,) = axis.plot(thresholds, worth, lw=1.4, label=titles.get(arm, arm))
-        bounds = [row["model_interval"] or (np.nan, np.nan) for row in rows]
+        worth = np.array([row["benefit"] for row in rows], np.float64)
+        (line,) = axis.plot(thresholds, worth, lw=1.4, label=titles.get(model, model))
+        bounds = [row["benefit_interval"] or (np.nan, np.nan) for row in rows]
         axis.fill_between(thresholds, *np.array(bounds).T, color=line.get_color(), alpha=0.12, lw=0)
         highest = max(highest, np.nanmax(worth))
     rows = next(iter(curves.values()))

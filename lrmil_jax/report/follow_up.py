@@ -21,28 +21,28 @@ def save(path: Path, tested: pd.DataFrame, titles: Mapping[str, str]) -> dict[st
       path: PNG to write.
       tested: rows of every fold's `predictions.csv` with their `fold`; of a patient the mean risk
         of the slides in each fold.
-      titles: of the models, by arm.
+      titles: of the models, by name.
 
     Returns:
-      p of the log-rank test between the groups, by arm.
+      p of the log-rank test between the groups, by model.
     """
     from lifelines import KaplanMeierFitter  # late: few runs draw it
     from lifelines.statistics import logrank_test
 
-    arms = tested.arm.unique().tolist()
-    figure = Figure(figsize=(3.6 * len(arms), 3.2), layout="constrained")
+    models = tested.model.unique().tolist()
+    figure = Figure(figsize=(3.6 * len(models), 3.2), layout="constrained")
     FigureCanvasAgg(figure)
     p_values = {}
-    for axis, arm in zip(figure.subplots(1, len(arms), squeeze=False)[0], arms, strict=True):
-        patients = _patients(tested[tested.arm == arm])
+    for axis, model in zip(figure.subplots(1, len(models), squeeze=False)[0], models, strict=True):
+        patients = _patients(tested[tested.model == model])
         sides = [patients[~patients.high], patients[patients.high]]
-        p_values[arm] = float(
+        p_values[model] = float(
             logrank_test(*(side.time for side in sides), *(side.event for side in sides)).p_value
         )
         for side, (name, colour) in zip(sides, _GROUPS, strict=True):
             fitted = KaplanMeierFitter().fit(side.time, side.event)
             _draw(axis, fitted, f"{name} ({len(side)})", colour)
-        axis.set_title(f"{titles[arm]}, log-rank p {p_values[arm]:.2g}", fontsize=9)
+        axis.set_title(f"{titles[model]}, log-rank p {p_values[model]:.2g}", fontsize=9)
         axis.set(xlabel="time", ylabel="without event", ylim=(0, 1.02))
         axis.legend(fontsize=7, frameon=False)
     comparison.save_figure(figure, path)

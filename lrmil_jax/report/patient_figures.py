@@ -38,7 +38,7 @@ def save(
       folder: where to.
       tested: test rows of all folds, with their `fold`.
       temperatures: see `reliability.save`.
-      titles: of the models, by arm.
+      titles: of the models, by name.
 
     Returns:
       File and caption of each picture; heading and cells of each table.
@@ -49,15 +49,15 @@ def save(
     if reliability.save(folder / "reliability.png", tested, temperatures, titles):
         pictures.append(("reliability.png", _RELIABILITY))
     folds = {
-        arm: [of_fold for _, of_fold in rows.groupby("fold")]
-        for arm, rows in tested.groupby("arm", sort=False)
+        model: [of_fold for _, of_fold in rows.groupby("fold")]
+        for model, rows in tested.groupby("model", sort=False)
     }
     if len(task.classes) == 2:
-        curves = {arm: evaluation.net_benefit(task, rows) for arm, rows in folds.items()}
+        curves = {model: evaluation.net_benefit(task, rows) for model, rows in folds.items()}
         shown = decision_curve.save(folder, curves, titles)
         pictures.append(("decision_curve.png", f"{_DECISION} Positive: {task.classes[1]}."))
         sections.append(("Net benefit [95 %]", shown))
-    rows = {arm: subgroup_figures.table(task, of_arm) for arm, of_arm in folds.items()}
+    rows = {model: subgroup_figures.table(task, of_model) for model, of_model in folds.items()}
     if any(rows.values()):
         title = task.titles.get(task.headline, task.headline)
         cells = subgroups.cells(rows, titles, task.headline, title)

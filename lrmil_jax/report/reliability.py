@@ -27,38 +27,40 @@ def save(
     Args:
       path: PNG to write.
       tested: test rows of all folds, with their `fold`.
-      temperatures: by fold and arm, as validation patients chose; None or absent: none.
-      titles: of the models, by arm.
+      temperatures: by fold and model, as validation patients chose; None or absent: none.
+      titles: of the models, by name.
 
     Returns:
       Whether there was anything to draw: False where the task predicts no probability.
     """
-    arms = tested.arm.unique().tolist()
-    panels = {arm: _forecasts(tested[tested.arm == arm], arm, temperatures) for arm in arms}
+    models = tested.model.unique().tolist()
+    panels = {
+        model: _forecasts(tested[tested.model == model], model, temperatures) for model in models
+    }
     across = max(len(kinds) for kinds in panels.values())
     if not across:
         return False
     # A line of panels for each model, or one line where each has one panel.
-    down, along = (1, len(arms)) if across == 1 else (len(arms), across)
+    down, along = (1, len(models)) if across == 1 else (len(models), across)
     figure = Figure(figsize=(3.2 * along, 3.2 * down), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(down, along, squeeze=False).reshape(len(arms), across)
-    for line, (arm, kinds) in zip(axes, panels.items(), strict=True):
+    axes = figure.subplots(down, along, squeeze=False).reshape(len(models), across)
+    for line, (model, kinds) in zip(axes, panels.items(), strict=True):
         for axis in line[len(kinds) :]:
             axis.set_visible(False)
         for axis, (name, (as_predicted, tempered)) in zip(line, kinds.items(), strict=False):
             _draw(axis, as_predicted, tempered)
-            axis.set_title(f"{titles.get(arm, arm)}: {name}", fontsize=9)
+            axis.set_title(f"{titles.get(model, model)}: {name}", fontsize=9)
             axis.set(xlabel="predicted", ylabel="observed", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     comparison.save_figure(figure, path)
     return True
 
 
 def _forecasts(
-    rows: pd.DataFrame, arm: str, temperatures: Temperatures
+    rows: pd.DataFrame, model: str, temperatures: Temperatures
 ) -> dict[str, tuple[Forecast, Forecast | None]]:
-    """Each forecast of one arm as predicted and tempered, over all folds; tempered is None where a
-    fold has no temperature."""
+    """Each forecast of one model as predicted and tempered, over all folds; tempered is None where
+    a fold has no temperature."""
     parts: dict[int, list[Forecast]] = {}
     tempered: dict[int, list[Forecast]] = {}
     kinds: list[str] = []
@@ -69,7 +71,7 @@ def _forecasts(
         kinds = kinds or list(forecasts)
         for place, one in enumerate(forecasts.values()):
             parts.setdefault(place, []).append(one)
-        temperature = temperatures.get((int(fold), arm))
+        temperature = temperatures.get((int(fold), model))
         if temperature is not None:
             again = task.forecasts(targets, task.tempered(values, temperature))
             for place, one in enumerate(again.values()):

@@ -25,25 +25,25 @@ def result_rows(config: ConfigDict, workdir: Path, tested: pd.DataFrame) -> list
     measured = [_read_json(f / "metrics.json") for f in folders]
     scored = localisation_columns(pooled_localisation(config, workdir))
     rows = []
-    for arm, own in tested.groupby("arm", sort=False):
-        row = model_row(arm, own, [fold[arm] for fold in measured], seconds.get(arm, {}))
-        rows.append(row | scored.get(arm, {}))
+    for model, own in tested.groupby("model", sort=False):
+        row = model_row(model, own, [fold[model] for fold in measured], seconds.get(model, {}))
+        rows.append(row | scored.get(model, {}))
     return rows
 
 
 def model_row(
-    arm: str, tested: pd.DataFrame, measured: Sequence[Mapping], timed: Mapping[str, float]
+    model: str, tested: pd.DataFrame, measured: Sequence[Mapping], timed: Mapping[str, float]
 ) -> dict:
     """One model's row of the table.
 
     Args:
-      arm: its name.
+      model: its name.
       tested: its rows of `predictions.csv` with their `fold`.
       measured: what `metrics.json` has of it, a fold each.
       timed: seconds a slide, by phase.
     """
     row = {
-        "arm": arm,
+        "model": model,
         "title": measured[0]["title"],
         "folds": len(measured),
         "patients": tested.case_id.nunique(),
@@ -132,11 +132,11 @@ def _all_folds(config: ConfigDict, workdir: Path, name: str) -> pd.DataFrame:
 
 
 def temperatures(config: ConfigDict, workdir: Path) -> dict[tuple[int, str], float | None]:
-    """By fold and arm, as each fold's validation patients chose; None where they tell none."""
+    """By fold and model, as each fold's validation patients chose; None where they tell none."""
     return {
-        (fold, arm): measured["calibration"].get("temperature")
+        (fold, model): measured["calibration"].get("temperature")
         for fold, folder in enumerate(_evaluate_folders(config, workdir), 1)
-        for arm, measured in _read_json(folder / "metrics.json").items()
+        for model, measured in _read_json(folder / "metrics.json").items()
     }
 
 
@@ -153,11 +153,11 @@ def pooled_localisation(config: ConfigDict, workdir: Path) -> pd.DataFrame:
 
 
 def localisation_columns(scored: pd.DataFrame) -> dict[str, dict]:
-    """What the tables say of each arm's attention on the test slides, the mean over folds."""
+    """What the tables say of each model's attention on the test slides, the mean over folds."""
     columns = {}
-    for arm, rows in scored.groupby("arm"):
+    for model, rows in scored.groupby("model"):
         found = localisation.summary([fold for _, fold in rows.groupby("fold")])
-        columns[arm] = {
+        columns[model] = {
             "lesion_slides": found["slides"],
             "lesion_patients": found["patients"],
             "attention_auc": found["auc"],

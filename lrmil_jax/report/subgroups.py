@@ -15,12 +15,12 @@ def cells(
     """The table as shown, the first line being the heading.
 
     Args:
-      rows: of each arm those of `tasks.subgroups.table`.
-      titles: of the models, by arm.
+      rows: of each model those of `tasks.subgroups.table`.
+      titles: of the models, by name.
       headline: the metric that is shown; title: its name.
     """
     shown = [["model", "subgroup", "patients", f"{title} [95 %]", "minus the others [95 %]"]]
-    for arm, lines in rows.items():
+    for model, lines in rows.items():
         for row in lines:
             metric = row["metrics"][headline]
             value = table.interval(metric["value"], metric["value_interval"])
@@ -29,7 +29,8 @@ def cells(
                 bounds = metric["difference_interval"] or (None, None)
                 gap = table.difference(metric["difference"], bounds)
             shown.append([
-                titles.get(arm, arm), f"{row['subgroup']}: {row['level']}", str(row["patients"]),
+                titles.get(model, model), f"{row['subgroup']}: {row['level']}",
+                str(row["patients"]),
                 row["note"] if metric["value"] is None else value, gap,
             ])  # fmt: skip
     return shown
@@ -38,9 +39,9 @@ def cells(
 def save(folder: Path, rows: Mapping[str, Sequence[dict]], shown: Sequence[Sequence[str]]) -> None:
     """Writes `subgroups.csv` with every metric, `subgroups.txt` and `subgroups.md` as shown."""
     flat = [
-        {"arm": arm, **{name: row[name] for name in ("subgroup", "level", "patients", "note")},
+        {"model": model, **{name: row[name] for name in ("subgroup", "level", "patients", "note")},
          "metric": metric, **table.flat(figures)}
-        for arm, lines in rows.items()
+        for model, lines in rows.items()
         for row in lines
         for metric, figures in row["metrics"].items()
     ]  # fmt: skip

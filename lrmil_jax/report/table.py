@@ -146,7 +146,7 @@ def save(folder: Path, rows: Sequence[dict], notes: Sequence[str] = ()) -> None:
     if scored:
         kept = [
             {name: value for name, value in flat(row).items()
-             if name == "arm" or name.startswith(("attention_", "lesion_"))}
+             if name == "model" or name.startswith(("attention_", "lesion_"))}
             for row in scored
         ]  # fmt: skip
         _save(folder, "attention", kept, attention_cells(scored))

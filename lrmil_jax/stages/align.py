@@ -20,7 +20,7 @@ from lrmil_jax.processes import Workers
 from lrmil_jax.selection import score, shared_space
 from lrmil_jax.train.encode import Encoder, cast_ahead
 from lrmil_jax.train.pairs import drawn, fit_pairs
-from lrmil_jax.workspace import claims, cohorts, feature_sets, layout, stage_files, statuses
+from lrmil_jax.workspace import cohorts, feature_sets, layout, provenance, stage_files, statuses
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     if settings.how not in ("prompts", "full"):
         log.info("align.how=%s: nothing is trained", settings.how)
         return
-    claims.claim(workdir, "encoder", trained.encoder_facts(config, workdir))
+    provenance.record(workdir, "encoder", trained.encoder_facts(config, workdir))
     tower = loading.low_resolution(trained.hr_encoder(config, workdir), cohorts.geometry(config))
     if settings.remat:
         tower = loading.rematerialised(tower)

@@ -8,13 +8,13 @@ from ml_collections import ConfigDict
 from lrmil_jax.methods import delivery
 from lrmil_jax.models import encoding, loading, trained
 from lrmil_jax.train import mil
-from lrmil_jax.workspace import claims, cohorts, feature_sets, foreign, layout, stage_files
+from lrmil_jax.workspace import cohorts, feature_sets, foreign, layout, provenance, stage_files
 
 
 def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     """Writes `folds/<k>/baseline/model.safetensors` and, once, `features/lr_undistilled`; and the
     model folder, where this is the model that the method is about."""
-    claims.claim(workdir, "encoder", trained.encoder_facts(config, workdir))
+    provenance.record(workdir, "encoder", trained.encoder_facts(config, workdir))
 
     def load_encoder():
         return loading.low_resolution(trained.hr_encoder(config, workdir), cohorts.geometry(config))

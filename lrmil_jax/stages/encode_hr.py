@@ -12,14 +12,14 @@ from ml_collections import ConfigDict
 from lrmil_jax import methods
 from lrmil_jax.data import features, slide_jobs
 from lrmil_jax.models import encoding, trained
-from lrmil_jax.workspace import claims, cohorts, feature_sets, layout, stage_files, statuses
+from lrmil_jax.workspace import cohorts, feature_sets, layout, provenance, stage_files, statuses
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
     """Writes `features/hr` and `features/hr_targets_<blocks>` for every prepared slide."""
     cohort = cohorts.prepared(config, workdir)
     encoder = trained.hr_encoder(config, workdir)
-    claims.claim(workdir, "encoder", trained.encoder_facts(config, workdir))
+    provenance.record(workdir, "encoder", trained.encoder_facts(config, workdir))
     blocks = methods.of(config).layers(config, encoder.module)
     jobs = cohorts.slide_jobs(config, workdir, cohort.table)
     pending = [job for job in jobs if not _is_done(workdir, job, blocks)]

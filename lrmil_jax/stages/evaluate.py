@@ -66,7 +66,7 @@ def _measure(
     """Adds to `measured` what each model's rows say."""
     with progress("figures", len(measured)) as bar:
         for name, facts in measured.items():
-            tested, validated = (side[side.arm == name] for side in (test, validation))
+            tested, validated = (side[side.model == name] for side in (test, validation))
             task = tasks.of_columns(tested)
             facts |= evaluation.evaluate(task, tested, validated, sensitivity=sensitivity)
             bar.advance()
@@ -89,5 +89,5 @@ def _localise(
     files.write_table(folder / "localisation.csv", tested[list(lesions.COLUMNS)])
     for name, threshold in lowest.items():
         for split, target in (("test", measured[name]), ("val", measured[name]["validation"])):
-            rows = scored[(scored.arm == name) & (scored.split == split)]
+            rows = scored[(scored.model == name) & (scored.split == split)]
             target["localisation"] = localisation.summary([rows]) | {"threshold": threshold}

@@ -20,11 +20,11 @@ from lrmil_jax.methods import delivery
 from lrmil_jax.progress import progress
 from lrmil_jax.report import results
 from lrmil_jax.workspace import (
-    claims,
     cohorts,
     feature_sets,
     foreign,
     layout,
+    provenance,
     stage_files,
     statuses,
 )
@@ -118,7 +118,7 @@ def _facts(config: ConfigDict, workdir: Path, store: FeatureStore, place: int) -
       SlideError: nothing tells where its patches lie, or how large they are.
     """
     slide_id, level = store.slide_ids[place], _level(config)
-    status, encoder = statuses.read(workdir, slide_id), claims.read(workdir)["encoder"]
+    status, encoder = statuses.read(workdir, slide_id), provenance.read(workdir)["encoder"]
     side, size = cohorts.patch_side(config, status, level), status.get("dimensions")
     if side is None:
         raise SlideError(
@@ -158,13 +158,13 @@ def _export_tables(config: ConfigDict, workdir: Path, target: Path) -> None:
         return
     tested = results.test_predictions(config, workdir)
     measured = [json.loads((folder / "metrics.json").read_text()) for folder in folders]
-    for arm, rows in tested.groupby("arm", sort=False):
+    for model, rows in tested.groupby("model", sort=False):
         figures = [
             {
                 f"{split}_{short}": part["metrics"].get(name)
-                for split, part in (("test", fold[arm]), ("val", fold[arm]["validation"]))
+                for split, part in (("test", fold[model]), ("val", fold[model]["validation"]))
                 for name, short in (("auc", "auc"), ("accuracy", "acc"))
             }
             for fold in measured
         ]
-        clam_tables.write_results(target / "results" / arm, rows, cohort.classes, figures)
+        clam_tables.write_results(target / "results" / model, rows, cohort.classes, figures)

@@ -158,7 +158,7 @@ def _page(
     table.save(folder, [row], notes)
     pictures = []
     if tasks.of_columns(tested).has_follow_up:
-        follow_up.save(folder / "follow_up.png", tested, {row["arm"]: row["title"]})
+        follow_up.save(folder / "follow_up.png", tested, {row["model"]: row["title"]})
         pictures.append(("follow_up.png", "Patients above and below the median risk"))
     pictures += [
         (f"../predictions/{one['slide_id']}/heatmap.png", f"{one['slide_id']}: {one['sentence']}")

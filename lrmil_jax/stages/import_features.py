@@ -11,11 +11,11 @@ from lrmil_jax.errors import DataError
 from lrmil_jax.interchange.slides import FeatureJob, TakeOver, take_over
 from lrmil_jax.models import trained
 from lrmil_jax.workspace import (
-    claims,
     cohorts,
     feature_sets,
     foreign,
     layout,
+    provenance,
     stage_files,
     statuses,
 )
@@ -31,7 +31,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     identity = trained.encoder_facts(config, workdir)
     jobs = cohorts.slide_jobs(config, workdir, cohort.table)
     _refuse_other_encoder(config, workdir, identity, jobs[0])
-    claims.claim(workdir, "encoder", identity)
+    provenance.record(workdir, "encoder", identity)
     folders = _folders(config, workdir)
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)

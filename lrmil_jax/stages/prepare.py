@@ -13,7 +13,7 @@ from lrmil_jax import processes
 from lrmil_jax.data.regions import fail, tile_slide
 from lrmil_jax.errors import DataError
 from lrmil_jax.interchange.slides import FeatureJob, prepare_slide
-from lrmil_jax.workspace import claims, cohorts, foreign, layout, statuses
+from lrmil_jax.workspace import cohorts, foreign, layout, provenance, statuses
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
       DataError: no slide could be prepared at all.
     """
     cohort = cohorts.read(config, workdir)
-    cohorts.claim_regions(config, workdir)
+    cohorts.record_regions(config, workdir)
     folder = layout.regions_folder(workdir)
     folder.mkdir(parents=True, exist_ok=True)
     jobs = cohorts.slide_jobs(config, workdir, cohort.table)
@@ -61,5 +61,5 @@ def _take_stock(config: ConfigDict, workdir: Path, jobs: list[FeatureJob]) -> No
     if not widths:
         return
     if not foreign.reads_slides(config):
-        claims.claim(workdir, "encoder", foreign.facts(config, workdir, jobs, widths))
+        provenance.record(workdir, "encoder", foreign.facts(config, workdir, jobs, widths))
     foreign.warn_of_resolution(config, workdir, jobs)

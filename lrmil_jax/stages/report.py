@@ -40,7 +40,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     table.save(folder, rows, notes)
     _save_curves(config, workdir, folder / "training.png")
     pictures = [("training.png", "Validation loss of every training")]
-    titles = {row["arm"]: row["title"] for row in rows}
+    titles = {row["model"]: row["title"] for row in rows}
     if tasks.of_columns(tested).has_follow_up:
         follow_up.save(folder / "follow_up.png", tested, titles)
         pictures.append(("follow_up.png", "Test patients above and below the median risk"))
@@ -90,7 +90,7 @@ def _save_attention(config: ConfigDict, workdir: Path, folder: Path) -> list[tup
     drawn = []
     for fold, slide_id in in_turn(scored, _LESION_SLIDES):
         mine = scored[(scored.fold == fold) & (scored.slide_id == slide_id)]
-        auc = {line.arm: None if pd.isna(line.auc) else line.auc for line in mine.itertuples()}
+        auc = {line.model: None if pd.isna(line.auc) else line.auc for line in mine.itertuples()}
         drawn.append(_lesion_slide(config, workdir, fold, slide_id, auc))
     attention.save(folder / "attention.png", drawn)
     caption = (

@@ -12,12 +12,12 @@ from lrmil_jax.data import param_files
 from lrmil_jax.models import encoding, text_guidance, trained
 from lrmil_jax.progress import progress
 from lrmil_jax.selection import shared_space
-from lrmil_jax.workspace import claims, cohorts, feature_sets, layout, stage_files
+from lrmil_jax.workspace import cohorts, feature_sets, layout, provenance, stage_files
 
 
 def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     """Writes `folds/<k>/select/<slide>.safetensors` (scores, chosen) and `selection.csv`."""
-    claims.claim(workdir, "encoder", trained.encoder_facts(config, workdir))
+    provenance.record(workdir, "encoder", trained.encoder_facts(config, workdir))
     load_encoder = functools.partial(trained.lr_encoder, config, workdir, fold)
     encoding.encode_lr(
         config, workdir, load_encoder, stage_files.selecting_folder(config, workdir, fold)

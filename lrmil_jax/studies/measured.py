@@ -40,18 +40,18 @@ class Measured:
 
 
 def measure(run: Run) -> list[Measured]:
-    """The models of one run: all arms of the config itself, and of a variant its own one."""
+    """The models of one run: all models of the config itself, and of a variant its own one."""
     tested = results.test_predictions(run.config, run.folder)
     note = predictions.pool_note(tested)
     measured = []
     for row in results.result_rows(run.config, run.folder, tested):
         if run.variant == BASE:
             model = row["title"]
-        elif row["arm"] == methods.of(run.config).main.name:
+        elif row["model"] == methods.of(run.config).main.name:
             model = run.variant
         else:
             continue
-        folds = _fold_figures(run, tested[tested.arm == row["arm"]])
+        folds = _fold_figures(run, tested[tested.model == row["model"]])
         measured.append(Measured(model, _record(run, model, row), folds, note))
     return measured
 
@@ -74,7 +74,8 @@ def _record(run: Run, model: str, row: dict) -> dict:
         "model": model,
         "changes": " ".join(f"{key}={value}" for key, value in run.changes.items()),
         "budget": methods.of(run.config).budget(run.config),
-        **table.flat(row),
+        "name": row["model"],
+        **{key: value for key, value in table.flat(row).items() if key not in ("model", "title")},
         "figure": row[row["headline"]],
         "val_figure": _validation_figure(run, row),
     }
@@ -85,7 +86,7 @@ def _validation_figure(run: Run, row: dict) -> float | None:
     values = []
     for fold in range(1, run.config.folds + 1):
         path = layout.stage_folder(run.folder, "evaluate", fold) / "metrics.json"
-        known = json.loads(path.read_text(encoding="utf-8"))[row["arm"]].get("validation")
+        known = json.loads(path.read_text(encoding="utf-8"))[row["model"]].get("validation")
         values.append(None if known is None else known["metrics"][row["headline"]])
     return None if None in values else float(np.mean(values))
 

@@ -147,5 +147,7 @@ def same_features(one: Run, other: Run) -> bool:
 
 def _agree(one: Run, other: Run, stage: str, *, forget: tuple[str, ...]) -> bool:
     sides = [configuration.flatten(run.config) for run in (one, other)]
-    keys = ["data.labels", "data.slides", *graph.needed_keys(sides[0], graph.STAGES[stage])]
+    stages = graph.possible_stages(one.config)
+    keys = ["data.labels", "data.slides"]
+    keys += graph.needed_keys(sides[0], graph.STAGES[stage], stages)
     return all(sides[0][key] == sides[1][key] for key in keys if not key.startswith(forget))

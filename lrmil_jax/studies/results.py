@@ -107,7 +107,7 @@ def effect_rows(runs: Sequence[Run], measured: Sequence[Measured]) -> list[dict]
         single = one.record["changes"].split() if one.record["changes"] else []
         if one.model == main.title:
             told = [(key, flat[key], True) for key in factors]
-        elif len(single) == 1 and one.record["arm"] == main.name:
+        elif len(single) == 1 and one.record["name"] == main.name:
             key, _, value = single[0].partition("=")
             told = [(key, value, False)]
         else:

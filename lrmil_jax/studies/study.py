@@ -13,7 +13,7 @@ from lrmil_jax import files, pipeline, processes
 from lrmil_jax.errors import ConfigError, UserError
 from lrmil_jax.studies import results
 from lrmil_jax.studies.plan import Run, plan, same_features, same_slides
-from lrmil_jax.workspace import claims, layout
+from lrmil_jax.workspace import layout, provenance
 
 log = logging.getLogger(__name__)
 
@@ -130,17 +130,17 @@ def _share(run: Run, before: Sequence[Run]) -> None:
     """Links slides, regions and features that an earlier run has made of the same settings."""
     if (run.folder / "cohort.json").exists():
         return
-    donor = next((other for other in before if same_features(run, other)), None)
+    earlier = next((other for other in before if same_features(run, other)), None)
     names = ["regions", "synthetic", "features"]
-    if donor is None:
-        donor = next((other for other in before if same_slides(run, other)), None)
+    if earlier is None:
+        earlier = next((other for other in before if same_slides(run, other)), None)
         names.remove("features")
-    if donor is None:
+    if earlier is None:
         return
     for name in names:
-        if (donor.folder / name).exists():
-            files.link(run.folder / name, donor.folder / name)
-    made_by = claims.read(donor.folder)
+        if (earlier.folder / name).exists():
+            files.link(run.folder / name, earlier.folder / name)
+    made_by = provenance.read(earlier.folder)
     if "features" not in names:
         made_by.pop("encoder", None)
     files.write_json(run.folder / "cohort.json", made_by)  # last: a kill before it does this again

@@ -30,7 +30,7 @@ def paired(
     """Every metric of the first model less that of the second, on the same patients.
 
     Args:
-      one, other: test rows of one arm each, of all folds, with their `fold`.
+      one, other: test rows of one model each, of all folds, with their `fold`.
       names: what messages call the two.
       draws: of the bootstrap; 0 leaves it out.
 

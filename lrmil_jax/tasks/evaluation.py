@@ -1,4 +1,4 @@
-"""Everything that an arm's rows of `predictions.csv` say: the same for `metrics.json` of a run and
+"""Everything that a model's rows of `predictions.csv` say: the same for `metrics.json` of a run and
 for `python -m lrmil_jax.evals`."""
 
 import numpy as np
@@ -13,11 +13,11 @@ from lrmil_jax.tasks.task import Task
 def evaluate(
     task: Task, test: pd.DataFrame, validation: pd.DataFrame | None, *, sensitivity: float
 ) -> dict:
-    """All figures of one arm in one fold.
+    """All figures of one model in one fold.
 
     Args:
       task: of the rows (`tasks.of_columns`).
-      test, validation: the arm's rows; without validation rows nothing is chosen on them.
+      test, validation: the model's rows; without validation rows nothing is chosen on them.
       sensitivity: wanted of a threshold, `evaluate.sensitivity`.
 
     Returns:
@@ -77,16 +77,16 @@ def temperature(task: Task, validation: pd.DataFrame) -> float | None:
 
 
 def net_benefit(task: Task, folds: list[pd.DataFrame]) -> list[dict]:
-    """The decision curve of one arm: one row a threshold of `decision.THRESHOLDS`.
+    """The decision curve of one model: one row a threshold of `decision.THRESHOLDS`.
 
     Args:
       task: of the rows.
-      folds: the arm's test rows, a frame a fold.
+      folds: the model's test rows, a frame a fold.
 
     Returns:
-      Rows with `threshold` and, the mean over folds, of the `model`, of treating `all`, and of the
-      model `beyond` the better of treating all and nobody, each with its `_interval`; none of a
-      task without two classes.
+      Rows with `threshold` and, the mean over folds, the model's `benefit`, that of treating `all`,
+      and how much the model is worth `beyond` the better of treating all and nobody, each with its
+      `_interval`; none of a task without two classes.
     """
     if len(task.classes) != 2:
         return []
@@ -110,11 +110,11 @@ def _summaries(figures: list[dict[str, Figure]]) -> dict:
 
 
 def over_folds(task: Task, tested: pd.DataFrame) -> dict:
-    """One arm's metrics over folds.
+    """One model's metrics over folds.
 
     Args:
       task: of the rows.
-      tested: the arm's test rows of all folds, with their `fold`.
+      tested: the model's test rows of all folds, with their `fold`.
 
     Returns:
       Of each metric the mean over folds, `<name>_sd` over folds and the `<name>_interval` of the

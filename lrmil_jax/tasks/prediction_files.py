@@ -21,7 +21,7 @@ _TEXT = (
     "patient_id",
     "case_id",
     "pool",
-    "arm",
+    "model",
     "title",
     "split",
     "task",
@@ -44,7 +44,7 @@ def write(folder: Path, test: pd.DataFrame, validation: pd.DataFrame) -> None:
 def read(path: Path) -> pd.DataFrame:
     """The rows of one file, numbers to the last bit as they were written.
 
-    What another tool leaves out is filled in: `arm` "model", `fold` 1, `split` "test", and
+    What another tool leaves out is filled in: `model` "model", `fold` 1, `split` "test", and
     `case_id` by patient or, without `patient_id`, by slide. `pool` is NaN where there is none.
 
     Raises:
@@ -52,7 +52,7 @@ def read(path: Path) -> pd.DataFrame:
         number.
     """
     rows = _read_csv(path)
-    for name, value in (("arm", "model"), ("fold", 1), ("split", "test")):
+    for name, value in (("model", "model"), ("fold", 1), ("split", "test")):
         if name not in rows:
             rows[name] = value
     if "case_id" not in rows:

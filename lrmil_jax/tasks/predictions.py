@@ -15,13 +15,13 @@ _LEAST_POOLS = 10  # with fewer, nothing can be told of how pools differ
 
 
 def rows(
-    task: Task, arm: str, table: pd.DataFrame, values: Float[np.ndarray, "S V"]
+    task: Task, model: str, table: pd.DataFrame, values: Float[np.ndarray, "S V"]
 ) -> pd.DataFrame:
-    """One arm's rows of `predictions.csv`, one a slide of the cohort's table; `pooling` is told
+    """One model's rows of `predictions.csv`, one a slide of the cohort's table; `pooling` is told
     where it is not the mean of the values."""
     names = [name for name in ("slide_id", "patient_id", "case_id", "pool") if name in table]
     names += [name for name in table if name.startswith(subgroups.PREFIX)]
-    frame = table[names].assign(arm=arm)
+    frame = table[names].assign(model=model)
     if task.pooling != POOLINGS[0]:
         frame["pooling"] = task.pooling
     # In float64, which a CSV holds to the last bit.
@@ -32,7 +32,7 @@ def rows(
 def patients(
     task: Task, frame: pd.DataFrame
 ) -> tuple[np.ndarray, Float[np.ndarray, "P T"], Float[np.ndarray, "P V"]]:
-    """Names, targets and values of the patients of one arm's rows, in the order of the names; a
+    """Names, targets and values of the patients of one model's rows, in the order of the names; a
     patient's values are made of those of the slides by `Task.pooled`.
 
     Raises:
@@ -52,7 +52,7 @@ def patients(
 
 
 def measure(task: Task, frame: pd.DataFrame) -> dict:
-    """Figures per patient with their intervals, from one arm's rows of `predictions.csv`."""
+    """Figures per patient with their intervals, from one model's rows of `predictions.csv`."""
     names, targets, values = patients(task, frame)
     measured = task.measure(targets, values)
     return {
@@ -107,7 +107,7 @@ def operating_points(
 
     Args:
       task: of both.
-      validation, test: one arm's rows.
+      validation, test: one model's rows.
       sensitivity: wanted, `evaluate.sensitivity`.
 
     Returns:
@@ -124,14 +124,14 @@ def operating_points(
 def at_thresholds(
     task: Task, frame: pd.DataFrame, chosen: Mapping[str, float]
 ) -> dict[str, dict[str, float | None]]:
-    """What `thresholds.at` gives of one arm's rows at each threshold of two classes, by name."""
+    """What `thresholds.at` gives of one model's rows at each threshold of two classes, by name."""
     return {name: thresholds.at(*_labelled(task, frame), value) for name, value in chosen.items()}
 
 
 def chosen_thresholds(
     task: Task, validation: pd.DataFrame, *, sensitivity: float
 ) -> dict[str, float]:
-    """What `thresholds.choose` says of one arm's validation rows; {} of other than two classes."""
+    """What `thresholds.choose` says of a model's validation rows; {} of other than two classes."""
     if len(task.classes) != 2:
         return {}
     return thresholds.choose(*_labelled(task, validation), sensitivity=sensitivity)

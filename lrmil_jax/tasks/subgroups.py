@@ -22,7 +22,7 @@ def table(task: Task, folds: Sequence[pd.DataFrame]) -> list[dict]:
 
     Args:
       task: of the rows.
-      folds: one arm's test rows, a frame a fold.
+      folds: one model's test rows, a frame a fold.
 
     Returns:
       Rows with `subgroup`, `level`, `patients`, `note` (why figures are undefined, or ""), and

@@ -24,7 +24,7 @@ from lrmil_jax.patches.beside import SlideBeside
 from lrmil_jax.patches.origins import Shards, SlideAtRegions
 from lrmil_jax.processes import Workers, map_jobs
 from lrmil_jax.slides import lattice, synthetic
-from lrmil_jax.workspace import claims, foreign, layout, statuses, twins
+from lrmil_jax.workspace import foreign, layout, provenance, statuses, twins
 
 
 def geometry(config: ConfigDict) -> Geometry:
@@ -61,14 +61,14 @@ def tiling_settings(config: ConfigDict) -> TilingSettings:
     )
 
 
-def claim_regions(config: ConfigDict, workdir: Path) -> None:
+def record_regions(config: ConfigDict, workdir: Path) -> None:
     """The regions' identity: whatever changes their pixels."""
-    claims.claim(workdir, "regions", dataclasses.asdict(tiling_settings(config)))
+    provenance.record(workdir, "regions", dataclasses.asdict(tiling_settings(config)))
 
 
 def check_regions(config: ConfigDict, workdir: Path) -> None:
     """Refuses a config other than the one that made the regions, before anything is changed."""
-    claims.check(workdir, "regions", dataclasses.asdict(tiling_settings(config)))
+    provenance.check(workdir, "regions", dataclasses.asdict(tiling_settings(config)))
 
 
 def read(config: ConfigDict, workdir: Path) -> label_csv.Cohort:

@@ -11,13 +11,13 @@ from lrmil_jax.data.features import FeatureStore
 from lrmil_jax.patches.pairs import PatchPairs
 from lrmil_jax.selection import fuse, shared_space
 from lrmil_jax.train import mil
-from lrmil_jax.workspace import claims, cohorts, layout, stage_files, statuses
+from lrmil_jax.workspace import cohorts, layout, provenance, stage_files, statuses
 
 
 def record(config: ConfigDict, workdir: Path, *, num_layers: int = 0, width: int | None = None):
     """What a feature record of this cohort holds, with CLS after `num_layers` blocks; `width` if
     it is not the encoder's."""
-    facts = claims.read(workdir)["encoder"]
+    facts = provenance.read(workdir)["encoder"]
     return schema.patch_features(
         width=facts["width"] if width is None else width,
         ratio=cohorts.geometry(config).ratio,
@@ -55,7 +55,7 @@ def open_store(
 
 def lr_width(workdir: Path) -> int:
     """Of LR features: the encoder's, unless another tool used different ones at HR and LR."""
-    facts = claims.read(workdir)["encoder"]
+    facts = provenance.read(workdir)["encoder"]
     return facts.get("lr_width", facts["width"])
 
 
@@ -118,7 +118,7 @@ def pairs(
 
 def fused_width(config: ConfigDict, workdir: Path) -> int:
     """Of the rows."""
-    own = claims.read(workdir)["encoder"]["width"]
+    own = provenance.read(workdir)["encoder"]["width"]
     if config.fuse.how == "none":
         return own
     shared = shared_space.SharedSpace(stage_files.texts_path(workdir)).texts.embedding.shape[1]

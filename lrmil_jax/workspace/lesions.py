@@ -1,4 +1,4 @@
-"""Lesion masks beside the slides, and every arm's attention scored against them."""
+"""Lesion masks beside the slides, and every model's attention scored against them."""
 
 import dataclasses
 import logging
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 # Relative difference of aspect ratios that is no mistake: slides are cropped to whole tiles.
 _ASPECT = 0.03
 COLUMNS = (
-    *("slide_id", "case_id", "arm"),
+    *("slide_id", "case_id", "model"),
     *("auc", "dice", "highest_dice", "patches", "lesion_patches"),
 )
 
@@ -177,28 +177,28 @@ def attention_table(
     attentions: dict[str, dict[int, np.ndarray]],
     val: Bool[np.ndarray, " S"],
 ) -> tuple[pd.DataFrame, dict[str, float | None]]:
-    """Every arm's attention against every lesion.
+    """Every model's attention against every lesion.
 
     Args:
       config: of the run; `evaluate.lesion_share`.
       table: of the cohort; lesions and attentions name slides by their place in it.
       lesions: of the slides that have one.
-      attentions: by arm and slide, over LR patches.
+      attentions: by model and slide, over LR patches.
       val: [S] True for validation slides, whose Dice chooses the threshold; the rest is tested.
 
     Returns:
-      One row an arm and slide with `COLUMNS` and `split`, and each arm's threshold.
+      One row a model and slide with `COLUMNS` and `split`, and each model's threshold.
     """
     least = config.evaluate.lesion_share
     rows, thresholds = [], {}
-    for arm, maps in attentions.items():
+    for model, maps in attentions.items():
         chosen = [place for place in lesions if val[place]]
         threshold = localisation.best_threshold(
             [maps[place] for place in chosen], [lesions[place].share for place in chosen]
         )
-        thresholds[arm] = threshold
+        thresholds[model] = threshold
         if threshold is None:
-            log.warning("%s: no validation slide has lesion, so Dice has no threshold", arm)
+            log.warning("%s: no validation slide has lesion, so Dice has no threshold", model)
         for place, lesion in lesions.items():
             share, attention = lesion.share, maps[place]
             auc = localisation.attention_auc(attention, share, lesion_share=least)
@@ -206,6 +206,6 @@ def attention_table(
             slide, case = table.slide_id[place], table.case_id[place]
             counts = len(share), int((share >= least).sum())
             scores = auc, overlap, localisation.highest_dice(share)
-            rows.append((slide, case, arm, *scores, *counts, "val" if val[place] else "test"))
+            rows.append((slide, case, model, *scores, *counts, "val" if val[place] else "test"))
     frame = pd.DataFrame(rows, columns=[*COLUMNS, "split"])
     return frame.astype({"auc": float, "dice": float}), thresholds

@@ -67,7 +67,7 @@ def simulated(situation, simulations):
             add(f"{name} difference", holds([gap], truths[0][name] - truths[1][name]))
         for threshold, truth in worth.items():
             figure = decision.figures(labels == 1, models[0][:, 1], names, threshold=threshold)
-            add(f"net benefit at {threshold}", holds([figure["model"]], truth))
+            add(f"net benefit at {threshold}", holds([figure["benefit"]], truth))
         told = calibration.summary(calibration.Forecast.of(models[0][:, 1], labels == 1), names)
         low, high = told["bias_interval"]
         add("bias", low <= 0 <= high)

@@ -20,14 +20,14 @@ PATIENTS = np.array(list("abcde"))
 )
 def test_by_hand(threshold, model, everyone):
     found = decision.figures(POSITIVE, PROBABILITY, PATIENTS, threshold=threshold)
-    assert found["model"].value == pytest.approx(model)
+    assert found["benefit"].value == pytest.approx(model)
     assert found["all"].value == pytest.approx(everyone)
     assert found["beyond"].value == pytest.approx(model - max(everyone, 0))
 
 
 def test_a_probability_at_the_threshold_is_treated():
     found = decision.figures(POSITIVE, PROBABILITY, PATIENTS, threshold=0.3)
-    assert found["model"].value == pytest.approx(2 / 5 - 1 / 5 * 3 / 7)
+    assert found["benefit"].value == pytest.approx(2 / 5 - 1 / 5 * 3 / 7)
 
 
 def test_interval_is_that_of_a_mean():
@@ -35,7 +35,7 @@ def test_interval_is_that_of_a_mean():
     positive = rng.random(300) < 0.3
     probability = np.clip(0.3 + 0.3 * (positive - 0.3) + rng.normal(scale=0.15, size=300), 0, 1)
     names = np.arange(300).astype(str)
-    figure = decision.figures(positive, probability, names, threshold=0.2)["model"]
+    figure = decision.figures(positive, probability, names, threshold=0.2)["benefit"]
     worth = decision.benefits(positive, probability, 0.2)
     assert (figure.influence**2).sum() == pytest.approx(worth.var(ddof=1) / 300)
     low, high = intervals.summarise([figure]).interval

@@ -18,22 +18,22 @@ from tests.tasks.test_prediction_files import TASKS
 PNG = b"\x89PNG"
 
 
-def evaluated(folder, name, fold=1, arms=("teacher", "lrmil")):
+def evaluated(folder, name, fold=1, models=("teacher", "lrmil")):
     """What the stage leaves of a fold: both tables, and metrics.json."""
-    sides = [simulated.rows(name, fold=fold, split=split, patients=40, arms=arms)
+    sides = [simulated.rows(name, fold=fold, split=split, patients=40, models=models)
              for split in ("test", "val")]  # fmt: skip
     prediction_files.write(folder, *sides)
     measured = {}
-    for arm in arms:
-        test, validation = (side[side.arm == arm] for side in sides)
+    for model in models:
+        test, validation = (side[side.model == model] for side in sides)
         task = tasks.of_columns(test)
-        measured[arm] = evaluation.evaluate(task, test, validation, sensitivity=0.9)
+        measured[model] = evaluation.evaluate(task, test, validation, sensitivity=0.9)
     return json.loads(json.dumps(measured)), folder / "predictions.csv"
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_every_figure_is_recomputed_equal(name, tmp_path):
-    measured, path = evaluated(tmp_path, name, arms=("lrmil",))
+    measured, path = evaluated(tmp_path, name, models=("lrmil",))
     found = program.figures(*program.read([path]), sensitivity=0.9)
     assert json.loads(json.dumps(found))["folds"] == {"1": measured}
 
@@ -66,11 +66,11 @@ def test_folds_are_put_together(two_folds):
 def test_tables_and_pictures(two_folds):
     folder = two_folds[1] / "out"
     table = pd.read_csv(folder / "subgroups.csv")
-    assert set(table.arm) == {"teacher", "lrmil"}
+    assert set(table.model) == {"teacher", "lrmil"}
     assert {"value", "value_low", "difference_high", "note"} <= set(table)
     assert (folder / "subgroups.md").read_text().startswith("| model | subgroup | patients |")
     curve = pd.read_csv(folder / "decision_curve.csv")
-    assert {"arm", "threshold", "model", "model_low", "all", "beyond_high"} <= set(curve)
+    assert {"model", "threshold", "benefit", "benefit_low", "all", "beyond_high"} <= set(curve)
     pictures = sorted(folder.glob("*.png"))
     assert [one.name for one in pictures] == ["decision_curve.png", "reliability.png"]
     assert all(one.read_bytes()[:4] == PNG for one in pictures)
@@ -96,7 +96,7 @@ def test_what_a_binary_evaluation_holds(two_folds):
 
 
 def test_numbers_have_no_picture(tmp_path, capsys):
-    _, path = evaluated(tmp_path, "regression", arms=("lrmil",))
+    _, path = evaluated(tmp_path, "regression", models=("lrmil",))
     (tmp_path / "validation.csv").unlink()
     assert program.main([str(path), "--subgroups", "number"]) == 0
     assert not list((tmp_path / "evaluation").glob("*.png"))
@@ -155,7 +155,7 @@ def test_the_documented_example(tmp_path, monkeypatch, capsys):
 )
 def test_mistakes_are_one_sentence(arguments, message, tmp_path, capsys):
     path = tmp_path / "predictions.csv"
-    simulated.rows("binary", patients=20, arms=("teacher", "lrmil")).to_csv(path, index=False)
+    simulated.rows("binary", patients=20, models=("teacher", "lrmil")).to_csv(path, index=False)
     assert program.main([str(path) if one == "FILE" else one for one in arguments]) == 1
     said = capsys.readouterr().err
     assert message in said

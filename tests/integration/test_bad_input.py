@@ -147,7 +147,7 @@ def test_cli_two_runs_on_one_workdir(cache, cohort):
 
 def test_cli_workdir_of_another_geometry(cache, cohort):
     config = cohort.config(geometry__patch_px=128)
-    cohorts.claim_regions(config, cohort.workdir)
+    cohorts.record_regions(config, cohort.workdir)
     files.write_json(cohort.workdir / "config.json", {"old": True})
     before = runs.files(cohort.workdir)
     said = refused(cache, *cohort.flags)

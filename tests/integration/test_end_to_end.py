@@ -96,7 +96,7 @@ def test_table_and_predictions(finished):
     for name in ("HR teacher ", "LR without distillation ", "LRMIL "):
         assert sum(line.startswith(name) for line in lines) == 1
     frame = evaluated(finished.workdir)
-    assert set(frame.arm) == {"teacher", "no_distillation", "lrmil"}
+    assert set(frame.model) == {"teacher", "no_distillation", "lrmil"}
     assert (frame.prob_benign + frame.prob_tumour).to_numpy() == pytest.approx(1, abs=1e-5)
     measured = json.loads((finished.workdir / "folds/1/evaluate/metrics.json").read_text())
     assert measured.keys() == {"teacher", "no_distillation", "lrmil"}
@@ -142,7 +142,7 @@ def test_a_stage_2_weight_redoes_only_the_student(finished, tmp_path):
     assert [name for name in changed if not name.startswith(parts)] == []
     assert {"folds/1/student/model.safetensors", "folds/1/evaluate/metrics.json"} <= changed
     again = evaluated(workdir)
-    same = (again.prob_tumour == predictions.prob_tumour).groupby(again.arm).all()
+    same = (again.prob_tumour == predictions.prob_tumour).groupby(again.model).all()
     assert same.to_dict() == {"teacher": True, "no_distillation": True, "lrmil": False}
 
 
@@ -179,7 +179,7 @@ def test_plain_mil_and_back(finished, tmp_path):
     workdir = finished.copy(tmp_path / "run")
     before = runs.files(workdir)
     assert go(tiny(method="mil", evaluate__timed_slides=0), workdir) == 0
-    assert set(evaluated(workdir).arm) == {"teacher"}
+    assert set(evaluated(workdir).model) == {"teacher"}
     changed = runs.changed(before, runs.files(workdir))
     parts = ("folds/1/evaluate/", "folds/1/teacher/model/", "model/", "report/", *CALL)
     assert [name for name in changed if not name.startswith(parts)] == []
@@ -189,7 +189,7 @@ def test_plain_mil_and_back(finished, tmp_path):
     # Training read the HR patches from JPEG.
     assert result.probabilities["tumour"] == pytest.approx(row.prob_tumour, abs=0.01)
     assert go(tiny(evaluate__timed_slides=0), workdir) == 0
-    assert set(evaluated(workdir).arm) == {"teacher", "no_distillation", "lrmil"}
+    assert set(evaluated(workdir).model) == {"teacher", "no_distillation", "lrmil"}
 
 
 def test_baseline_asked_for_later(finished, tmp_path):
@@ -198,9 +198,9 @@ def test_baseline_asked_for_later(finished, tmp_path):
     shutil.rmtree(workdir / "features/lr_undistilled")
     without = {"student__no_distillation": False, "evaluate__timed_slides": 0}
     assert go(tiny(**without), workdir) == 0
-    assert set(evaluated(workdir).arm) == {"teacher", "lrmil"}
+    assert set(evaluated(workdir).model) == {"teacher", "lrmil"}
     assert go(tiny(evaluate__timed_slides=0), workdir) == 0
-    assert set(evaluated(workdir).arm) == {"teacher", "no_distillation", "lrmil"}
+    assert set(evaluated(workdir).model) == {"teacher", "no_distillation", "lrmil"}
 
 
 def encoder_and_slides(finished, folder):
@@ -267,7 +267,7 @@ def model(finished, tmp_path_factory):
 
 def test_predict_agrees_with_evaluate(finished, model, tmp_path):
     """From the slide file and a copied model alone, at 5x alone, the same probability."""
-    expected = evaluated(finished.workdir).query("arm == 'lrmil'").iloc[0]
+    expected = evaluated(finished.workdir).query("model == 'lrmil'").iloc[0]
     slide = model.parent / f"slides/{expected.slide_id}.tif"
     # Other tests need the work directory now, so it stays; but nothing names it.
     for path in model.rglob("*"):
@@ -305,7 +305,7 @@ def log_levels(monkeypatch):
 
 def test_cohort_prediction_resumes_and_measures(finished, model, tmp_path, monkeypatch):
     levels = log_levels(monkeypatch)
-    table = evaluated(finished.workdir).query("arm == 'lrmil'")
+    table = evaluated(finished.workdir).query("model == 'lrmil'")
     rows = table[["slide_id", "patient_id", "label"]]
     rows = rows.assign(path=[f"{name}.tif" for name in rows.slide_id])
     rows.to_csv(model.parent / "slides/list.csv", index=False)
@@ -372,7 +372,7 @@ def test_attention_against_the_lesions_of_test_slides(finished):
     folds = pd.read_csv(root / "folds.csv").set_index("slide_id")
     positive = folds.index[(folds.fold_1 == "test") & (folds.label == 1)]
     assert set(rows.slide_id) == set(positive)
-    assert set(rows.arm) == {"teacher", "no_distillation", "lrmil"}
+    assert set(rows.model) == {"teacher", "no_distillation", "lrmil"}
     low = BagModel.load(root / "folds/1/student/model.safetensors")
     high = BagModel.load(root / "folds/1/teacher/model.safetensors")
     for slide_id in positive:
@@ -383,17 +383,17 @@ def test_attention_against_the_lesions_of_test_slides(finished):
             feature_sets.open_store(tiny(), root, folder, [slide_id]),
             feature_sets.hr_store(tiny(), root, [slide_id]),
         )
-        for arm, model, store in (("lrmil", low, stores[0]), ("teacher", high, stores[1])):
-            weight = softmax(model.predict(store.embedding(0))[1].astype(float))
+        for model, head, store in (("lrmil", low, stores[0]), ("teacher", high, stores[1])):
+            weight = softmax(head.predict(store.embedding(0))[1].astype(float))
             attention = np.zeros(4)
             np.add.at(attention, store.places(0)["parent"], weight)
-            row = mine[mine.arm == arm].iloc[0]
+            row = mine[mine.model == model].iloc[0]
             assert row.lesion_patches == (share >= 0.1).sum()
             if len(set(share[kept] > 0)) == 2:
                 assert row.auc == pytest.approx(roc_auc_score(share[kept] > 0, attention[kept]))
             else:
                 assert np.isnan(row.auc)
-            threshold = measured(root)[arm]["localisation"]["threshold"]
+            threshold = measured(root)[model]["localisation"]["threshold"]
             chosen = 4 * attention >= threshold * (1 - 1e-6)
             dice = 2 * share[chosen].sum() / (chosen.sum() + share.sum())
             assert row.dice == pytest.approx(dice, abs=1e-5)
@@ -401,13 +401,13 @@ def test_attention_against_the_lesions_of_test_slides(finished):
 
 def test_attention_is_reported(finished):
     root = finished.workdir
-    table = pd.read_csv(root / "report/attention.csv").set_index("arm")
-    whole = pd.read_csv(root / "report/table.csv").set_index("arm")
-    for arm, rows in localised(root).groupby("arm"):
-        told = measured(root)[arm]["localisation"]
-        assert told["slides"] == table.lesion_slides[arm] == len(rows)
-        assert table.attention_dice[arm] == pytest.approx(rows.dice.mean())
-        assert told["dice"] == pytest.approx(whole.attention_dice[arm])
+    table = pd.read_csv(root / "report/attention.csv").set_index("model")
+    whole = pd.read_csv(root / "report/table.csv").set_index("model")
+    for model, rows in localised(root).groupby("model"):
+        told = measured(root)[model]["localisation"]
+        assert told["slides"] == table.lesion_slides[model] == len(rows)
+        assert table.attention_dice[model] == pytest.approx(rows.dice.mean())
+        assert told["dice"] == pytest.approx(whole.attention_dice[model])
         assert told["dice"] == pytest.approx(rows.dice.mean())
         assert told["dice_interval"][0] <= told["dice"] <= told["dice_interval"][1]
     page = (root / "report/index.html").read_text()
@@ -435,13 +435,13 @@ def test_colour_and_the_teacher_alone(finished, tmp_path):
     workdir = finished.copy(tmp_path / "run")
     config = tiny(method="mil", evaluate__timed_slides=0, evaluate__colour_baseline=True)
     assert go(config, workdir) == 0
-    assert set(evaluated(workdir).arm) == {"teacher", "colour"}
+    assert set(evaluated(workdir).model) == {"teacher", "colour"}
     before, after = (
-        rows[rows.arm == "teacher"].reset_index(drop=True)
+        rows[rows.model == "teacher"].reset_index(drop=True)
         for rows in (localised(finished.workdir), localised(workdir))
     )
     pd.testing.assert_frame_equal(before, after)
-    assert set(localised(workdir).arm) == {"teacher"}  # colour has no attention
+    assert set(localised(workdir).model) == {"teacher"}  # colour has no attention
     assert measured(workdir)["colour"]["patches"] == 4.0
     assert len(list((workdir / "regions/colour").iterdir())) == SLIDES
     lines = (workdir / "report/table.txt").read_text().splitlines()

@@ -75,16 +75,16 @@ def test_the_final_model_sees_all_but_the_patients_that_choose_it(two_folds, cha
 
 
 def test_the_table_has_the_mean_over_folds_and_the_pooled_figure(two_folds):
-    table = pd.read_csv(two_folds / "report/table.csv").set_index("arm")
+    table = pd.read_csv(two_folds / "report/table.csv").set_index("model")
     assert (table.folds == 2).all()
     assert table[["auc", "auc_sd", "auc_pooled", "auc_low", "auc_high"]].notna().all(axis=None)
     metrics = [
         json.loads((two_folds / f"folds/{fold}/evaluate/metrics.json").read_text())
         for fold in (1, 2)
     ]
-    for arm in table.index:
-        folds = [fold[arm]["metrics"]["auc"] for fold in metrics]
-        assert table.auc[arm] == pytest.approx(sum(folds) / 2)
+    for model in table.index:
+        folds = [fold[model]["metrics"]["auc"] for fold in metrics]
+        assert table.auc[model] == pytest.approx(sum(folds) / 2)
 
 
 def test_every_figure_follows_from_the_predictions(two_folds, tmp_path, capsys):
@@ -95,10 +95,10 @@ def test_every_figure_follows_from_the_predictions(two_folds, tmp_path, capsys):
     found = json.loads((tmp_path / "evaluation.json").read_text())["folds"]
     for number, folder in enumerate(folds, 1):
         measured = json.loads((folder / "metrics.json").read_text())
-        for arm in measured.values():
-            for side in (arm, arm["validation"]):
+        for model in measured.values():
+            for side in (model, model["validation"]):
                 del side["localisation"]  # of masks and attention, not of predictions
-            levels = {(row["subgroup"], row["note"]) for row in arm["subgroups"]}
+            levels = {(row["subgroup"], row["note"]) for row in model["subgroups"]}
             assert levels >= {("grade", "undefined: fewer than 10 patients")}
         assert found[str(number)] == measured
     capsys.readouterr()

@@ -71,8 +71,8 @@ def trained(given, tmp_path_factory):
 def test_teacher_and_student_learn_from_them(given, trained):
     measured = json.loads((trained / "folds/1/evaluate/metrics.json").read_text())
     assert set(measured) == {"teacher", "lrmil"}
-    for arm, facts in measured.items():
-        assert facts["metrics"]["auc"] > 0.9, arm
+    for model, facts in measured.items():
+        assert facts["metrics"]["auc"] > 0.9, model
     assert not (trained / "folds/1/student/model").exists()  # nothing could read a slide
     del given
 
@@ -366,7 +366,7 @@ def test_stage_1_on_features_that_came_back_learns_the_same(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("method", "stages", "flags", "arms"),
+    ("method", "stages", "flags", "models"),
     [
         ("mil", "teacher,evaluate", ("features=hr",), {"teacher"}),
         ("mil_lr", "baseline,evaluate", ("features_lr=lr",), {"no_distillation"}),
@@ -375,7 +375,7 @@ def test_stage_1_on_features_that_came_back_learns_the_same(tmp_path):
          {"teacher", "no_distillation", "lrmil"}),
     ],
 )  # fmt: skip
-def test_the_command_line_without_slides(given, cache, tmp_path, method, stages, flags, arms):
+def test_the_command_line_without_slides(given, cache, tmp_path, method, stages, flags, models):
     folders = (flag.split("=") for flag in flags)
     run = runs.Run(
         cache, "--config", runs.TINY, "--workdir", tmp_path / "work",
@@ -387,9 +387,9 @@ def test_the_command_line_without_slides(given, cache, tmp_path, method, stages,
     )  # fmt: skip
     assert run.wait() == 0, run.log
     measured = json.loads((tmp_path / "work/folds/1/evaluate/metrics.json").read_text())
-    assert {arm: facts["metrics"]["auc"] > 0.9 for arm, facts in measured.items()} == dict.fromkeys(
-        arms, True
-    )
+    assert {
+        model: facts["metrics"]["auc"] > 0.9 for model, facts in measured.items()
+    } == dict.fromkeys(models, True)
 
 
 @pytest.mark.slow

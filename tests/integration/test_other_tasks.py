@@ -58,13 +58,13 @@ def test_from_slides_to_a_prediction(tmp_path, task, method):
     assert kind.name == task
     measured = json.loads((tmp_path / "folds/1/evaluate/metrics.json").read_text())
     assert measured[method]["metrics"].keys() == set(kind.metrics)
-    again = predictions.measure(kind, rows[rows.arm == method])["metrics"]
+    again = predictions.measure(kind, rows[rows.model == method])["metrics"]
     assert again[kind.headline] == pytest.approx(measured[method]["metrics"][kind.headline])
     assert (tmp_path / "report/follow_up.png").exists() == kind.has_follow_up
     title = kind.titles[kind.headline]
     assert title in (tmp_path / "report/table.txt").read_text().splitlines()[0]
 
-    row = rows[rows.arm == method].iloc[0]
+    row = rows[rows.model == method].iloc[0]
     slide = tmp_path / "synthetic/slides" / f"{row.slide_id}.tif"
     result = lrmil_jax.load_model(tmp_path / "model").predict(slide)
     for name in kind.values:

@@ -8,11 +8,11 @@ from PIL import Image
 
 from lrmil_jax.report import attention
 
-ARMS = ("teacher", "no_distillation", "lrmil")
+MODELS = ("teacher", "no_distillation", "lrmil")
 GREY = 180
 
 
-def slide(*, width=80, height=80, mask_px=None, arms=ARMS, name="slide_0000"):
+def slide(*, width=80, height=80, mask_px=None, models=MODELS, name="slide_0000"):
     """A grey slide of 4 x 4 patches whose lesion is the lower right quarter."""
     columns, rows = mask_px or (width, height)
     mask = np.zeros((rows, columns), bool)
@@ -26,8 +26,8 @@ def slide(*, width=80, height=80, mask_px=None, arms=ARMS, name="slide_0000"):
         mask=mask,
         xy=xy,
         side=2 * max(width, height),
-        attention={arm: np.arange(16) / 120 for arm in arms},
-        auc={arm: None if arm == "teacher" else 0.8125 for arm in arms},
+        attention={model: np.arange(16) / 120 for model in models},
+        auc={model: None if model == "teacher" else 0.8125 for model in models},
     )
 
 
@@ -42,9 +42,9 @@ def share_of(pixels, colour):
     return (pixels == colour).all(-1).mean()
 
 
-@pytest.mark.parametrize(("count", "arms", "width"), [(1, 3, 1000), (3, 3, 1000), (2, 1, 500)])
-def test_as_wide_as_its_columns_and_as_high_as_its_rows(tmp_path, count, arms, width):
-    pixels = saved(tmp_path / "a.png", [slide(arms=ARMS[:arms])] * count)
+@pytest.mark.parametrize(("count", "models", "width"), [(1, 3, 1000), (3, 3, 1000), (2, 1, 500)])
+def test_as_wide_as_its_columns_and_as_high_as_its_rows(tmp_path, count, models, width):
+    pixels = saved(tmp_path / "a.png", [slide(models=MODELS[:models])] * count)
     assert pixels.shape[1] == width
     assert 240 * count < pixels.shape[0] < 280 * count + 130
 

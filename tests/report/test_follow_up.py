@@ -19,13 +19,13 @@ def predictions_of_two_folds():
         {"case_id": names, "time": time, "event": 1, "fold": np.repeat([1, 2], 20)}
     )
     frame["risk"] = risk + 100 * (frame.fold == 2)
-    return pd.concat([frame.assign(arm="teacher"), frame.assign(arm="lrmil", risk=risk[::-1])])
+    return pd.concat([frame.assign(model="teacher"), frame.assign(model="lrmil", risk=risk[::-1])])
 
 
 def test_groups_are_parted_in_each_fold_and_compared(tmp_path):
     rows = predictions_of_two_folds()
     found = follow_up.save(tmp_path / "curves.png", rows, {"teacher": "A", "lrmil": "B"})
-    teacher = rows[rows.arm == "teacher"]
+    teacher = rows[rows.model == "teacher"]
     high = teacher.time < 25
     wanted = logrank_test(teacher.time[~high], teacher.time[high]).p_value
     assert found["teacher"] == pytest.approx(wanted)

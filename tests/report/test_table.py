@@ -8,7 +8,7 @@ from lrmil_jax.report import html, table
 
 ROWS = [
     {
-        "arm": arm,
+        "model": model,
         "title": title,
         "patients": 40,
         "headline": "auc",
@@ -23,7 +23,7 @@ ROWS = [
         "seconds_encode": 10.0,
         "seconds_mil": 0.25,
     }
-    for arm, title, auc, bounds, patches in (
+    for model, title, auc, bounds, patches in (
         ("teacher", "HR teacher", 0.9512, (0.9, 0.99), 4096.0),
         ("no_distillation", "LR without distillation", None, (None, None), 256.0),
         ("lrmil", "LRMIL", 0.9499, (0.85, 1.0), 256.0),
@@ -151,7 +151,7 @@ SCORED = [
         "attention_dice_interval": None,
         "attention_highest_dice": 0.5,
     },
-    {**ROWS[1], "arm": "colour", "title": "colour only"},
+    {**ROWS[1], "model": "colour", "title": "colour only"},
 ]
 
 
@@ -170,7 +170,7 @@ def test_attention_files(tmp_path):
     assert list(tmp_path.glob("attention.*")) == []
     table.save(tmp_path, SCORED)
     frame = pd.read_csv(tmp_path / "attention.csv")
-    assert frame.arm.tolist() == ["teacher", "lrmil"]
+    assert frame.model.tolist() == ["teacher", "lrmil"]
     assert frame.attention_auc_low[0] == 0.88
     assert frame.attention_dice_high[0] == 0.5
     assert np.isnan(frame.attention_auc_high[1])

@@ -75,7 +75,7 @@ def test_figures_of_an_external_cohort(model, cohort, tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         assert external.run(model, workdir, cohort, config()) == 0
     rows = pd.read_csv(workdir / "evaluate/predictions.csv")
-    assert rows.arm.tolist() == ["lrmil"] * 6
+    assert rows.model.tolist() == ["lrmil"] * 6
     assert rows.label.tolist() == pd.read_csv(cohort).diagnosis.tolist()
     measured = json.loads((workdir / "evaluate/metrics.json").read_text())["lrmil"]
     patients = rows.groupby("patient_id").agg({"label": "first", "prob_tumour": "mean"})

@@ -13,8 +13,8 @@ from lrmil_jax.studies import measured, plan
 from lrmil_jax.workspace import layout, lesions
 
 
-def row(slide_id, arm, auc, dice):
-    return (slide_id, slide_id.split("_")[0], arm, auc, dice, 0.7, 16, 2)
+def row(slide_id, model, auc, dice):
+    return (slide_id, slide_id.split("_")[0], model, auc, dice, 0.7, 16, 2)
 
 
 FOLDS = {
@@ -56,13 +56,13 @@ def test_without_masks_there_is_nothing_to_pool(tmp_path):
     assert results.localisation_columns(scored) == {}
 
 
-def predictions_of(fold, *, arms=("teacher", "lrmil"), labels="babab", shift=0.0):
+def predictions_of(fold, *, models=("teacher", "lrmil"), labels="babab", shift=0.0):
     """Five patients, the first of whom is tested in every fold."""
     names = ["shared", *(f"p{fold}{number}" for number in range(4))]
     score = np.array([0.9, 0.2, 0.6, 0.7, 0.4]) - shift
     frame = pd.DataFrame({"slide_id": names, "patient_id": names, "case_id": names})
     frame = frame.assign(label=list(labels), prob_a=1 - score, prob_b=score, predicted="a")
-    return pd.concat([frame.assign(arm=arm) for arm in arms])
+    return pd.concat([frame.assign(model=model) for model in models])
 
 
 @pytest.fixture
@@ -79,8 +79,8 @@ def evaluated(tmp_path):
                  "validation": {}}  # fmt: skip
         points = {} if fold == 2 else {"youden": point, "sensitivity": point}
         measured = {
-            arm: {"title": arm, "patches": 4.0, "thresholds": points}
-            for arm in ("teacher", "lrmil")
+            model: {"title": model, "patches": 4.0, "thresholds": points}
+            for model in ("teacher", "lrmil")
         }
         files.write_json(folder / "metrics.json", measured)
     return config, tmp_path
@@ -88,7 +88,7 @@ def evaluated(tmp_path):
 
 def test_the_headline_is_the_mean_over_folds(evaluated):
     rows = results.result_rows(*evaluated, results.test_predictions(*evaluated))
-    assert [row["arm"] for row in rows] == ["teacher", "lrmil"]
+    assert [row["model"] for row in rows] == ["teacher", "lrmil"]
     row = rows[0]
     # Fold 1: of 3 x 2 pairs 0.6 and 0.9, 0.4 against 0.2, 0.7: 4 right. Fold 2: 0.8, 0.1, 0.5
     # against 0.6, 0.3: 3 right.
@@ -100,7 +100,7 @@ def test_the_headline_is_the_mean_over_folds(evaluated):
     assert low < row["auc"] < high
     of_folds = (("babab", 0.0), ("bbbaa", 0.1), ("aaaaa", 0.0))
     frame = pd.concat([predictions_of(1, labels=own, shift=shift) for own, shift in of_folds])
-    frame = frame[frame.arm == "lrmil"]
+    frame = frame[frame.model == "lrmil"]
     assert row["auc_pooled"] == pytest.approx(roc_auc_score(frame.label == "b", frame.prob_b))
     assert row["accuracy"] == pytest.approx((3 / 5 + 2 / 5 + 2 / 5) / 3)
     assert table.cells(rows)[1][1].endswith("(2 of 3 folds)")

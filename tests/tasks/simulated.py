@@ -35,7 +35,15 @@ def logits(task: tasks.Task, signal: np.ndarray, rng, noise: float) -> np.ndarra
 
 
 def rows(
-    name: str, *, patients=60, seed=0, fold=1, split="test", slides=1.3, noise=0.8, arms=("lrmil",)
+    name: str,
+    *,
+    patients=60,
+    seed=0,
+    fold=1,
+    split="test",
+    slides=1.3,
+    noise=0.8,
+    models=("lrmil",),
 ) -> pd.DataFrame:
     """One fold's rows as `evaluate` writes them, of patients with one slide or more, a site that
     all slides of a patient share and a scanner that they may not share."""
@@ -58,10 +66,10 @@ def rows(
         subgroup_scanner=rng.choice(["A", "B", ""], len(who), p=[0.6, 0.35, 0.05]),
     )  # fmt: skip
     frames = []
-    for place, arm in enumerate(arms):
+    for place, model in enumerate(models):
         seen = logits(task, np.repeat(signal, times), rng, noise * (1 + place))
-        frame = predictions.rows(task, arm, table, task.link(seen))
-        frame["title"] = arm.upper() if arm == "lrmil" else "HR teacher"
+        frame = predictions.rows(task, model, table, task.link(seen))
+        frame["title"] = model.upper() if model == "lrmil" else "HR teacher"
         frames.append(frame.assign(patches=rng.integers(100, 900, len(frame))))
     frame = pd.concat(frames, ignore_index=True)
     return prediction_files.described(frame, task=kind, fold=fold, split=split)

@@ -27,7 +27,7 @@ def ovarian(test):
     table = np.array(OVARIAN.split(), float).reshape(-1, 4)
     column = {"albumin": table[:, 0], "protein": table[:, 1], "K-G": 10 - table[:, 2]}[test]
     names = [f"p{number:02d}" for number in range(len(table))]
-    rows = pd.DataFrame({"slide_id": names, "patient_id": names, "case_id": names, "arm": test})
+    rows = pd.DataFrame({"slide_id": names, "patient_id": names, "case_id": names, "model": test})
     rows = rows.assign(label=np.where(table[:, 3] == 1, "yes", "no"), fold=1)
     return rows.assign(prob_no=1 - column / 10, prob_yes=column / 10)
 
@@ -65,8 +65,8 @@ def test_delongs_variance_is_the_plain_loop_over_pairs():
 
 
 def test_bootstrap_and_influence_agree_on_accuracy():
-    rows = simulated.rows("binary", patients=150, arms=("good", "poor"), noise=0.6)
-    one, other = (rows[rows.arm == arm] for arm in ("good", "poor"))
+    rows = simulated.rows("binary", patients=150, models=("good", "poor"), noise=0.6)
+    one, other = (rows[rows.model == model] for model in ("good", "poor"))
     found = comparison.paired(one, other, names=("good", "poor"), draws=120)
     metric = found["metrics"]["auc"]
     assert metric["difference"] == pytest.approx(metric["one"] - metric["other"])
@@ -78,9 +78,9 @@ def test_bootstrap_and_influence_agree_on_accuracy():
 
 
 def test_folds_are_one_study():
-    rows = pd.concat([simulated.rows("survival", fold=fold, patients=30, arms=("a", "b"))
+    rows = pd.concat([simulated.rows("survival", fold=fold, patients=30, models=("a", "b"))
                       for fold in (1, 2)])  # fmt: skip
-    one, other = (rows[rows.arm == arm] for arm in "ab")
+    one, other = (rows[rows.model == model] for model in "ab")
     found = comparison.paired(one, other, names=("a", "b"), draws=20)
     assert (found["folds"], found["patients"]) == (2, 60)
     assert "delong" not in found

@@ -54,7 +54,7 @@ def test_what_another_tool_leaves_out(tmp_path):
     test, validation = prediction_files.read_with_validation(tmp_path / "other.csv")
     assert validation is None
     assert test.case_id.tolist() == ["p/b", "p/a", "q"]
-    assert set(test.arm) == {"model"}
+    assert set(test.model) == {"model"}
     assert (set(test.fold), set(test.split)) == ({1}, {"test"})
 
 

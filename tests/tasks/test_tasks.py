@@ -118,7 +118,7 @@ def test_slides_of_a_patient_are_pooled_by_value_or_by_output(given, tmp_path):
     slides = slides.assign(**first)  # a patient has one outcome
     for pooling in tasks.POOLINGS:
         pooled = dataclasses.replace(task, pooling=pooling)
-        predictions.rows(pooled, "arm", slides, values).to_csv(tmp_path / "rows.csv", index=False)
+        predictions.rows(pooled, "model", slides, values).to_csv(tmp_path / "rows.csv", index=False)
         rows = pd.read_csv(tmp_path / "rows.csv")
         assert ("pooling" in rows) == (pooling != "probability")
         read = tasks.of_columns(rows)
@@ -153,7 +153,7 @@ def test_predictions_csv_says_all_that_figures_need(given, tmp_path):
     task, table, _, logits = given
     ids = [f"s{number:02d}" for number in range(60)]
     slides = table.assign(slide_id=ids, patient_id=ids, case_id=ids)
-    rows = predictions.rows(task, "arm", slides, task.link(logits))
+    rows = predictions.rows(task, "model", slides, task.link(logits))
     rows.to_csv(tmp_path / "predictions.csv", index=False)
     again = pd.read_csv(tmp_path / "predictions.csv")
     told = tasks.of_columns(again)

@@ -1,4 +1,4 @@
-"""Lesion masks: what is read as lesion, what is refused, and the arms scored against them."""
+"""Lesion masks: what is read as lesion, what is refused, and the models scored against them."""
 
 import numpy as np
 import pandas as pd
@@ -141,7 +141,7 @@ def test_where_masks_lie(cohort):
 
 
 def test_the_threshold_is_the_validation_slides_own(cohort, caplog):
-    """Slide 0 chooses it, slide 1 is tested; two arms do not touch each other."""
+    """Slide 0 chooses it, slide 1 is tested; two models do not touch each other."""
     config, _, table = cohort
     xy = LOW.places(0)["xy"]
     share = np.array([[1, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0.5, 0.05, 0, 0, 0]])
@@ -155,7 +155,7 @@ def test_the_threshold_is_the_validation_slides_own(cohort, caplog):
     assert thresholds == {"lrmil": 4.0, "teacher": 1.0}
     assert frame.split.tolist() == ["val", "test"] * 2
     assert frame.slide_id.tolist() == ["n", "a"] * 2
-    tested = frame[frame.split == "test"].set_index("arm")
+    tested = frame[frame.split == "test"].set_index("model")
     assert tested.auc.to_dict() == {"lrmil": 1.0, "teacher": 0.5}
     assert tested.dice["lrmil"] == pytest.approx(2 * 0.5 / 1.55)
     assert tested.dice["teacher"] == pytest.approx(2 * 0.55 / 8.55)

@@ -20,13 +20,13 @@ def read(workdir: Path) -> dict[str, Any]:
       WorkdirError: it is of another schema.
     """
     path = workdir / "cohort.json"
-    record = json.loads(path.read_text()) if path.is_file() else {"schema": SCHEMA_VERSION}
-    if record.get("schema") != SCHEMA_VERSION:
+    content = json.loads(path.read_text()) if path.is_file() else {"schema": SCHEMA_VERSION}
+    if content.get("schema") != SCHEMA_VERSION:
         raise WorkdirError(
-            f"{workdir} was made with schema {record.get('schema')}, this version writes schema "
+            f"{workdir} was made with schema {content.get('schema')}, this version writes schema "
             f"{SCHEMA_VERSION}; use another --workdir, or the version that made it"
         )
-    return record
+    return content
 
 
 def check(workdir: Path, section: str, identity: dict[str, Any]) -> dict[str, Any]:
@@ -35,33 +35,33 @@ def check(workdir: Path, section: str, identity: dict[str, Any]) -> dict[str, An
     Raises:
       WorkdirError: it was made by another config, encoder or schema; both sides are named.
     """
-    record = read(workdir)
+    content = read(workdir)
     identity = json.loads(json.dumps(identity))  # tuples become lists, as they are on disk
-    known = record.get(section)
-    if known is not None and known != identity:
-        flat_known, flat_new = configuration.flatten(known), configuration.flatten(identity)
+    recorded = content.get(section)
+    if recorded is not None and recorded != identity:
+        flat_old, flat_new = configuration.flatten(recorded), configuration.flatten(identity)
         differing = [
-            key for key in sorted(flat_known | flat_new) if flat_known.get(key) != flat_new.get(key)
+            key for key in sorted(flat_old | flat_new) if flat_old.get(key) != flat_new.get(key)
         ]
         key = differing[0]
         raise WorkdirError(
-            f"{workdir} was made by another config: {section} has {key}={flat_known.get(key)!r}, "
+            f"{workdir} was made by another config: {section} has {key}={flat_old.get(key)!r}, "
             f"this run has {flat_new.get(key)!r}; use another --workdir, or delete this one"
         )
-    return record
+    return content
 
 
-def claim(workdir: Path, section: str, identity: dict[str, Any]) -> None:
+def record(workdir: Path, section: str, identity: dict[str, Any]) -> None:
     """Writes who made a part of the cohort into `cohort.json`, if it is new.
 
     Raises:
       WorkdirError: it was made by another config, encoder or schema; both sides are named.
     """
-    record = check(workdir, section, identity)
-    if section not in record:
-        record[section] = json.loads(json.dumps(identity))
-        record["software"] = {name: _version(name) for name in SOFTWARE}
-        files.write_json(workdir / "cohort.json", record)
+    content = check(workdir, section, identity)
+    if section not in content:
+        content[section] = json.loads(json.dumps(identity))
+        content["software"] = {name: _version(name) for name in SOFTWARE}
+        files.write_json(workdir / "cohort.json", content)
 
 
 def _version(name: str) -> str:
