@@ -104,6 +104,10 @@ class Cox(Survival):
         hazard = baseline * xp.exp(xp.minimum(logits, 80.0))
         return xp.concatenate([logits, xp.exp(-hazard)], -1)
 
+    def unlink(self, values: Float[np.ndarray, "n V"]) -> Float[np.ndarray, "n 1"]:
+        """The logarithm of the risk, which is among the values."""
+        return values[:, :1]
+
     def through(self, values: Float[np.ndarray, "n V"]) -> Float[np.ndarray, "n j"]:
         return values[:, 1:]
 
