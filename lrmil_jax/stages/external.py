@@ -18,13 +18,13 @@ from ml_collections import ConfigDict
 from lrmil_jax import config as configuration
 from lrmil_jax import files, methods, processes, tasks
 from lrmil_jax.data import labels as label_csv
-from lrmil_jax.data import leaks, regions, slide_files
+from lrmil_jax.data import leaks, regions, slide_files, subgroups
 from lrmil_jax.data.slide_jobs import SlideJob
 from lrmil_jax.errors import DataError
 from lrmil_jax.models import model_folder, slide_list
 from lrmil_jax.models.slide_model import SlideModel
-from lrmil_jax.report import follow_up, html, results, table
-from lrmil_jax.tasks import Task, columns, predictions
+from lrmil_jax.report import follow_up, html, patient_figures, results, table
+from lrmil_jax.tasks import Task, columns, evaluation, prediction_files, predictions
 from lrmil_jax.workspace import cohorts, layout, twins
 
 log = logging.getLogger(__name__)
@@ -56,6 +56,8 @@ def run(model: Path, workdir: Path, cohort: Path, config: ConfigDict | None = No
         sources = dataclasses.replace(sources, slides=cohort.parent)
     rows, task, slides = label_csv.read_slides(sources, _read_task(loaded.task, config))
     slides["case_id"] = label_csv.cases(slides, rows, task, cohort)
+    names = tuple(config.evaluate.subgroups)
+    slides = slides.join(subgroups.columns(rows.frame, names, slides.patient_id, str(cohort)))
     seen = _seen(loaded, slides, str(cohort), config)
     folder = workdir / "predictions"
     files.remove_leftovers(folder)
@@ -134,37 +136,43 @@ def _report(
     slides = slides[slides.slide_id.isin(by_name)].reset_index(drop=True)
     records = [by_name[name] for name in slides.slide_id]
     values = np.array([[one["prediction"][name] for name in task.values] for one in records])
-    frame = predictions.rows(task, compared.name, slides, values)
-    measured = {
-        "title": compared.title,
-        "patches": float(np.median([record["patches_encoded"] for record in records])),
+    frame = predictions.rows(task, compared.name, slides, values).assign(
+        title=compared.title, patches=[record["patches_encoded"] for record in records]
+    )
+    tested = prediction_files.described(frame, task=task.name, fold=1, split="test")
+    measured = evaluation.evaluate(task, tested, None, sensitivity=1.0) | {
         "slides": len(frame),
-        **predictions.measure(task, frame),
         "thresholds": predictions.at_thresholds(task, frame, model.thresholds),
     }
     folder = layout.stage_folder(workdir, "evaluate")
-    files.write_table(folder / "predictions.csv", frame)
+    files.write_table(folder / "predictions.csv", tested)
     files.write_json(folder / "metrics.json", {compared.name: measured})
-    tested = frame.assign(fold=1)
     seconds = pd.DataFrame([record["seconds"] for record in records]).median().to_dict()
     row = results.model_row(compared.name, tested, [measured], seconds)
     notes += results.result_notes([row], tested, chosen_on="the model's own validation patients")
-    _page(layout.stage_folder(workdir, "report"), row, tested, records, notes)
+    _page(layout.stage_folder(workdir, "report"), row, tested, records, notes, model.temperature)
 
 
 def _page(
-    folder: Path, row: dict, tested: pd.DataFrame, records: list[dict], notes: list[str]
+    folder: Path,
+    row: dict,
+    tested: pd.DataFrame,
+    records: list[dict],
+    notes: list[str],
+    temperature: float | None,
 ) -> None:
     table.save(folder, [row], notes)
-    pictures = []
+    titles, temperatures = {row["model"]: row["title"]}, {(1, row["model"]): temperature}
+    pictures, sections = patient_figures.save(folder, tested, temperatures, titles)
     if tasks.of_columns(tested).has_follow_up:
-        follow_up.save(folder / "follow_up.png", tested, {row["model"]: row["title"]})
+        follow_up.save(folder / "follow_up.png", tested, titles)
         pictures.append(("follow_up.png", "Patients above and below the median risk"))
     pictures += [
         (f"../predictions/{one['slide_id']}/heatmap.png", f"{one['slide_id']}: {one['sentence']}")
         for one in records[:_HEATMAPS]
     ]
-    page = html.page("lrmil_jax: external cohort", table.cells([row]), pictures, notes)
+    page = html.page("lrmil_jax: external cohort", table.cells([row]), pictures, notes,
+                     sections=sections)  # fmt: skip
     html.save(folder / "index.html", page)
     for line in table.lines([row]):
         log.info("%s", line)
