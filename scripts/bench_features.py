@@ -21,7 +21,8 @@ import numpy as np
 from lrmil_jax.data.schema import Geometry
 from lrmil_jax.data.slide_jobs import TilingSettings
 from lrmil_jax.interchange import registry
-from lrmil_jax.interchange.slides import BagFile, FeatureJob, TakeOver, take_over
+from lrmil_jax.interchange.slides import BagFile, FeatureJob
+from lrmil_jax.interchange.take_over import TakeOver, take_over
 
 SIDE = 512
 FEW = 5

@@ -8,7 +8,8 @@ from ml_collections import ConfigDict
 from lrmil_jax import processes
 from lrmil_jax.data import features
 from lrmil_jax.errors import DataError
-from lrmil_jax.interchange.slides import FeatureJob, TakeOver, take_over
+from lrmil_jax.interchange.slides import FeatureJob
+from lrmil_jax.interchange.take_over import TakeOver, take_over
 from lrmil_jax.models import trained
 from lrmil_jax.workspace import (
     cohorts,
