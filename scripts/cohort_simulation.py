@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from scipy import stats
 
 from lrmil_jax.data.features import FeatureStore
-from lrmil_jax.data.splits import make_folds
+from lrmil_jax.data.folds import make as make_folds
 from lrmil_jax.slides import synthetic
 from lrmil_jax.tasks.classification import Classification
 from lrmil_jax.train import mil

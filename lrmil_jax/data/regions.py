@@ -24,17 +24,14 @@ from lrmil_jax.slides import lattice, likeness, open_slide, tissue
 @dataclasses.dataclass
 class SlidePlan:
     """An open slide with its tissue and lattice: all that is known before patches are read; no
-    tissue where another tool has chosen the patches."""
+    tissue where another tool has chosen the patches. By its picture a slide is known again under
+    another name or compression (`slides.likeness`)."""
 
     slide: object
     tissue: tissue.Tissue | None
     lattice: lattice.Lattice
+    picture: str
     seconds: float
-
-    @property
-    def picture(self) -> str:
-        """By which the slide is known again under another name or compression."""
-        return likeness.fingerprint(self.tissue.thumbnail, self.tissue.mask)
 
 
 def plan_slide(
@@ -76,7 +73,8 @@ def plan_slide(
     except BaseException:
         slide.close()
         raise
-    return SlidePlan(slide, found, cells, time.perf_counter() - start)
+    picture = likeness.fingerprint(found.thumbnail, found.mask)
+    return SlidePlan(slide, found, cells, picture, time.perf_counter() - start)
 
 
 def inspect_slide(job: SlideJob) -> dict:

@@ -15,9 +15,6 @@ import tensorflow_datasets as tfds
 
 SCHEMA_VERSION = 2
 
-# In place of coordinates where another tool kept none.
-NO_PLACE = -(2**31)
-
 FEATURE_DTYPES = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 

@@ -19,7 +19,7 @@ from lrmil_jax.interchange import grid
 from lrmil_jax.interchange.bag import Bag
 from lrmil_jax.interchange.grid import GridError, Parents
 from lrmil_jax.interchange.layout import Layout
-from lrmil_jax.slides import lattice, open_slide
+from lrmil_jax.slides import lattice, likeness, open_slide, tissue
 
 # Relative difference between um/px of the patches and those of the config that is no mistake:
 # nominal magnifications are as loose ("20x" is 0.4 to 0.6 um/px).
@@ -243,9 +243,12 @@ def _plan(job: FeatureJob, opened: OpenBags, seconds: float) -> regions.SlidePla
                 f"geometry.lr_mpp is {geometry.lr_mpp:g}: set geometry.hr_mpp and lr_mpp to those "
                 "of the features"
             )
+        thumbnail = slide.thumbnail(job.settings.tissue_mpp)
+        mask = tissue.tissue_mask(thumbnail.image, mpp=thumbnail.downsample * slide.mpp)
+        picture = likeness.fingerprint(thumbnail.image, mask)
     except BaseException:
         slide.close()
         raise
     parents = opened.parents
     cells = lattice.from_cells(parents.lr_xy, child_side=high.side, child_mask=parents.child_mask)
-    return regions.SlidePlan(slide, None, cells, seconds)
+    return regions.SlidePlan(slide, None, cells, picture, seconds)

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
-from lrmil_jax.data import features, schema
+from lrmil_jax.data import features
 from lrmil_jax.data.features import SlideFeatures
 from lrmil_jax.errors import DataError, SlideError, WorkdirError
 from lrmil_jax.interchange import grid
 from lrmil_jax.interchange.bag import Bag
 from lrmil_jax.interchange.slides import FeatureJob, OpenBags, open_bags, row_major
+from lrmil_jax.types import NO_PLACE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +114,7 @@ def _ordered(bag: Bag, order: Int[np.ndarray, " m"]) -> Float[np.ndarray, "m D"]
 
 def _xy(bag: Bag, order: Int[np.ndarray, " m"]) -> Int[np.ndarray, "m 2"]:
     if bag.xy is None:
-        return np.full((len(order), 2), schema.NO_PLACE, np.int32)
+        return np.full((len(order), 2), NO_PLACE, np.int32)
     return bag.xy[order].astype(np.int32)
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from lrmil_jax import processes
@@ -95,7 +96,7 @@ def _record(model: SlideModel, row, source: dict, result: SlideResult) -> dict:
             name: model.classes[int(result.probabilities[model.classes[1]] >= threshold)]
             for name, threshold in model.thresholds.items()
         },
-        "calibrated": _calibrated(model, result),
+        "calibrated": calibrated(model, result),
         "mpp": result.mpp,
         "lr_patches": len(result.attention),
         "patches_encoded": result.encoded,
@@ -106,7 +107,7 @@ def _record(model: SlideModel, row, source: dict, result: SlideResult) -> dict:
     }
 
 
-def _calibrated(model: SlideModel, result: SlideResult) -> dict[str, float]:
+def calibrated(model: SlideModel, result: SlideResult) -> dict[str, float]:
     """The probabilities at the model's temperature; {} without one."""
     if model.temperature is None:
         return {}

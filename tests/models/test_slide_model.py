@@ -11,8 +11,8 @@ import pytest
 
 import lrmil_jax
 from lrmil_jax.errors import SlideError
+from lrmil_jax.models import slide_list
 from lrmil_jax.slides import synthetic
-from lrmil_jax.stages import predict
 from tests.integration import random_model
 
 DOCS = Path(__file__).parents[2] / "docs" / "python.md"
@@ -76,11 +76,11 @@ def test_the_temperature_of_a_model_folder(home, model, slides, tmp_path):
     """It is told beside the probabilities, which stay as they are."""
     assert model.temperature is None
     result = model.predict(slides[0])
-    assert predict._calibrated(model, result) == {}
+    assert slide_list.calibrated(model, result) == {}
     folder = Path(shutil.copytree(home / "runs/quickstart/model", tmp_path / "model"))
     facts = json.loads((folder / "model.json").read_text())
     (folder / "model.json").write_text(json.dumps(facts | {"temperature": 2.0}))
-    tempered = predict._calibrated(lrmil_jax.load_model(folder), result)
+    tempered = slide_list.calibrated(lrmil_jax.load_model(folder), result)
     roots = {name: np.sqrt(value) for name, value in result.probabilities.items()}
     for name, root in roots.items():
         assert tempered[name] == pytest.approx(root / sum(roots.values()))

@@ -12,7 +12,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from lrmil_jax import config as configuration
-from lrmil_jax.data.splits import make_folds
+from lrmil_jax.data.folds import make as make_folds
 from lrmil_jax.slides import open_slide
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -144,6 +144,6 @@ def test_slides_differ_in_size_and_five_folds_can_be_made(scripts, tmp_path):
         with open_slide(path.parent / "slides" / f"{slide_id}.tif") as slide:
             sizes.add(slide.dimensions)
     assert len(sizes) > 10
-    numbered = table.assign(label=(table.label == "positive").astype(int))
+    numbered = table.assign(label=(table.label == "tumour").astype(int))
     groups = numbered.label.to_numpy()
     assert len(make_folds(numbered, groups, folds=5, seed=0, source="slides")) == 5
