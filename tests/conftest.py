@@ -19,8 +19,7 @@ _LONGEST = {name: place for place, name in enumerate((
 
 
 def pytest_configure(config):
-    # Most of the time goes into compiling small programs that run once; the runs of the command
-    # line that tests start are compiled as a user's are.
+    # Most of the time goes into compiling small programs that run once.
     flags_of_user = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{flags_of_user} --xla_backend_optimization_level=0".strip()
     jax.config.update("jax_platforms", "cpu")

@@ -15,7 +15,17 @@ ORDER = (
     *("main", "preflight", "studies", "pipeline", "graph", "checks"),
     *("stages", "methods", "models", "report", "workspace", "train", "tasks"),
     *("selection", "distill", "interchange", "evals", "heads", "patches", "encoders", "data"),
-    *("slides", "config", "arrays", "types", "processes", "progress", "torch_files", "files"),
+    *(
+        "slides",
+        "config",
+        "arrays",
+        "types",
+        "places",
+        "processes",
+        "progress",
+        "torch_files",
+        "files",
+    ),
     "errors",
 )
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

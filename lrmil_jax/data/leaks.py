@@ -49,6 +49,11 @@ class Twins:
     likeness: float = 1.0
 
 
+def has_identity(status: dict[str, Any]) -> bool:
+    """Whether a slide's file was read; who brings features alone has none to compare."""
+    return "size" in (status.get("source") or {})
+
+
 def identity(status: dict[str, Any]) -> Identity:
     """Of a slide that `prepare` has read, from its status."""
     source = status["source"]

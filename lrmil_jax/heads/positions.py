@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lrmil_jax.errors import DataError
-from lrmil_jax.types import NO_PLACE
+from lrmil_jax.places import NO_PLACE
 
 
 def in_patches(xy: Int[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:

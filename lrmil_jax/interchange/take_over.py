@@ -16,7 +16,7 @@ from lrmil_jax.errors import DataError, SlideError, WorkdirError
 from lrmil_jax.interchange import grid
 from lrmil_jax.interchange.bag import Bag
 from lrmil_jax.interchange.slides import FeatureJob, OpenBags, open_bags, row_major
-from lrmil_jax.types import NO_PLACE
+from lrmil_jax.places import NO_PLACE
 
 
 @dataclasses.dataclass(frozen=True)

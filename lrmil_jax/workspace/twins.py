@@ -47,7 +47,7 @@ def write_seen(workdir: Path, cohort: Cohort, fold: int) -> Path:
       The file, for the model folder.
     """
     read = [statuses.read(workdir, name) for name in cohort.slides(fold, "train", "val").slide_id]
-    slides = [leaks.identity(one) for one in read if one.get("source")]
+    slides = [leaks.identity(one) for one in read if leaks.has_identity(one)]
     path = layout.fold_folder(workdir, fold) / SEEN
     files.write_json(path, {"slides": [dataclasses.asdict(one) for one in slides]})
     return path
@@ -66,8 +66,7 @@ def _pairs(workdir: Path, cohort: Cohort) -> pd.DataFrame:
     """Pairs of slides that are one; those of an earlier run, if they are of the same slides."""
     names = cohort.table.slide_id.tolist()
     read = {name: statuses.read(workdir, name) for name in names}
-    # Who brings features alone has no slide file to compare.
-    slides = {name: leaks.identity(one) for name, one in read.items() if one.get("source")}
+    slides = {name: leaks.identity(one) for name, one in read.items() if leaks.has_identity(one)}
     digest = hashlib.sha256(repr(list(slides.items())).encode()).hexdigest()
     path = workdir / "twins.json"
     record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -106,7 +106,10 @@ def test_what_was_killed_goes_on(tmp_path, jobs, one_device, monkeypatch):
             model.params, resumed[key].params,
         )  # fmt: skip
     whole_rows, rows = (
-        [json.loads(line) for line in (tmp_path / name / "group_0/metrics.jsonl").open()]
+        [
+            json.loads(line)
+            for line in (tmp_path / name / "group_0/metrics.jsonl").read_text().splitlines()
+        ]
         for name in ("whole", "killed")
     )
     assert len(rows) == len(whole_rows)
