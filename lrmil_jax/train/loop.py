@@ -95,9 +95,8 @@ def fit_several(
     """`fit` of several models in one program: each gets what it would get alone.
 
     A model that validation no longer improves learns no more, whatever the others do. Everything
-    is as for `fit`, but that `directory` has a folder for each model's result and one row of
-    metrics for all, that the best parameters are kept on the device, and that what goes on after a
-    kill may differ in its last bits.
+    is as for `fit`, kills included, but that `directory` has a folder for each model's result and
+    one row of metrics for all, and that the best parameters are kept on the device.
 
     Args:
       name, directory, settings, mesh, joint: as for `fit`, of all models.
