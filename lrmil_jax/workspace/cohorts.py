@@ -204,9 +204,7 @@ def source(config: ConfigDict) -> str:
 def slide_jobs(config: ConfigDict, workdir: Path, table: pd.DataFrame) -> list[SlideJob]:
     """One job a slide of the cohort's table."""
     settings = tiling_settings(config)
-    if foreign.given(config):
-        return list(foreign.jobs(config, workdir, table, settings))
-    return [
+    jobs = [
         SlideJob(
             slide_id=row.slide_id,
             path=Path(os.path.abspath(row.path)),
@@ -216,6 +214,7 @@ def slide_jobs(config: ConfigDict, workdir: Path, table: pd.DataFrame) -> list[S
         )
         for row in table.itertuples()
     ]
+    return list(foreign.jobs(config, table, jobs)) if foreign.given(config) else jobs
 
 
 def patch_source(

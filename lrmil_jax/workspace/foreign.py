@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,12 +11,12 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from lrmil_jax.data import regions, slide_files
-from lrmil_jax.data.slide_jobs import TilingSettings
+from lrmil_jax.data.slide_jobs import SlideJob
 from lrmil_jax.errors import DataError
 from lrmil_jax.interchange import registry
 from lrmil_jax.interchange.layout import Layout
 from lrmil_jax.interchange.slides import BagFile, FeatureJob
-from lrmil_jax.workspace import layout, statuses
+from lrmil_jax.workspace import statuses
 
 log = logging.getLogger(__name__)
 
@@ -111,27 +110,23 @@ def check_names(config: ConfigDict, table: pd.DataFrame) -> None:
 
 
 def jobs(
-    config: ConfigDict, workdir: Path, table: pd.DataFrame, settings: TilingSettings
+    config: ConfigDict, table: pd.DataFrame, slide_jobs: Sequence[SlideJob]
 ) -> list[FeatureJob]:
-    """One job a slide of the cohort's table."""
+    """The jobs of the cohort's table with the features of each slide."""
     held, tiles = folders(config), reads_slides(config)
     slides = _slide_files(config, table)
     return [
         FeatureJob(
-            slide_id=row.slide_id,
-            path=Path(os.path.abspath(row.path)),
-            mpp=slide_files.given_mpp(row),
-            folder=layout.regions_folder(workdir),
-            settings=settings,
+            **vars(job),
             bags={
-                level: BagFile(one.layout, one.folder, slide_files.named(one.files, row.slide_id))
+                level: BagFile(one.layout, one.folder, slide_files.named(one.files, job.slide_id))
                 for level, one in held.items()
             },
-            slide=Path(os.path.abspath(row.path)) if tiles else slides.get(row.slide_id),
+            slide=job.path if tiles else slides.get(job.slide_id),
             with_tiles=tiles,
             with_parents=tiles or len(held) == 2,
         )
-        for row in table.itertuples()
+        for job in slide_jobs
     ]
 
 
