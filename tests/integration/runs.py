@@ -9,6 +9,8 @@ import sys
 import threading
 from pathlib import Path
 
+from tests.conftest import COMPILED_FAST
+
 ROOT = Path(__file__).parents[2]
 TINY = "configs/tcga_nsclc.py:tiny"  # on synthetic slides; trains its encoder itself
 GUIDED = "configs/wise_fuse_tcga_brca.py:tiny"  # the same by WISE-FUSE
@@ -32,7 +34,7 @@ class Run:
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
         # One device, as a user has; compiled as tests are, which takes a quarter of a run less.
-        environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+        environment["XLA_FLAGS"] = COMPILED_FAST
         self.lines: list[str] = []
         self._process = subprocess.Popen(
             [sys.executable, "-m", "lrmil_jax.main", *map(str, arguments)],
