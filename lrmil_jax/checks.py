@@ -141,11 +141,6 @@ def validate(config: ConfigDict, stages: Sequence[str] = ()) -> None:
       ConfigError: naming the key, its value and what it may be.
     """
     flat = flatten(config)
-    if flat["data.patient"] == "bag":
-        raise ConfigError(
-            "data.patient=bag, all slides of a patient in one bag, is not there yet; use the mean "
-            "over the slides, data.patient=probability or logit"
-        )
     blocks = ("pretrain", "teacher", "distill", "student", "align", "mil")
     checks = dict(_CHECKS)
     checks |= {

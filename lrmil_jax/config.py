@@ -111,7 +111,8 @@ def _slides(config: ConfigDict) -> None:
     data.val_share = placeholder(float)
     # A patient or a slide (its bytes, or what its thumbnail shows) in two splits: "refuse", "warn".
     data.leaks = "refuse"
-    # One prediction of a patient's slides: mean of "probability", or of "logit".
+    # One prediction of a patient's slides: mean of "probability", or of "logit"; or all of them in
+    # one "bag", which the head then sees as a single slide.
     data.patient = "probability"
     data.label_column = "label"  # the class or number; of "multi_label" the findings, "a,b,c"
     data.time_column = "time"  # of "survival" and "cox": any unit, above 0

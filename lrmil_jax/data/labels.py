@@ -5,7 +5,7 @@
 
 import dataclasses
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ class Question(typing.Protocol):
 
     columns: tuple[str, ...]
     classes: tuple[str, ...]
+    one_bag: bool
 
     def targets(self, table: pd.DataFrame) -> np.ndarray: ...
 
@@ -81,6 +82,13 @@ class Cohort:
         table = self.table.assign(split=split)
         return table[table.split.isin(names)].reset_index(drop=True)
 
+    def in_one_bag(self, slide_ids: Collection[str]) -> pd.DataFrame:
+        """The rows of some slides and, where a patient is one bag, of those in a bag with them."""
+        rows = self.table.slide_id.isin(slide_ids)
+        if self.task.one_bag:
+            rows = self.table.case_id.isin(self.table.case_id[rows])
+        return self.table[rows].reset_index(drop=True)
+
     def without(self, slide_ids: set[str]) -> "Cohort":
         """The same cohort less some slides (those that failed), checked again."""
         if not slide_ids:
@@ -119,6 +127,8 @@ def read_cohort(
     table = splits.with_folds(table, rows, groups, protocol, labels)
     leaks.tell(splits.patients_in_two(table, str(labels)), protocol.leaks)
     _check_folds(table, task, str(labels))
+    if task.one_bag:  # the slides of a bag follow each other, wherever some of them are taken
+        table = table.sort_values("case_id", kind="stable", ignore_index=True)
     return Cohort(table=table, task=task)
 
 

@@ -46,7 +46,8 @@ def chosen_on_validation(
         return {}, None
     table, model = cohort.slides(fold, "val"), methods.of(config).main
     store = model.features(config, workdir, fold, table.slide_id.tolist())
-    values, _ = predict(model.head(workdir, fold), store, {}, label="thresholds")
+    head, cases = model.head(workdir, fold), table.case_id.tolist()
+    values, _ = predict(head, store, cases, {}, label="thresholds")
     rows = predictions.rows(cohort.task, "", table, values)
     wanted = config.evaluate.sensitivity
     thresholds = predictions.chosen_thresholds(cohort.task, rows, sensitivity=wanted)
@@ -56,16 +57,17 @@ def chosen_on_validation(
 def predict(
     classifier: BagModel,
     store: FeatureStore,
+    cases: Sequence[str],
     lesions_of: dict[int, lesions.Lesion],
     *,
     label: str,
 ) -> tuple[Float[np.ndarray, "S V"], dict[int, np.ndarray]]:
     """Predicted values of every slide, and attention over LR patches of those with lesion;
-    `label` is for the progress display."""
-    values, attention = [], {}
+    `cases` are those of the slides, `label` is for the progress display."""
+    values, attention, predictions_of = [], {}, classifier.on(store, cases)
     with progress(label, len(store.slide_ids)) as bar:
         for place in range(len(store.slide_ids)):
-            logits, scores = classifier.predict_slide(store, place)
+            logits, scores = predictions_of.slide(place)
             values.append(classifier.task.link(logits))
             if place in lesions_of:
                 patches = len(lesions_of[place].share)

@@ -78,6 +78,11 @@ class WiseFuse(Method):
             raise ConfigError(
                 f"study.budgets is {budgets}; give different shares, above 0 and up to 1"
             )
+        if config.data.patient == "bag":
+            raise ConfigError(
+                "data.patient is bag, but method wise_fuse chooses, fuses and predicts slide by "
+                "slide; use probability or logit"
+            )
         super().check(config)
 
     def preflight(self, config: ConfigDict, module) -> None:

@@ -1,5 +1,6 @@
 """Single test slides drawn for the report: where a model looked, and why it read there."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ def save_attention(
     rows: pd.DataFrame,
     head: BagModel,
     store: FeatureStore,
+    cases: Sequence[str],
     *,
     fold: int,
     high: bool,
@@ -44,7 +46,8 @@ def save_attention(
       config, workdir: of the run.
       folder: the pictures go below it.
       rows: of the cohort's table.
-      head, store: of the fold; the store holds these slides in this order.
+      head, store: of the fold; the store holds these slides, and those in a bag with them.
+      cases: of the slides of the store.
       fold: for the pictures' names.
       high: its patches are HR patches.
     """
@@ -52,12 +55,13 @@ def save_attention(
         ", ".join(f"{name} {value}" for name, value in record.items())
         for record in head.task.truth(rows).to_dict("records")
     ]
-    pictures = []
-    for index, row in enumerate(rows.itertuples()):
-        logits, scores = head.predict_slide(store, index)
+    pictures, predictions = [], head.on(store, cases)
+    for number, row in enumerate(rows.itertuples()):
+        index = store.slide_ids.index(row.slide_id)
+        logits, scores = predictions.slide(index)
         name = f"heatmaps/fold_{fold}-{row.slide_id}.png"
         sentence = head.task.sentence(head.task.link(logits))
-        title = f"{row.slide_id}: {sentence} ({truth[index]})"
+        title = f"{row.slide_id}: {sentence} ({truth[number]})"
         background, downsample, side = thumbnail(config, workdir, row)
         if high:
             side //= cohorts.geometry(config).ratio

@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,12 +29,17 @@ def predict(model: SlideModel, table: pd.DataFrame, folder: Path) -> tuple[list[
     Slides are classified one after the other without a pause; what is kept of them is drawn in
     processes beside, and is whole once `prediction.json` is there.
     """
-    identity = _identity(model.folder)
-    rows = [(row, _source(identity, row)) for row in table.itertuples()]
+    rows = _with_sources(model, table)
     known = [_known(folder / row.slide_id, source) for row, source in rows]
+    if model.task.one_bag:  # one that is not there takes the others of its bag with it
+        missing = {row.case for (row, _), record in zip(rows, known, strict=True) if not record}
+        known = [None if row.case in missing else record
+                 for (row, _), record in zip(rows, known, strict=True)]  # fmt: skip
     pending = [pair for pair, record in zip(rows, known, strict=True) if record is None]
     results = model.predict_many(
-        [row.path for row, _ in pending], [slide_files.given_mpp(row) for row, _ in pending]
+        [row.path for row, _ in pending],
+        [slide_files.given_mpp(row) for row, _ in pending],
+        [row.case for row, _ in pending],
     )
     failed: list[dict] = []
     with (
@@ -52,8 +58,24 @@ def predict(model: SlideModel, table: pd.DataFrame, folder: Path) -> tuple[list[
     failed += [_failure(record["slide_id"], record["reason"]) for record in undrawn]
     there = [record for record in known if record is not None]
     there += [record for record in saved if "prediction" in record]
-    order = {row.slide_id: place for place, (row, _) in enumerate(rows)}
+    order = {slide_id: place for place, slide_id in enumerate(table.slide_id)}
     return sorted(there, key=lambda record: order[record["slide_id"]]), failed
+
+
+def _with_sources(model: SlideModel, table: pd.DataFrame) -> list[tuple[Any, dict]]:
+    """Each slide with what its prediction follows from: the model, the slide and, where a patient
+    is one bag, the patient's other slides, which it follows in the list."""
+    identity = _identity(model.folder)
+    table = table.assign(case=table.get("case_id", table.patient_id))
+    if model.task.one_bag:
+        table = table.sort_values("case", kind="stable")
+    rows = [(row, _source(identity, row)) for row in table.itertuples()]
+    if not model.task.one_bag:
+        return rows
+    slides: dict[str, list] = {}
+    for row, source in rows:
+        slides.setdefault(row.case, []).append(source)
+    return [(row, source | {"bag": list(slides[row.case])}) for row, source in rows]
 
 
 def _identity(model: Path) -> str:

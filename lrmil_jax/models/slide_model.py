@@ -2,6 +2,7 @@
 those whose LR patches choose the HR patches (WISE-FUSE); of one member or of several."""
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from jaxtyping import Float, Int
 from scipy.special import softmax
 
 from lrmil_jax.data import schema, slide_jobs
+from lrmil_jax.data.patient_bags import side_by_side
 from lrmil_jax.errors import SlideError, UserError
 from lrmil_jax.models.guided import Guide
 from lrmil_jax.models.result import SlideResult
@@ -71,7 +73,10 @@ class SlideModel:
         return result
 
     def predict_many(
-        self, paths: Iterable[Path | str], mpp: Iterable[float | None] | None = None
+        self,
+        paths: Iterable[Path | str],
+        mpp: Iterable[float | None] | None = None,
+        patients: Sequence[str] | None = None,
     ) -> Iterator[SlideResult | UserError]:
         """Classifies slide after slide without a pause between them, and gives results in order.
 
@@ -81,6 +86,8 @@ class SlideModel:
         Args:
           paths: the slide files.
           mpp: um/px of each, as for `predict`; None is the files' own.
+          patients: of each, for a model of patients' bags (`data.patient=bag`): those that follow
+            each other under one name are one bag. Other models predict each slide alone.
 
         Yields:
           The result of each slide, or the mistake (`SlideError`) that kept it from having one.
@@ -89,15 +96,28 @@ class SlideModel:
         mpp = [None] * len(paths) if mpp is None else list(mpp)
         visits = planned(zip(paths, mpp, strict=True), self.settings, high=self._reads_high)
         encoded = self._read(visits) if self.guide is None else self._read_guided(visits)
-        for visit, features in encoded:
+        names = patients if self.task.one_bag and patients is not None else range(len(paths))
+        for _, together in itertools.groupby(names):
+            bag = list(itertools.islice(encoded, len(list(together))))
+            try:
+                yield from self._results(bag)
+            finally:
+                for visit, _ in bag:
+                    visit.close()
+
+    def _results(
+        self, bag: list[tuple[Visit, list | UserError]]
+    ) -> Iterator[SlideResult | UserError]:
+        """Of the slides of one bag; those that could not be read are left out of it."""
+        readable = [(visit, rows) for visit, rows in bag if not isinstance(rows, UserError)]
+        predictions = iter(self._predictions(readable))
+        for visit, features in bag:
             try:
                 if isinstance(features, UserError):
                     raise features
-                yield self._result(visit, features)
+                yield self._result(visit, features, next(predictions))
             except UserError as error:
                 yield error
-            finally:
-                visit.close()
 
     @property
     def _reads_high(self) -> bool:
@@ -150,17 +170,32 @@ class SlideModel:
             chosen = regions_read[choices.union].tolist()
             yield (visit, choices), visit.patches(self.settings, high=True, chosen=chosen)
 
-    def _result(self, visit: Visit, features: list) -> SlideResult:
+    def _predictions(self, bag: list[tuple[Visit, list]]) -> Iterable[list | None]:
+        """For each slide of a bag what every member predicts, and the slide's attention; None for
+        models that choose HR patches, which look at each slide alone."""
+        if self.guide is not None or not bag:
+            return [None] * len(bag)
         start = time.perf_counter()
+        places = [visit.sources[0].places()["xy"] for visit, _ in bag]
+        edges = np.cumsum([len(xy) for xy in places])[:-1]
+        xy = places[0] if len(bag) == 1 else side_by_side(places)
+        members = []
+        for number, (_, head) in enumerate(self.members):
+            rows = np.concatenate([features[number] for _, features in bag])
+            values, attention = _predicted(head, rows, xy)
+            members.append([(values, part) for part in np.split(attention, edges)])
+        for visit, _ in bag:
+            visit.seconds["mil"] = (time.perf_counter() - start) / len(bag)
+        return map(list, zip(*members, strict=True))
+
+    def _result(self, visit: Visit, features: list, predictions: list | None) -> SlideResult:
         lattice, guidance = visit.plan.lattice, None
         if self.guide is None:
-            heads = zip(self.members, features, strict=True)
-            xy = visit.sources[0].places()["xy"]
-            predictions = [_predicted(head, rows, xy) for (_, head), rows in heads]
             places, encoded = visit.sources[0].places(), sum(map(len, features))
             side = lattice.child_side if self.high else lattice.lr_side
             read_side = side
         else:
+            start = time.perf_counter()
             choices, rows = features
             predictions = self.guide.predict(
                 [head for _, head in self.members], choices, rows, visit
@@ -168,7 +203,7 @@ class SlideModel:
             places, side, read_side = visit.sources[0].places(), lattice.lr_side, lattice.child_side
             encoded = len(self.members) * len(places["xy"]) + len(rows)
             guidance = self.guide.guidance(choices, places["xy"], side)
-        visit.seconds["mil"] = time.perf_counter() - start
+            visit.seconds["mil"] = time.perf_counter() - start
         mean = np.mean([values for values, _ in predictions], axis=0)
         columns = self.task.said(mean[None])
         return SlideResult(

@@ -35,7 +35,8 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     frames, attentions, measured = {}, {}, {}
     for name, (model, head, store) in compared.items():
         label = f"evaluate {model.title}"
-        values, attention = comparison.predict(head, store, lesions_of, label=label)
+        cases = table.case_id.tolist()
+        values, attention = comparison.predict(head, store, cases, lesions_of, label=label)
         rows = predictions.rows(head.task, name, table, values)
         frames[name] = rows.assign(title=model.title, patches=store.sizes)
         if head.has_attention:

@@ -108,10 +108,11 @@ def _save_heatmaps(config: ConfigDict, workdir: Path, folder: Path) -> list[tupl
     model = methods.of(config).main
     for fold in range(1, config.folds + 1):
         rows = cohort.slides(fold, "test").head(config.report.heatmaps)
-        store = model.features(config, workdir, fold, rows.slide_id.tolist())
+        read = cohort.in_one_bag(rows.slide_id)
+        store = model.features(config, workdir, fold, read.slide_id.tolist())
         pictures += drawings.save_attention(
-            config, workdir, folder, rows, model.head(workdir, fold), store, fold=fold,
-            high=model.high,
+            config, workdir, folder, rows, model.head(workdir, fold), store,
+            read.case_id.tolist(), fold=fold, high=model.high,
         )  # fmt: skip
     return pictures
 
@@ -127,16 +128,17 @@ def _lesion_slide(
     config: ConfigDict, workdir: Path, fold: int, slide_id: str, auc: dict[str, float | None]
 ) -> attention.LesionSlide:
     cohort = cohorts.prepared(config, workdir)
-    rows = cohort.table[cohort.table.slide_id == slide_id].reset_index(drop=True)
-    compared = comparison.models(config, workdir, fold, [slide_id])
+    rows = cohort.in_one_bag([slide_id])
+    place = rows.slide_id.tolist().index(slide_id)
+    compared = comparison.models(config, workdir, fold, rows.slide_id.tolist())
     low = comparison.low_resolution_store(compared)
-    lesion = lesions.find(config, workdir, rows, cohort.classes, low)[0]
+    lesion = lesions.find(config, workdir, rows, cohort.classes, low)[place]
     maps = {}
     for name in auc:
         model, head, store = compared[name]
-        scores = head.predict_slide(store, 0)[1]
-        maps[model.title] = lesions.lr_attention(scores, store, 0, len(lesion.share))
-    row = next(rows.itertuples())
+        scores = head.on(store, rows.case_id.tolist()).slide(place)[1]
+        maps[model.title] = lesions.lr_attention(scores, store, place, len(lesion.share))
+    row = list(rows.itertuples())[place]
     drawn_on, downsample, side = drawings.thumbnail(config, workdir, row)
     return attention.LesionSlide(
         name=slide_id,

@@ -35,9 +35,10 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     pending = [slide for slide, path in enumerate(paths) if not path.is_file()]
     if not pending:
         return
-    classifier = BagModel.load(path)
+    cases = cohort.slides(fold, "train", "val").case_id.tolist()
+    predictions = BagModel.load(path).on(store, cases)
     with progress("teacher's attention", len(paths), done=len(paths) - len(pending)) as bar:
         for slide in pending:
-            logits, attention = classifier.predict_slide(store, slide)
+            logits, attention = predictions.slide(slide)
             param_files.save_params(paths[slide], {"logits": logits, "attention_logits": attention})
             bar.advance()

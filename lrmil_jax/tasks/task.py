@@ -18,7 +18,8 @@ from lrmil_jax.tasks import columns
 from lrmil_jax.types import AnyArray
 
 # How the slides of a patient become one prediction: the mean of the values, or of the outputs.
-POOLINGS = ("probability", "logit")
+# How the slides of a patient become one prediction: the mean over them, or all in one bag.
+POOLINGS = ("probability", "logit", "bag")
 # Metrics of which less is better; of all others more is.
 LESS_IS_BETTER = ("loss", "mae", "rmse", "brier")
 
@@ -131,6 +132,11 @@ class Task(abc.ABC):
     ) -> Array:
         """[B], L_bag: what a student's outputs cost against its teacher's, 0 where they agree."""
 
+    @property
+    def one_bag(self) -> bool:
+        """Whether all slides of a patient are one bag."""
+        return self.pooling == "bag"
+
     @abc.abstractmethod
     def link(self, logits: Float[AnyArray, "*n W"]) -> Float[AnyArray, "*n V"]:
         """The predicted values; NumPy in, NumPy out."""
@@ -143,7 +149,7 @@ class Task(abc.ABC):
         self, values: Float[np.ndarray, "n V"], place: Integer[np.ndarray, " n"]
     ) -> Float[np.ndarray, "P V"]:
         """The values of patients: of those of their slides the mean, or `link` of the mean of the
-        outputs (`pooling`).
+        outputs (`pooling`). The slides of one bag have the same values.
 
         Args:
           values: of slides.

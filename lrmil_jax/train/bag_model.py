@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from jaxtyping import Float, Num
 
 from lrmil_jax import heads, tasks
 from lrmil_jax.data import param_files
+from lrmil_jax.data.patient_bags import PatientBags
 from lrmil_jax.tasks import Task
 from lrmil_jax.train import bags
 from lrmil_jax.train.bags import standardise
@@ -84,6 +86,10 @@ class BagModel:
         attention = np.zeros(count) if attention is None else np.asarray(attention)[0, :count]
         return np.asarray(logits)[0], attention.astype(np.float32)
 
+    def on(self, store: bags.BagStore, cases: Sequence[str]) -> "SlidePredictions":
+        """What the head says of the slides of a store; `cases` as for `PatientBags`."""
+        return SlidePredictions(self, store, cases)
+
     def save(self, path: Path, **facts: Any) -> None:
         """Writes the classifier as one safetensors file; `facts` join its metadata."""
         metadata = {"head": self.name, "options": self.options, "task": self.task.facts()}
@@ -106,3 +112,25 @@ class BagModel:
             mean=tree["standardise"]["mean"],
             sd=tree["standardise"]["sd"],
         )
+
+
+class SlidePredictions:
+    """What a head says of each slide of a store, alone or, where a patient is one bag, with the
+    other slides of its patient."""
+
+    def __init__(self, head: BagModel, store: bags.BagStore, cases: Sequence[str]):
+        self._head, self._store = head, store
+        self._bags = PatientBags(store, cases) if head.task.one_bag else None
+        self._last: tuple[int, Any] = -1, None
+
+    def slide(self, place: int) -> tuple[Float[np.ndarray, " W"], Float[np.ndarray, " n"]]:
+        """Logits of the slide at this place, or of its patient's bag, and attention logits of its
+        patches: a bag's slides weigh against each other too."""
+        if self._bags is None:
+            return self._head.predict_slide(self._store, place)
+        bag = int(np.searchsorted(self._bags.first, place, side="right")) - 1
+        if bag != self._last[0]:  # the slides of a bag are asked for one after the other
+            self._last = bag, self._head.predict_slide(self._bags, bag)
+        logits, attention = self._last[1]
+        edges = np.cumsum([self._store.sizes[slide] for slide in self._bags.slides(bag)])
+        return logits, np.split(attention, edges[:-1])[place - self._bags.first[bag]]

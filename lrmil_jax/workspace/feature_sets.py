@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from lrmil_jax.data import schema
 from lrmil_jax.data.features import FeatureStore
+from lrmil_jax.data.patient_bags import PatientBags
 from lrmil_jax.patches.pairs import PatchPairs
 from lrmil_jax.selection import fuse, shared_space
 from lrmil_jax.train import mil
@@ -72,8 +73,20 @@ def student_store(config: ConfigDict, workdir: Path, fold: int, slide_ids) -> Fe
 
 
 def fold_data(cohort, fold: int, store: FeatureStore, **extras) -> mil.BagData:
-    """Labels and splits of a fold's training and validation slides, as bags."""
+    """Labels and splits of a fold's training and validation slides, as bags.
+
+    Args:
+      cohort: of the run.
+      fold: counted from 1, or `splits.FINAL`.
+      store: features of these slides, in the order of the cohort.
+      extras: `per_bag` and `per_instance` of `mil.BagData`, of these slides.
+    """
     table = cohort.slides(fold, "train", "val")
+    if cohort.task.one_bag:
+        store = PatientBags(store, table.case_id.tolist())
+        table = table.iloc[store.first]
+        per_bag = extras.get("per_bag", {})
+        extras = extras | {"per_bag": {name: of[store.first] for name, of in per_bag.items()}}
     split = table.split.to_numpy()
     return mil.BagData(
         store=store,
