@@ -45,6 +45,10 @@ class Perceiver(Head):
     dropout: float = 0.0
     dtype: Any = jnp.float32
 
+    def instance_floats(self) -> int:
+        """See `Head`: the row, and the keys and values of every block."""
+        return (3 * self.depth + 7) * self.width + 2 * self.heads * self.latents
+
     @nn.compact
     def __call__(
         self,

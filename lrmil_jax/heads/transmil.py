@@ -50,6 +50,10 @@ class TransMIL(Head):
     dropout: float = 0.0
     dtype: Any = jnp.float32
 
+    def instance_floats(self) -> int:
+        """See `Head`: tokens of two layers, and their attention to the landmarks and back."""
+        return 40 * self.width + 8 * self.heads * self.landmarks
+
     @nn.compact
     def __call__(
         self,
