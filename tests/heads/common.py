@@ -53,8 +53,19 @@ def applied(head):
 
 @functools.cache
 def graded(head):
-    """(params, bags, mask, xy, labels) -> the summed loss and its gradient, compiled."""
-    return jax.jit(jax.value_and_grad(lambda params, *batch: losses(head, params, *batch).sum()))
+    """(params, bags, mask, xy, labels[, share]) -> the summed loss and its gradient, compiled; each
+    bag counts by its share."""
+
+    def total(params, *batch):
+        return jnp.vdot(losses(head, params, *batch[:4]), batch[4])
+
+    gradient = jax.jit(jax.value_and_grad(total))
+
+    def of(params, bags, mask, xy, labels, share=None):
+        share = jnp.ones(len(bags)) if share is None else jnp.asarray(share, jnp.float32)
+        return gradient(params, bags, mask, xy, labels, share)
+
+    return of
 
 
 def losses(head, params, bags, mask, xy, labels=LABELS):

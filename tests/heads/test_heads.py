@@ -102,15 +102,16 @@ def test_longer_padding_and_other_rows_do_not_matter(setting):
 
 
 def test_every_bag_has_its_share_of_the_gradient(setting):
-    """The gradient of a batch is the sum of those of its bags, alone and without filling."""
+    """The gradient of a batch is the sum of those of its bags, and that of a filled bag what it is
+    alone and without filling."""
     head, params, bags, mask, xy = setting
     together = graded(head)(params, bags, mask, xy, LABELS)[1]
-    alone = []
-    for row in range(B):
-        count, part = int(mask[row].sum()), slice(row, row + 1)
-        cut = (bags[part, :count], jnp.ones((1, count), bool), xy[part, :count], LABELS[part])
-        alone.append(graded(head)(params, *cut)[1])
-    jax.tree.map(lambda total, *parts: close(total, sum(parts), 2e-5), together, *alone)
+    each = [graded(head)(params, bags, mask, xy, LABELS, share)[1] for share in np.eye(B)]
+    jax.tree.map(lambda total, *parts: close(total, sum(parts), 2e-5), together, *each)
+    row, count = slice(1, 2), int(mask[1].sum())
+    assert 1 < count < N
+    cut = (bags[row, :count], jnp.ones((1, count), bool), xy[row, :count], LABELS[row])
+    jax.tree.map(lambda a, b: close(a, b, 2e-5), each[1], graded(head)(params, *cut)[1])
 
 
 def test_order_of_rows(setting):
@@ -161,12 +162,14 @@ def test_vmap_over_parameters(setting):
 
 def test_eight_devices_equal_one(setting):
     head, params, *batch = setting
-    batch = [jnp.concatenate([a, a, a])[:8] for a in (*batch, LABELS)]
+    batch, shares = [*batch, LABELS], [3, 3, 2]  # of the three bags in eight rows
+    expected = graded(head)(params, *batch, shares)
+    batch = [jnp.concatenate([a, a, a])[:8] for a in (*batch, jnp.ones(B))]
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     rows = jax.NamedSharding(mesh, jax.P("data"))
     whole = jax.device_put(params, jax.NamedSharding(mesh, jax.P()))
     spread = graded(head)(whole, *jax.device_put(batch, rows))
-    jax.tree.map(lambda a, b: close(a, b, 2e-5), spread, graded(head)(params, *batch))
+    jax.tree.map(lambda a, b: close(a, b, 2e-5), spread, expected)
 
 
 def test_chance_only_in_training(name, setting):
