@@ -80,6 +80,8 @@ _CHECKS = {
     "prepare.hr": _one_of("store", "skip"),
     "prepare.min_tissue": _range(0, 1),
     "prepare.tissue_mpp": _range(0.5, 64),
+    "prepare.tissue_threshold": _range(0, 255),
+    "prepare.tissue_close_um": _range(0, 1000),
     "prepare.jpeg_quality": _range(1, 100),
     "prepare.workers": _range(0, 1024),
     "study.workers": _range(0, 1024),

@@ -129,6 +129,11 @@ def _slides(config: ConfigDict) -> None:
     config.prepare = prepare = ConfigDict()
     prepare.reader = "auto"  # "tiffslide", "openslide", "fastslide"
     prepare.tissue_mpp = 8.0  # um/px of the thumbnail in which tissue is found
+    # HSV saturation, 0 to 255 on neutral glass, from which a pixel is tissue; 0: each slide's own,
+    # between the noise of its glass and its palest stain (docs/checking.md).
+    prepare.tissue_threshold = 0.0
+    prepare.tissue_close_um = 16.0  # radius in um within which gaps of tissue are closed; 0: none
+    prepare.ink = True  # leave marker ink and black out; False where a stain is taken for ink
     prepare.min_tissue = 0.25  # share of a child's area that must be tissue
     prepare.hr = "store"  # "store" HR mosaics as JPEG, or "skip" and read the slide when encoding
     prepare.keep_hr = True  # False deletes the mosaics once encode_hr is done

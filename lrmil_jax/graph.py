@@ -62,7 +62,7 @@ STAGES = {
         Stage("pretrain", keys=("pretrain.", "encoder.name", "encoder.weights", "data.tiles",
                                 "data.captions", "synthetic.", "seed", "geometry."),
               own_inputs=True),
-        Stage("prepare", keys=("prepare.min_tissue", "prepare.tissue_mpp", "prepare.reader",
+        Stage("prepare", keys=("prepare.min_tissue", "prepare.tissue_", "prepare.ink", "prepare.reader",
                                "prepare.hr", "prepare.jpeg_quality", "synthetic.", *_IDENTITY),
               by_slide=True),
         Stage("encode_hr", keys=("encoder.name", "encoder.weights", "encoder.dtype",

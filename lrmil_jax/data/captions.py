@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Int, Shaped
 
-from lrmil_jax.data import tile_folder
+from lrmil_jax.data import tables, tile_folder
 from lrmil_jax.errors import DataError
 
 CAPTIONS = "captions.csv"  # columns class and caption
@@ -231,17 +231,11 @@ def _read(path: Path, columns: tuple[str, ...], *, key: str) -> pd.DataFrame:
     """A CSV of captions as text, stripped, with the columns that it must have filled in."""
     if not path.is_file():
         raise DataError(f"{key} is {path}, which is no file; give a CSV of {', '.join(columns)}")
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path} cannot be read as CSV ({error}); save it anew as UTF-8") from error
-    missing = [name for name in columns if name not in table]
-    if missing:
-        raise DataError(f"{path} has no column {missing[0]}; it needs {', '.join(columns)}")
-    table = table.fillna("").apply(lambda column: column.str.strip())  # a short row ends in gaps
+    table = tables.read(path, what="the CSV of captions")
+    tables.require_columns(table, columns, path, what="the CSV of captions")
     for name in table.columns.intersection([*columns, "patient_id"]):
         if (table[name] == "").any():
-            line = int((table[name] == "").to_numpy().argmax()) + 2
+            line = tables.line(table, int((table[name] == "").to_numpy().argmax()))
             raise DataError(f"{path}, line {line}: the {name} is empty; fill it in")
     return table
 

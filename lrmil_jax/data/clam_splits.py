@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from lrmil_jax.data import tables
 from lrmil_jax.data.folds import SPLITS
 from lrmil_jax.errors import DataError
 
@@ -52,8 +53,9 @@ def read(folder: Path) -> pd.DataFrame:
         )
     folds = {}
     for number, path in sorted(found.items()):
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-        lists = _of_bools(frame, path) if path.stem.endswith("_bool") else _of_lists(frame, path)
+        frame = tables.read(path, what="the splits")
+        tables.require_columns(frame, SPLITS, path, what="the splits")
+        lists = _of_bools(frame) if path.stem.endswith("_bool") else _of_lists(frame)
         twice = lists.slide_id[lists.slide_id.duplicated()]
         if len(twice):
             raise DataError(f"{path} has slide {twice.iloc[0]} in more than one place; keep one")
@@ -67,24 +69,16 @@ def numbered(folder: Path, pattern: str) -> dict[int, Path]:
     return {int(match[1]): path for match, path in named if match}
 
 
-def _of_lists(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
-    _require(frame, path)
+def _of_lists(frame: pd.DataFrame) -> pd.DataFrame:
     parts = [pd.DataFrame({"slide_id": frame[name].str.strip(), "split": name}) for name in SPLITS]
     joined = pd.concat(parts, ignore_index=True)
     return joined[joined.slide_id != ""]
 
 
-def _of_bools(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
-    _require(frame, path)
+def _of_bools(frame: pd.DataFrame) -> pd.DataFrame:
     names = frame[frame.columns[0]].str.strip()
     parts = [
         pd.DataFrame({"slide_id": names[frame[name].str.lower() == "true"], "split": name})
         for name in SPLITS
     ]
     return pd.concat(parts, ignore_index=True)
-
-
-def _require(frame: pd.DataFrame, path: Path) -> None:
-    missing = [name for name in SPLITS if name not in frame]
-    if missing:
-        raise DataError(f"{path} has no column {missing[0]}; CLAM's have train, val and test")

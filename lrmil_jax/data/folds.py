@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Integer
 
+from lrmil_jax.data import tables
 from lrmil_jax.errors import DataError
 
 SPLITS = ("train", "val", "test")
@@ -171,12 +172,13 @@ def sites(frame: pd.DataFrame, site: str, source: str) -> pd.Series:
         return pd.Series([code[1] for code in codes], frame.index)
     if site not in frame:
         raise DataError(
-            f"{source} has no column {site}, which data.site names; its columns are "
-            f"{', '.join(frame.columns)}, and data.site=tcga reads TCGA's barcodes"
+            f"{source} has {tables.no_column(frame, site)}; data.site names one, and "
+            "data.site=tcga reads TCGA's barcodes"
         )
     empty = np.flatnonzero(frame[site] == "")
     if len(empty):
-        raise DataError(f"{source} has no {site} in line {empty[0] + 2}, which data.site needs")
+        number = tables.line(frame, empty[0])
+        raise DataError(f"{source} has no {site} in line {number}, which data.site needs")
     return frame[site]
 
 

@@ -56,7 +56,7 @@ def plan_slide(
             lattice.check_resolution(slide, geometry.hr_mpp, "HR")
         else:
             lattice.check_resolution(slide, geometry.lr_mpp, "LR")
-        found = tissue.detect(slide, mpp=settings.tissue_mpp)
+        found = tissue.detect(slide, settings.tissue_rule)
         cells = lattice.build(
             slide,
             hr_mpp=geometry.hr_mpp,

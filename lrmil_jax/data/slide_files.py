@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lrmil_jax.data import tables
+from lrmil_jax.data import slide_folder, tables
 from lrmil_jax.errors import DataError
 
 SLIDE_SUFFIXES = {
@@ -20,7 +20,8 @@ def find(folder: Path, wanted: Collection[str] | None = None) -> dict[str, Path]
     """Slide files below `folder` by name without suffix.
 
     Args:
-      folder: searched with all that is below it.
+      folder: searched with all that is below it, links followed (`slide_folder`); what is left
+        out is told.
       wanted: the names that matter; None: all.
 
     Raises:
@@ -28,16 +29,24 @@ def find(folder: Path, wanted: Collection[str] | None = None) -> dict[str, Path]
     """
     if not folder.is_dir():
         raise DataError(f"data.slides is {folder}, which is no folder; give the slides' folder")
+    listing = list_folder(folder)
+    slide_folder.tell(folder, listing.left_out)
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in SLIDE_SUFFIXES and path.is_file():
-            if path.stem in found and (wanted is None or path.stem in wanted):
-                raise DataError(
-                    f"two slide files are called {path.stem} ({found[path.stem]} and {path}); "
-                    "name the right one in the CSV's path column or remove one"
-                )
-            found[path.stem] = path
+    for path in listing.slides:
+        other = found.setdefault(path.stem, path)
+        if other is path or not (wanted is None or path.stem in wanted):
+            continue
+        if not path.samefile(other):
+            raise DataError(
+                f"two slide files are called {path.stem} ({other} and {path}); "
+                "name the right one in the CSV's path column or remove one"
+            )
     return found
+
+
+def list_folder(folder: Path) -> slide_folder.Listing:
+    """Slide files below a folder, and all that is none with its reason."""
+    return slide_folder.read(folder, SLIDE_SUFFIXES)
 
 
 def check_ids(table: pd.DataFrame, path: Path) -> None:
@@ -47,9 +56,9 @@ def check_ids(table: pd.DataFrame, path: Path) -> None:
       DataError: with the line or the id.
     """
     for column in ("slide_id", "patient_id"):
-        empty = table.index[table[column].isna() | (table[column] == "")]
+        empty = np.flatnonzero(table[column].isna() | (table[column] == ""))
         if len(empty):
-            raise DataError(f"{path} has no {column} in line {empty[0] + 2}")
+            raise DataError(f"{path} has no {column} in line {tables.line(table, empty[0])}")
     twice = table.slide_id[table.slide_id.duplicated()].unique()
     if len(twice):
         raise DataError(f"{path} lists slide {', '.join(twice[:5])} more than once; keep one row")
@@ -127,7 +136,9 @@ def read_mpp(frame: pd.DataFrame, path: Path) -> np.ndarray:
     wrong = text.notna() & values.isna()
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
-        raise DataError(f"{path}: mpp {frame['mpp'].iloc[row]!r} in line {row + 2} is no number")
+        raise DataError(
+            f"{path}: mpp {frame['mpp'].iloc[row]!r} in line {tables.line(frame, row)} is no number"
+        )
     return values.to_numpy(np.float64)
 
 

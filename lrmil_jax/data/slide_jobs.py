@@ -5,6 +5,7 @@ import hashlib
 from pathlib import Path
 
 from lrmil_jax.data.schema import Geometry
+from lrmil_jax.slides.tissue import TissueRule
 
 _SAMPLE = 1 << 16  # bytes
 
@@ -16,9 +17,17 @@ class TilingSettings:
     geometry: Geometry
     reader: str = "auto"
     tissue_mpp: float = 8.0
+    tissue_threshold: float = 0.0
+    tissue_close_um: float = 16.0
+    ink: bool = True
     min_tissue: float = 0.25
     with_hr: bool = True
     jpeg_quality: int = 90
+
+    @property
+    def tissue_rule(self) -> TissueRule:
+        """How tissue is found."""
+        return TissueRule(self.tissue_mpp, self.tissue_threshold, self.tissue_close_um, self.ink)
 
 
 @dataclasses.dataclass(frozen=True)

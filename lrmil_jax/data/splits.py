@@ -141,7 +141,7 @@ def _saved_folds(table: pd.DataFrame, protocol: Protocol) -> pd.DataFrame | None
     """The folds that were made before for the same slides, patients, sites and seed."""
     if protocol.saved is None or not protocol.saved.is_file():
         return None
-    kept = pd.read_csv(protocol.saved, dtype=str, keep_default_na=False)
+    kept = tables.read(protocol.saved, what="the saved folds")
     wanted = [f"fold_{fold}" for fold in range(1, protocol.folds + 1)]
     names = ["slide_id", "patient_id", *(["site"] if "site" in table else [])]
     same = ("site" in kept) == ("site" in table) and _rows(kept, names) == _rows(table, names)

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pandas as pd
 
+from lrmil_jax.data import tables
 from lrmil_jax.errors import DataError
 
 PREFIX = "subgroup_"  # of the columns of tables and of `predictions.csv`
@@ -62,8 +63,8 @@ def columns(
     absent = [name for name in names if name not in frame]
     if absent:
         raise DataError(
-            f"{source} has no column {absent[0]} to make subgroups of (evaluate.subgroups); its "
-            f"columns are {', '.join(map(str, frame.columns))}"
+            f"{source} has {tables.no_column(frame, absent[0])} (evaluate.subgroups names what to "
+            "make subgroups of)"
         )
     return pd.DataFrame(
         {f"{PREFIX}{name}": levels(frame[name], patients) for name in names}, frame.index

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
+from lrmil_jax.data import tables
 from lrmil_jax.errors import DataError
 
 TILE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"}
@@ -119,14 +120,8 @@ def read_patients(path: Path, tiles: Sequence[str]) -> tuple[str, ...]:
     Raises:
       DataError: it cannot be read, lacks a column, or gives a tile no patient or two.
     """
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path} cannot be read as CSV ({error}); save it anew as UTF-8") from error
-    for name in ("tile", "patient_id"):
-        if name not in table:
-            raise DataError(f"{path} has no column {name}; it needs tile and patient_id")
-    table = table.fillna("").apply(lambda column: column.str.strip())
+    table = tables.read(path, what="the CSV of patients")
+    tables.require_columns(table, ("tile", "patient_id"), path, what="the CSV of patients")
     several = table.groupby("tile").patient_id.nunique()
     if (several > 1).any():
         raise DataError(f"{path}: the tile {several.idxmax()} is of two patients; give it one")

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from lrmil_jax import files
-from lrmil_jax.data import clam_splits
+from lrmil_jax.data import clam_splits, tables
 from lrmil_jax.data.splits import SPLITS
 from lrmil_jax.errors import DataError
 from lrmil_jax.evals.metrics import PROBABILITY_PREFIX
@@ -108,7 +108,7 @@ def read_results(folder: Path, table: pd.DataFrame, classes: Sequence[str]) -> p
     columns = [f"p_{number}" for number in range(len(classes))]
     parts = []
     for number, path in sorted(found.items()):
-        frame = pd.read_csv(path, dtype={"slide_id": str}, float_precision="round_trip")
+        frame = tables.read(path, what="CLAM's results")
         missing = [name for name in ("slide_id", "Y", *columns) if name not in frame]
         if missing or f"p_{len(classes)}" in frame:
             raise DataError(
@@ -120,10 +120,10 @@ def read_results(folder: Path, table: pd.DataFrame, classes: Sequence[str]) -> p
             raise DataError(
                 f"{path} has slide {unknown.iloc[0]}, whose patient is not in the table"
             )
-        values, owner = frame[columns].to_numpy(np.float64), frame.slide_id.map(patient)
+        values, owner = _numbers(frame, columns, path), frame.slide_id.map(patient)
         rows = {
             "slide_id": frame.slide_id, "patient_id": owner, "case_id": owner, "model": "clam",
-            "label": [classes[int(label)] for label in frame.Y],
+            "label": [classes[int(label)] for label in _numbers(frame, ["Y"], path)[:, 0]],
         }  # fmt: skip
         probabilities = {
             f"{PROBABILITY_PREFIX}{name}": values[:, place] for place, name in enumerate(classes)
@@ -133,3 +133,11 @@ def read_results(folder: Path, table: pd.DataFrame, classes: Sequence[str]) -> p
             pd.DataFrame(rows | probabilities).assign(predicted=predicted, fold=number + 1)
         )
     return pd.concat(parts, ignore_index=True)
+
+
+def _numbers(frame: pd.DataFrame, columns: list[str], path: Path) -> np.ndarray:
+    for name in columns:
+        wrong = np.flatnonzero(pd.to_numeric(frame[name], errors="coerce").isna())
+        if len(wrong):
+            raise DataError(f"{path}: {name} in line {tables.line(frame, wrong[0])} is no number")
+    return frame[columns].to_numpy(dtype=object).astype(np.float64)

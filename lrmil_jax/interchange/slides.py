@@ -244,7 +244,9 @@ def _plan(job: FeatureJob, opened: OpenBags, seconds: float) -> regions.SlidePla
                 "of the features"
             )
         thumbnail = slide.thumbnail(job.settings.tissue_mpp)
-        mask = tissue.tissue_mask(thumbnail.image, mpp=thumbnail.downsample * slide.mpp)
+        rule = job.settings.tissue_rule
+        rule = dataclasses.replace(rule, mpp=thumbnail.downsample * slide.mpp)
+        mask, _ = tissue.tissue_mask(thumbnail.image, rule)
         picture = likeness.fingerprint(thumbnail.image, mask)
     except BaseException:
         slide.close()

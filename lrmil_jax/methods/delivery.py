@@ -47,7 +47,8 @@ def export(config: ConfigDict, workdir: Path, fold: int, *, stage: str) -> None:
     if not members(config) or stage != method.main.stage or (folder / "model.json").is_file():
         return
     flat = configuration.flatten(config)
-    prepare = ("prepare.reader", "prepare.tissue_mpp", "prepare.min_tissue")
+    prepare = ("prepare.reader", "prepare.tissue_mpp", "prepare.tissue_threshold",
+               "prepare.tissue_close_um", "prepare.ink", "prepare.min_tissue")  # fmt: skip
     facts = {
         "method": method.name,
         "task": cohorts.prepared(config, workdir).task.facts(),

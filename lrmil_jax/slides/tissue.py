@@ -1,5 +1,6 @@
-"""Tissue from a thumbnail: saturation, Otsu, morphology; pen and black are no tissue."""
+"""Tissue from a thumbnail: what is coloured on even glass, and is no ink."""
 
+import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -7,23 +8,72 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image, ImageDraw, ImageFilter
 from scipy import ndimage
-from skimage.filters import threshold_otsu
+from skimage.filters import threshold_multiotsu
 from skimage.segmentation import find_boundaries
 
 from lrmil_jax.errors import SlideError
+from lrmil_jax.slides import glass as bare_glass
+from lrmil_jax.slides import ink as marker_ink
+from lrmil_jax.slides.glass import Glass
+from lrmil_jax.slides.ink import disk
 from lrmil_jax.slides.lattice import Lattice
 from lrmil_jax.slides.slide import Slide
 
-# Otsu's threshold is held in this band of HSV saturation (0-255): on a slide that is all tissue
-# it would split the tissue, on an empty one the noise.
-_SATURATION_BAND = (14, 32)
+# HSV saturation (0-255) from which a slide's own threshold is never far: below lies the noise of
+# clean glass, above the palest counterstains.
+_SATURATION_BAND = (6, 16)
+_NOISE_SD = 6.0  # above the saturation of bare glass; MAD as SD
 _MEDIAN_UM = 24.0  # more would eat thin strands and biopsy cores' rims
-_OPEN_UM, _CLOSE_UM = 8.0, 16.0  # radii
+_OPEN_UM = 8.0  # radius
 _SMALL_OBJECT_UM2 = 8e3  # about 90 x 90 um: dust, single cells
 _SMALL_HOLE_UM2 = 1.6e4  # one 256 px patch at 20x: smaller lumina belong to the tissue around them
-_BLACK = 60  # brightest channel (0-255): marker ink, scanner borders
-_PEN_UM2 = 1.0e4
-_PEN_MARGIN_UM = 40.0  # strokes fade at their rim
+
+
+@dataclass(frozen=True)
+class TissueRule:
+    """How tissue is told from glass.
+
+    Attributes:
+      mpp: um/px of the thumbnail, about.
+      threshold: HSV saturation (0-255, on neutral glass) of tissue; 0: each slide's own.
+      close_um: radius of the closing of gaps, in um; 0: none.
+      ink: leave marker ink and black out.
+    """
+
+    mpp: float = 8.0
+    threshold: float = 0.0
+    close_um: float = 16.0
+    ink: bool = True
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a mask comes from, for whoever looks at the slide.
+
+    Attributes:
+      glass: of the slide.
+      threshold: saturation above which a pixel was tissue.
+      weakest: the lowest threshold that the noise of the glass allowed.
+      ink: [h, w] what was left out as ink.
+    """
+
+    glass: Glass
+    threshold: float
+    weakest: float
+    ink: Bool[np.ndarray, "h w"]
+
+    def ink_share(self, mask: Bool[np.ndarray, "h w"]) -> float:
+        """Ink's share of what is ink or tissue."""
+        inked = np.count_nonzero(self.ink)
+        return inked / max(inked + np.count_nonzero(mask), 1)
+
+
+class NoTissueError(SlideError):
+    """A slide without tissue; `tissue` has its thumbnail and what was found."""
+
+    def __init__(self, message: str, tissue: "Tissue"):
+        super().__init__(message)
+        self.tissue = tissue
 
 
 @dataclass(frozen=True)
@@ -35,12 +85,14 @@ class Tissue:
       downsample: level-0 pixels per mask pixel.
       thumbnail: the pixels that it was found on.
       unreadable: (x, y, side) in level-0 pixels of blocks that could not be decoded.
+      findings: what the mask comes from, if `detect` made it.
     """
 
     mask: Bool[np.ndarray, "h w"]
     downsample: float
     thumbnail: UInt8[np.ndarray, "h w 3"]
     unreadable: list[tuple[int, int, int]]
+    findings: Findings | None = None
 
     def fraction(self, xy: Int[np.ndarray, "m 2"], side: int) -> Float[np.ndarray, "m"]:
         """Share of tissue in squares of `side` level-0 pixels with top left corners `xy`.
@@ -73,38 +125,84 @@ class Tissue:
         return upper * (1 - fy) + lower * fy
 
 
-def detect(slide: Slide, *, mpp: float | int = 8.0) -> Tissue:
-    """Find the tissue of a slide on a thumbnail of about `mpp` um/px.
-
-    Median-smoothed HSV saturation, thresholded by Otsu within a plausible band; marker ink and
-    black removed; small objects dropped and small holes filled, by their size in um2.
+def detect(slide: Slide, rule: TissueRule = TissueRule()) -> Tissue:  # noqa: B008  (frozen)
+    """Find the tissue of a slide on a thumbnail of about `rule.mpp` um/px.
 
     Raises:
-      SlideError: there is no tissue.
+      NoTissueError: there is none.
     """
-    thumbnail = slide.thumbnail(mpp)
-    mask = tissue_mask(thumbnail.image, mpp=thumbnail.downsample * slide.mpp)
+    thumbnail = slide.thumbnail(rule.mpp)
+    mask, findings = tissue_mask(
+        thumbnail.image, dataclasses.replace(rule, mpp=thumbnail.downsample * slide.mpp)
+    )
     for x, y, side in thumbnail.unreadable:  # else the filling of holes would fill them
         first, last = (int(n / thumbnail.downsample) for n in (y, y + side))
         mask[first:last, int(x / thumbnail.downsample) : int((x + side) / thumbnail.downsample)] = 0
+    found = Tissue(mask, thumbnail.downsample, thumbnail.image, thumbnail.unreadable, findings)
     if not mask.any():
-        raise SlideError(f"{slide.path}: no tissue found; leave the slide out.")
-    return Tissue(mask, thumbnail.downsample, thumbnail.image, thumbnail.unreadable)
+        raise NoTissueError(f"{slide.path}: {_why_none(findings)}", found)
+    return found
 
 
-def tissue_mask(image: UInt8[np.ndarray, "h w 3"], *, mpp: float | int) -> Bool[np.ndarray, "h w"]:
-    """The mask behind `detect`, for an image of `mpp` um/px."""
-    hue, saturation, value = _hsv(image, median_px=2 * round(_MEDIAN_UM / mpp / 2) + 1)
-    ink = _ink(hue, saturation, value, mpp=mpp)
-    clean = saturation[~ink]
-    low, high = _SATURATION_BAND
-    otsu = threshold_otsu(clean) if clean.size and clean.min() < clean.max() else high
-    mask = (saturation > np.clip(otsu, low, high)) & ~ink
+def _why_none(findings: Findings) -> str:
+    """No tissue, and what shows it if there is some after all."""
+    start = (
+        f"no tissue found: nothing is {findings.threshold:.0f} of 255 more saturated than the "
+        f"glass, RGB {findings.glass.centre}"
+    )
+    if findings.ink_share(np.zeros_like(findings.ink)) and findings.ink.mean() > 0.01:
+        return (
+            f"{start}, but {findings.ink.mean():.0%} of the thumbnail was taken for ink; if it is "
+            "stain, set prepare.ink=False"
+        )
+    return (
+        f"{start}; look at it with --stages check, and if there is tissue, set "
+        f"prepare.tissue_threshold below {findings.threshold:.0f}"
+    )
+
+
+def tissue_mask(
+    image: UInt8[np.ndarray, "h w 3"], rule: TissueRule
+) -> tuple[Bool[np.ndarray, "h w"], Findings]:
+    """The mask behind `detect`, for an image of exactly `rule.mpp` um/px.
+
+    Saturation of the median-smoothed image on even, neutral glass (`glass`), above the threshold
+    of the rule or the slide's own; ink left out; small objects dropped and small holes filled, by
+    their size in um2.
+    """
+    mpp = rule.mpp
+    smooth = _smoothed(image, median_px=2 * round(_MEDIAN_UM / mpp / 2) + 1)
+    glass, is_glass = bare_glass.estimate(smooth)
+    hue, saturation, value = _hsv(glass.evened(smooth))
+    black = marker_ink.borders(value)
+    ink = marker_ink.ink(hue, saturation, value, mpp=mpp) | black if rule.ink else black
+    weakest = _weakest(bare_glass.sample(saturation)[is_glass])
+    threshold = rule.threshold or _threshold(saturation[~ink], weakest)
+    mask = (saturation > threshold) & ~ink
     mask = _padded(ndimage.binary_opening, mask, _OPEN_UM / mpp)
-    mask = _padded(ndimage.binary_closing, mask, _CLOSE_UM / mpp)
+    mask = _padded(ndimage.binary_closing, mask, rule.close_um / mpp)
     mask = _without_small(mask, _SMALL_OBJECT_UM2 / mpp**2)
     mask = ~_without_small(~mask, _SMALL_HOLE_UM2 / mpp**2)
-    return mask & ~ink
+    return mask & ~ink, Findings(glass, float(threshold), float(weakest), ink)
+
+
+def _weakest(saturation: UInt8[np.ndarray, " n"]) -> float:
+    """Saturation that bare glass does not reach by noise."""
+    if not saturation.size:
+        return float(_SATURATION_BAND[1])
+    middle = np.median(saturation)
+    spread = 1.4826 * np.median(np.abs(saturation - middle))
+    return float(np.clip(middle + _NOISE_SD * spread, *_SATURATION_BAND))
+
+
+def _threshold(saturation: UInt8[np.ndarray, " n"], weakest: float) -> float:
+    """Between glass and the paler of two densities of stain, by Otsu's rule for three classes."""
+    counts = np.bincount(saturation, minlength=256)
+    high = float(_SATURATION_BAND[1])
+    if np.count_nonzero(counts) < 3:
+        return high
+    lower, _ = threshold_multiotsu(hist=(counts, np.arange(256)), classes=3)
+    return float(np.clip(lower, weakest, high))
 
 
 def overlay(tissue: Tissue, lattice: Lattice) -> UInt8[np.ndarray, "h w 3"]:
@@ -120,34 +218,19 @@ def overlay(tissue: Tissue, lattice: Lattice) -> UInt8[np.ndarray, "h w 3"]:
     return pixels
 
 
-def _hsv(image: np.ndarray, *, median_px: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Hue, saturation and value (each 0-255), of the median-smoothed image.
+def _smoothed(image: np.ndarray, *, median_px: int) -> np.ndarray:
+    if median_px <= 1:
+        return image
+    return np.asarray(Image.fromarray(image).filter(ImageFilter.MedianFilter(median_px)))
+
+
+def _hsv(image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Hue, saturation and value, each 0-255.
 
     Pillow's 8-bit HSV: a float version of a large thumbnail would take a gigabyte.
     """
-    smooth = Image.fromarray(image)
-    if median_px > 1:
-        smooth = smooth.filter(ImageFilter.MedianFilter(median_px))
-    hue, saturation, value = (np.asarray(c) for c in smooth.convert("HSV").split())
-    return hue, saturation, value
-
-
-def _ink(
-    hue: np.ndarray, saturation: np.ndarray, value: np.ndarray, *, mpp: float
-) -> Bool[np.ndarray, "h w"]:
-    """Marker strokes and black areas. Stained tissue lies between 250 (nuclei) and 350 degrees."""
-    green = (hue >= _hue(65)) & (hue < _hue(195)) & (saturation > 50)
-    blue = (hue >= _hue(195)) & (hue < _hue(238)) & (saturation > 80)
-    red = ((hue >= _hue(352)) | (hue < _hue(20))) & (saturation > 165)
-    ink = green | blue | red | (value < _BLACK)
-    ink = _without_small(ink, _PEN_UM2 / mpp**2)
-    margin = _PEN_MARGIN_UM / mpp
-    return ndimage.binary_dilation(ink, _disk(margin)) if margin >= 0.5 else ink
-
-
-def _hue(degrees: int) -> int:
-    """Degrees on Pillow's scale of 0-255."""
-    return round(degrees * 255 / 360)
+    hue, saturation, value = Image.fromarray(image).convert("HSV").split()
+    return np.asarray(hue), np.asarray(saturation), np.asarray(value)
 
 
 def _without_small(mask: np.ndarray, min_px: float) -> np.ndarray:
@@ -163,10 +246,5 @@ def _padded(operation, mask: np.ndarray, radius: float) -> np.ndarray:
     if radius < 0.5:
         return mask
     pad = int(np.ceil(radius)) + 1
-    grown = operation(np.pad(mask, pad, mode="edge"), _disk(radius))
+    grown = operation(np.pad(mask, pad, mode="edge"), disk(radius))
     return grown[pad:-pad, pad:-pad]
-
-
-def _disk(radius: float) -> np.ndarray:
-    reach = np.arange(-int(np.ceil(radius)), int(np.ceil(radius)) + 1)
-    return reach[:, None] ** 2 + reach[None, :] ** 2 <= radius**2 + 0.5

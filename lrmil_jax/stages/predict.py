@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from lrmil_jax import files
-from lrmil_jax.data import slide_files, splits
+from lrmil_jax.data import slide_files, slide_folder, splits
 from lrmil_jax.models import model_folder, slide_list
 from lrmil_jax.models.slide_model import SlideModel
 from lrmil_jax.tasks import predictions
@@ -54,6 +54,9 @@ def run(
     done, failed = slide_list.predict(loaded, table, folder)
     table = pd.DataFrame([slide_list.csv_row(loaded, record) for record in done] + failed)
     files.write_table(folder / "predictions.csv", table)
+    if slides is not None and slides.is_dir():
+        listing = slide_files.list_folder(slides)
+        slide_folder.write(folder / "left_out.csv", slides, listing, listing.slides, str(slides))
     _write_metrics(loaded, truth, done, folder)
     for record in done[:20]:
         log.info("%s", _line(record))

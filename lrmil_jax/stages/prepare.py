@@ -45,6 +45,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     if foreign.given(config):
         _take_stock(config, workdir, jobs)
     cohorts.write_slides_csv(config, workdir)
+    if not foreign.given(config):
+        cohorts.write_left_out(config, workdir, cohort.table)
     cohorts.write_view(config, workdir, jobs)
     known = [statuses.read(workdir, job.slide_id) for job in jobs]
     failed = [status for status in known if status["status"] != "ok"]

@@ -24,20 +24,19 @@ def text(
     """
     if column not in frame:
         raise DataError(
-            f"the label CSV {source} has no column {column}; "
-            f"its columns are {', '.join(frame.columns)} (data.label_column, data.time_column and "
-            "data.event_column say which are meant)"
+            f"the label CSV {source} has {tables.no_column(frame, column)} (data.label_column, "
+            "data.time_column and data.event_column say which are meant)"
         )
     values = frame[column].str.strip()
     empty = np.flatnonzero(values.isna() | (values == ""))
     if len(empty):
-        raise DataError(f"{source} has no {column} in line {empty[0] + 2}")
+        raise DataError(f"{source} has no {column} in line {tables.line(frame, empty[0])}")
     no_value = np.flatnonzero(values.isin(tables.NO_VALUE - set(classes)))
     if len(no_value):
         row = no_value[0]
         raise DataError(
-            f"{source}: {column} {values.iloc[row]!r} in line {row + 2} stands for no value; give "
-            "one, take the row out, or name it in data.classes if a class is called so"
+            f"{source}: {column} {values.iloc[row]!r} in line {tables.line(frame, row)} stands "
+            "for no value; give one, take the row out, or name it in data.classes if a class is called so"
         )
     return values
 
@@ -53,5 +52,7 @@ def numbers(frame: pd.DataFrame, column: str, source: str) -> Float[np.ndarray, 
     wrong = np.flatnonzero(~np.isfinite(found))
     if len(wrong):
         row = wrong[0]
-        raise DataError(f"{source}: {column} {values.iloc[row]!r} in line {row + 2} is no number")
+        raise DataError(
+            f"{source}: {column} {values.iloc[row]!r} in line {tables.line(frame, row)} is no number"
+        )
     return found

@@ -13,6 +13,7 @@ from jaxtyping import Float, Integer
 
 from lrmil_jax import arrays
 from lrmil_jax.distill import slide as slide_losses
+from lrmil_jax.data import tables
 from lrmil_jax.errors import DataError
 from lrmil_jax.evals import metrics
 from lrmil_jax.evals.calibration import Forecast
@@ -66,7 +67,8 @@ class MultiLabel(Task):
             found[column] = columns.numbers(frame, name, source)
             wrong = np.flatnonzero(~np.isin(found[column], (0, 1)))
             if len(wrong):
-                raise DataError(f"{source}: {name} must be 0 or 1; line {wrong[0] + 2} has another")
+                number = tables.line(frame, wrong[0])
+                raise DataError(f"{source}: {name} must be 0 or 1; line {number} has another")
         return task, pd.DataFrame(found, frame.index).astype(np.int32)
 
     @classmethod

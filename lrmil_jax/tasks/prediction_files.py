@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from lrmil_jax import files, tasks
-from lrmil_jax.data import splits, subgroups
+from lrmil_jax.data import splits, subgroups, tables
 from lrmil_jax.errors import DataError
 
 TEST, VALIDATION = "predictions.csv", "validation.csv"
@@ -51,7 +51,10 @@ def read(path: Path) -> pd.DataFrame:
       DataError: there is no such file, it is no table of predictions, or a predicted value is no
         number.
     """
-    rows = _read_csv(path)
+    rows = tables.read(path, what="the table of predictions")
+    is_text = rows.columns.isin(_TEXT) | rows.columns.str.startswith(subgroups.PREFIX)
+    for name in rows.columns[~is_text]:
+        rows[name] = tables.as_values(rows[name])
     for name, value in (("model", "model"), ("fold", 1), ("split", "test")):
         if name not in rows:
             rows[name] = value
@@ -67,30 +70,7 @@ def read(path: Path) -> pd.DataFrame:
         numbers = pd.to_numeric(rows[name], errors="coerce")
         wrong = np.flatnonzero(~np.isfinite(numbers))
         if len(wrong):
-            raise DataError(f"{path}: {name} in line {wrong[0] + 2} is no number")
-    return rows
-
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    try:
-        names = pd.read_csv(path, nrows=0).columns
-        text = [name for name in names if name in _TEXT or name.startswith(subgroups.PREFIX)]
-        # A class may be called NA or null: only what is empty is missing.
-        numbers = {name: [""] for name in names if name not in text}
-        rows = pd.read_csv(
-            path,
-            dtype=dict.fromkeys(text, str),
-            keep_default_na=False,
-            na_values=numbers,
-            float_precision="round_trip",
-        )
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist; give a predictions.csv") from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{path} cannot be read as a CSV: {reason}") from error
-    if rows.empty:
-        raise DataError(f"{path} has no rows; there is nothing to evaluate")
+            raise DataError(f"{path}: {name} in line {tables.line(rows, wrong[0])} is no number")
     return rows
 
 

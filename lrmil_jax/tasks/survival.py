@@ -13,6 +13,7 @@ from jaxtyping import Float, Integer
 
 from lrmil_jax import arrays
 from lrmil_jax.distill import slide as slide_losses
+from lrmil_jax.data import tables
 from lrmil_jax.errors import DataError
 from lrmil_jax.evals import jackknife, survival
 from lrmil_jax.evals.calibration import Forecast
@@ -57,8 +58,8 @@ class Survival(Task):
         """See `Task`; `data.time_column` is above 0, `data.event_column` 1, or 0 for censored."""
         time = columns.numbers(frame, data["time_column"], source)
         event = columns.numbers(frame, data["event_column"], source)
-        _refuse(time <= 0, f"{data['time_column']} must be above 0", source)
-        _refuse(~np.isin(event, (0, 1)), f"{data['event_column']} must be 0 or 1", source)
+        _refuse(time <= 0, f"{data['time_column']} must be above 0", frame, source)
+        _refuse(~np.isin(event, (0, 1)), f"{data['event_column']} must be 0 or 1", frame, source)
         if not event.any():
             raise DataError(f"{source} has no event at all in {data['event_column']}")
         table = pd.DataFrame({"time": time, "event": event.astype(np.int32)}, frame.index)
@@ -230,6 +231,7 @@ def _split(targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(targets[:, 0], np.float64), targets[:, 1] > 0
 
 
-def _refuse(wrong: np.ndarray, why: str, source: str) -> None:
+def _refuse(wrong: np.ndarray, why: str, frame: pd.DataFrame, source: str) -> None:
     if wrong.any():
-        raise DataError(f"{source}: {why}; line {int(np.flatnonzero(wrong)[0]) + 2} has another")
+        number = tables.line(frame, np.flatnonzero(wrong)[0])
+        raise DataError(f"{source}: {why}; line {number} has another")

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from lrmil_jax import config as configuration
 from lrmil_jax import files, tasks
 from lrmil_jax.data import labels as label_csv
-from lrmil_jax.data import schema, slide_files, splits, writer
+from lrmil_jax.data import schema, slide_files, slide_folder, splits, writer
 from lrmil_jax.data.features import SlideFeatures
 from lrmil_jax.data.layouts import Sources
 from lrmil_jax.data.schema import Geometry
@@ -55,6 +55,9 @@ def tiling_settings(config: ConfigDict) -> TilingSettings:
         geometry=geometry(config),
         reader=prepare.reader,
         tissue_mpp=prepare.tissue_mpp,
+        tissue_threshold=prepare.tissue_threshold,
+        tissue_close_um=prepare.tissue_close_um,
+        ink=prepare.ink,
         min_tissue=prepare.min_tissue,
         with_hr=prepare.hr == "store" and not foreign.given(config),
         jpeg_quality=prepare.jpeg_quality,
@@ -271,6 +274,16 @@ def write_slides_csv(config: ConfigDict, workdir: Path) -> None:
             }
         )
     files.write_table(workdir / "slides.csv", pd.DataFrame(rows))
+
+
+def write_left_out(config: ConfigDict, workdir: Path, table: pd.DataFrame) -> None:
+    """Writes `left_out.csv`: every file of the slide folder that no slide of the table is."""
+    if config.data.labels is None or config.data.slides is None:
+        return
+    folder = Path(config.data.slides)
+    listing = slide_files.list_folder(folder)
+    used = (Path(path) for path in table.path)
+    slide_folder.write(workdir / "left_out.csv", folder, listing, used, source(config))
 
 
 def write_view(config: ConfigDict, workdir: Path, jobs: list[SlideJob]) -> None:

@@ -346,7 +346,7 @@ def test_slide_ids_must_be_file_names(given, slide_id):
         (b"", "cannot be read"),
         (b"slide_id,patient_id,label\n", "has no rows"),
         (b'slide_id,patient_id,label\na,b,c,d,e\nf\n"', "cannot be read"),
-        (b"slide_id;patient_id;label\na;b;c\n", "no column slide_id"),
+        (b"slide;patient_id;label\na;b;c\n", "no column slide_id.*rename 'slide' to slide_id"),
         (b"\xff\xfe\x00\x01\xd8", "cannot be read"),
     ],
 )

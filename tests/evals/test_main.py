@@ -146,7 +146,7 @@ def test_the_documented_example(tmp_path, monkeypatch, capsys):
         (["FILE", "--nonsense"], "unrecognized arguments: --nonsense"),
         (["nothing.csv"], "nothing.csv does not exist"),
         (["FILE", "--sensitivity", "0"], "--sensitivity is 0"),
-        (["FILE", "--subgroups", "sex"], "has no column sex to make subgroups of"),
+        (["FILE", "--subgroups", "sex"], "has no column sex; its columns are"),
         (["compare", "FILE"], "arguments are required"),
         (["compare", "FILE", "FILE"], "name the models to compare by --model and --other"),
         (["compare", "FILE", "FILE", "--model", "x"], "has no model x; it has teacher, lrmil"),

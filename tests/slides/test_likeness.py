@@ -8,7 +8,7 @@ from PIL import Image
 from scipy import ndimage
 
 from lrmil_jax.slides import likeness, synthetic
-from lrmil_jax.slides.tissue import tissue_mask
+from lrmil_jax.slides.tissue import TissueRule, tissue_mask
 
 
 def section(seed, side=160):
@@ -104,5 +104,5 @@ def test_procedural_slides_of_one_stain_are_no_twins():
             np.random.default_rng([5, number]), size_px=1024, positive=number % 2 == 1
         )
         small = synthetic.reduced(image, 16)
-        prints.append(likeness.fingerprint(small, tissue_mask(small, mpp=8.0)))
+        prints.append(likeness.fingerprint(small, tissue_mask(small, TissueRule())[0]))
     assert len(likeness.pairs(prints)[0]) == 0

@@ -28,8 +28,9 @@ def drawn(shape=(300, 400), seed=0):
     return image
 
 
-def mask_of(image):
-    return tissue.tissue_mask(np.clip(np.rint(image), 0, 255).astype(np.uint8), mpp=8.0)
+def mask_of(image, **rule):
+    image = np.clip(np.rint(image), 0, 255).astype(np.uint8)
+    return tissue.tissue_mask(image, tissue.TissueRule(**rule))[0]
 
 
 def agreement(mask, truth):
@@ -83,6 +84,97 @@ def test_dust_goes_and_small_holes_are_filled():
     assert not mask[125:155, 205:255].any()
 
 
+WARM = (243, 236, 205)
+DAB, DENSE_DAB = (110, 62, 34), (46, 30, 22)
+PALE_BLUE, PALE_BROWN = (218, 219, 232), (232, 224, 212)
+
+
+def on_glass(glass, colours, seed=0):
+    """Tissue of several colours in stripes, as TRUTH has it, on glass of some colour."""
+    rng = np.random.default_rng(seed)
+    image = np.full((300, 400, 3), glass, float)
+    for stripe, colour in zip(np.array_split(np.arange(80, 300), len(colours)), colours, strict=True):
+        image[60:200, stripe[0] : stripe[-1] + 1] = colour
+    return image + rng.normal(0, 2, image.shape)
+
+
+def seen_through(glass, colours):
+    """The colours of a stain on neutral glass, as tinted glass shows them."""
+    return [np.array(colour) * glass / 245 for colour in colours]
+
+
+def faded(colours, share):
+    """Stain of which a share of the optical density is left."""
+    return [245 * (np.array(colour) / 245) ** share for colour in colours]
+
+
+def vignette(shape, corner):
+    """What is left of the light in RGB, 1 in the middle and `corner` in the corners."""
+    y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    square = (x**2 + y**2) / 2
+    return 1 - (1 - np.array(corner)) * (0.7 * square + 0.3 * square**2)[..., None]
+
+
+EOSIN, STROMA, NUCLEI = (214, 140, 185), (232, 190, 214), (120, 85, 160)
+
+
+@pytest.mark.parametrize(
+    ("glass", "colours"),
+    [
+        (GLASS, (DAB, PALE_BLUE)),
+        (GLASS, (DENSE_DAB, PALE_BROWN)),
+        (GLASS, (DENSE_DAB, DAB, PALE_BLUE)),
+        (WARM, seen_through(WARM, (DENSE_DAB, DAB, PALE_BLUE))),
+        (WARM, seen_through(WARM, (NUCLEI, EOSIN, STROMA))),
+        ((222, 232, 244), seen_through((222, 232, 244), (NUCLEI, EOSIN, STROMA))),
+        (GLASS, faded((NUCLEI, EOSIN), 0.2)),
+        (WARM, seen_through(WARM, faded((NUCLEI, EOSIN), 0.2))),
+        ((255, 255, 255), (NUCLEI, EOSIN, STROMA)),
+        (GLASS, ((90, 130, 190), (190, 80, 95))),  # Masson
+        (GLASS, ((150, 200, 175), (196, 214, 200))),  # methyl green
+    ],
+)
+def test_a_stain_is_tissue_on_any_glass(glass, colours):
+    assert agreement(mask_of(on_glass(glass, colours)), TRUTH) > 0.95
+
+
+@pytest.mark.parametrize("glass", [GLASS, WARM, (255, 255, 255), (215, 225, 240)])
+@pytest.mark.parametrize("corner", [(1, 1, 1), (0.9, 0.85, 0.75), (0.75, 0.7, 0.6), (0.7, 0.7, 0.7)])
+def test_glass_is_no_tissue_however_it_is_lit(glass, corner):
+    shape = (250, 420)
+    rng = np.random.default_rng(0)
+    blank = np.full((*shape, 3), glass) * vignette(shape, corner) + rng.normal(0, 2, (*shape, 3))
+    assert not mask_of(blank).any()
+
+
+def test_tissue_in_a_vignette():
+    image = on_glass(WARM, seen_through(WARM, (NUCLEI, EOSIN, STROMA)))
+    image *= vignette(TRUTH.shape, (0.85, 0.8, 0.7))
+    assert agreement(mask_of(image), TRUTH) > 0.95
+
+
+def test_white_that_a_scanner_filled_in_is_not_the_glass():
+    image = on_glass(WARM, seen_through(WARM, (NUCLEI, EOSIN, STROMA)))
+    image[:, 330:] = 255
+    image[:50] = 255
+    assert agreement(mask_of(image), TRUTH) > 0.95
+
+
+def test_ink_may_be_kept_and_threshold_and_closing_chosen():
+    image = drawn()
+    image[100:115, 60:350] = INKS["blue"]
+    assert mask_of(image, ink=False)[100:115, 60:350].all()
+    assert not mask_of(drawn(), threshold=150.0).any()
+    gaps = drawn()
+    gaps[60:200, 100:280:9] = GLASS
+    gaps[60:200, 101:280:9] = GLASS
+    gaps[60:200, 102:280:9] = GLASS
+    gaps[60:200, 103:280:9] = GLASS
+    closed, open_ = (mask_of(gaps, close_um=um)[65:195, 105:275].mean() for um in (40.0, 0.0))
+    assert closed == 1
+    assert open_ < 0.8
+
+
 def test_fraction_is_the_exact_area():
     rng = np.random.default_rng(1)
     mask = rng.random((20, 30)) < 0.5
@@ -123,6 +215,12 @@ def test_no_tissue_is_an_error(tmp_path):
     with open_slide(path) as slide, pytest.raises(SlideError, match="no tissue") as error:
         tissue.detect(slide)
     assert str(path) in str(error.value)
+    assert "prepare.tissue_threshold below 16" in str(error.value)
+    blue = np.full((1024, 1024, 3), 240, np.uint8)
+    blue[200:800, 200:800] = INKS["blue"]
+    path = write_tiff(tmp_path / "ink.tif", [blue])
+    with open_slide(path) as slide, pytest.raises(SlideError, match=r"prepare\.ink=False"):
+        tissue.detect(slide)
 
 
 def test_damaged_tile_is_listed_and_is_no_tissue(tmp_path):
