@@ -16,6 +16,7 @@ _SIDE = 160  # px, of the sample in which glass is sought
 _FEWEST = 30  # pixels of that sample
 _DARKEST = 140  # brightest channel of glass, at least
 _PINK = 9  # of 255: haematoxylin and eosin take green before red and blue, glass does not
+_FEW = 0.1  # share of glass that is believed to be pinkish only where there is more of it
 _SEEDS = 0.1  # share of the plausible pixels that is begun with, the brightest
 _TOLERANCE = 0.02  # log10 of light: a stain of one twentieth
 _ROUNDS = 12
@@ -77,11 +78,14 @@ def estimate(image: UInt8[np.ndarray, "h w 3"]) -> tuple[Glass, Bool[np.ndarray,
             break
         accepted, limits = grown, _limits(light[grown])
         coefficients = _fit(x[accepted], y[accepted], light[accepted])
-    centre = tuple(int(n) for n in np.median(small[accepted], axis=0))
-    return Glass(centre, float(accepted.mean()), coefficients, limits), accepted
+    red, green, blue = centre = tuple(int(n) for n in np.median(small[accepted], axis=0))
+    share = float(accepted.mean())
+    if share < _FEW and (red + blue) // 2 - green > _PINK // 2:
+        return _assumed(), np.zeros_like(accepted)  # the palest tissue of a slide without glass
+    return Glass(centre, share, coefficients, limits), accepted
 
 
-def sample(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "s t 3"]:
+def sample(image: UInt8[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "s t *c"]:
     """Every so many pixels of an image, about 160 a side."""
     step = max(1, max(image.shape[:2]) // _SIDE)
     return image[::step, ::step]

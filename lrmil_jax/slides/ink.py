@@ -62,10 +62,9 @@ def _is_stain(colour: np.ndarray, saturation: np.ndarray) -> bool:
 
 
 def _reds(hue: np.ndarray, saturation: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """Red ink stays bright; what is as red and darker is DAB."""
-    pure = (hue >= degrees(352)) | (hue < degrees(8))
-    orange = (hue >= degrees(8)) & (hue < degrees(20)) & (value >= 170)
-    return (pure | orange) & (saturation > 165)
+    """Red ink stays bright; what is as red and darker is blood, or DAB."""
+    red = (hue >= degrees(352)) | (hue < degrees(20))
+    return red & (saturation > 190) & (value >= 170)
 
 
 def _blacks(

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image, ImageDraw, ImageFilter
 from scipy import ndimage
-from skimage.filters import threshold_multiotsu
+from skimage.filters import threshold_otsu
 from skimage.segmentation import find_boundaries
 
 from lrmil_jax.errors import SlideError
@@ -22,7 +22,9 @@ from lrmil_jax.slides.slide import Slide
 # HSV saturation (0-255) from which a slide's own threshold is never far: below lies the noise of
 # clean glass, above the palest counterstains.
 _SATURATION_BAND = (6, 16)
-_NOISE_SD = 6.0  # above the saturation of bare glass; MAD as SD
+_PALE = 32  # saturation of the palest stains and their rims, at most
+_NOISE_SD = 6.0  # above the saturation of bare glass, about: its quantiles lie 0.97 SD apart
+_WITHOUT_GLASS = 8.0  # where all is tissue but lumina
 _MEDIAN_UM = 24.0  # more would eat thin strands and biopsy cores' rims
 _OPEN_UM = 8.0  # radius
 _SMALL_OBJECT_UM2 = 8e3  # about 90 x 90 um: dust, single cells
@@ -177,7 +179,9 @@ def tissue_mask(
     black = marker_ink.borders(value)
     ink = marker_ink.ink(hue, saturation, value, mpp=mpp) | black if rule.ink else black
     weakest = _weakest(bare_glass.sample(saturation)[is_glass])
-    threshold = rule.threshold or _threshold(saturation[~ink], weakest)
+    threshold = rule.threshold or (
+        _threshold(saturation[~ink], weakest) if glass.share else _WITHOUT_GLASS
+    )
     mask = (saturation > threshold) & ~ink
     mask = _padded(ndimage.binary_opening, mask, _OPEN_UM / mpp)
     mask = _padded(ndimage.binary_closing, mask, rule.close_um / mpp)
@@ -187,22 +191,22 @@ def tissue_mask(
 
 
 def _weakest(saturation: UInt8[np.ndarray, " n"]) -> float:
-    """Saturation that bare glass does not reach by noise."""
+    """Saturation that bare glass does not reach by noise; of its lower half, as the palest tissue
+    may be among it."""
     if not saturation.size:
-        return float(_SATURATION_BAND[1])
-    middle = np.median(saturation)
-    spread = 1.4826 * np.median(np.abs(saturation - middle))
-    return float(np.clip(middle + _NOISE_SD * spread, *_SATURATION_BAND))
+        return float(_SATURATION_BAND[0])
+    low, middle = np.quantile(saturation, (0.05, 0.25))
+    return float(np.clip(middle + _NOISE_SD * (middle - low), *_SATURATION_BAND))
 
 
 def _threshold(saturation: UInt8[np.ndarray, " n"], weakest: float) -> float:
-    """Between glass and the paler of two densities of stain, by Otsu's rule for three classes."""
-    counts = np.bincount(saturation, minlength=256)
-    high = float(_SATURATION_BAND[1])
-    if np.count_nonzero(counts) < 3:
-        return high
-    lower, _ = threshold_multiotsu(hist=(counts, np.arange(256)), classes=3)
-    return float(np.clip(lower, weakest, high))
+    """Between glass and what is pale, by Otsu's rule; what is dense has no say in it, or would
+    make the threshold as high as it is dense itself."""
+    counts = np.bincount(saturation, minlength=256)[:_PALE]
+    if np.count_nonzero(counts) < 2:
+        return float(_SATURATION_BAND[1])
+    otsu = threshold_otsu(hist=(counts, np.arange(len(counts))))
+    return float(np.clip(otsu, weakest, _SATURATION_BAND[1]))
 
 
 def overlay(tissue: Tissue, lattice: Lattice) -> UInt8[np.ndarray, "h w 3"]:
