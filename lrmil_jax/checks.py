@@ -84,6 +84,7 @@ _CHECKS = {
     "prepare.tissue_close_um": _range(0, 1000),
     "prepare.jpeg_quality": _range(1, 100),
     "prepare.workers": _range(0, 1024),
+    "prepare.seconds_per_slide": _range(0, 10**7),
     "study.workers": _range(0, 1024),
     "encoder.batch": _range(1, _INFINITE),
     "encoder.dtype": _one_of("float32", "bfloat16"),

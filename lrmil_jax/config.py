@@ -139,6 +139,9 @@ def _slides(config: ConfigDict) -> None:
     prepare.keep_hr = True  # False deletes the mosaics once encode_hr is done
     prepare.jpeg_quality = 90
     prepare.workers = 0  # processes; 0 is one per core
+    # A slide that takes longer to look at or to prepare is left out, and its process is ended; so
+    # is one whose decoder crashes. 0: no limit, and a single worker is no process of its own.
+    prepare.seconds_per_slide = 3600.0
 
 
 def _encoding(config: ConfigDict) -> None:

@@ -7,6 +7,8 @@ import logging
 import logging.handlers
 import multiprocessing
 import os
+import queue
+import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,12 +18,17 @@ from typing import Any
 from lrmil_jax.errors import WorkdirError
 from lrmil_jax.progress import progress, setup_logging
 
-# Jobs handed out and not yet done, for each process: a process that ends takes so many with it.
+_CONTEXT = multiprocessing.get_context("spawn")  # forking a process that holds JAX hangs
+# Jobs handed out and not yet done, for each process: one that works and one that waits.
 _WAITING = 2
-# Why a slide is left out on which a process ended twice.
+# Why a slide is left out on which a process ended twice, or did not end.
 DIED = (
     "the process that read it was ended from outside, twice (a decoder that broke, or too little "
     "memory); leave the slide out or convert it"
+)
+TOO_LONG = (
+    "reading it took longer than {seconds:g} s and was stopped (a decoder that hangs, or a slow "
+    "disk); raise prepare.seconds_per_slide, or convert the slide"
 )
 
 
@@ -33,26 +40,33 @@ def map_jobs(
     label: str,
     key: str = "prepare.workers",
     lost: Callable[[Any, str], Any] | None = None,
+    seconds: float = 0.0,
+    apart: bool = False,
 ) -> list[Any]:
     """`function` of every job, in the order of the jobs, with progress.
 
     Args:
       function: imported anew by every worker, so better without JAX where JAX is not needed.
       jobs: one a slide, or whatever is done on its own.
-      workers: processes; 0 is one per core, and 1 stays in this one.
+      workers: processes; 0 is one per core, and 1 stays in this one unless `apart`.
       label: for the progress display.
       key: the config key of `workers`, for the sentence that tells of a lost one.
-      lost: the result of a job that ended its process twice, from the job and the reason; without
-        it such a job ends all.
+      lost: the result of a job that ended its process twice or took too long, from the job and the
+        reason; without it such a job ends all.
+      seconds: that a job may take in its process, which is then killed; 0: any.
+      apart: a single worker is a process too.
 
     Raises:
-      WorkdirError: a job ended its process twice; what had been finished stays.
+      WorkdirError: a job ended its process twice, or took too long; what had been finished stays.
     """
     if not jobs:
         return []
     workers = min(workers or usable_cores(), len(jobs))
     results: list[Any] = [None] * len(jobs)
-    with progress(label, len(jobs)) as bar, Workers(workers, label=label, key=key) as others:
+    with (
+        progress(label, len(jobs)) as bar,
+        Workers(workers, label=label, key=key, seconds=seconds, apart=apart) as others,
+    ):
         waiting: dict[concurrent.futures.Future, tuple[int, Answer]] = {}
         for number, job in enumerate(jobs):
             answer = others.submit(function, job)
@@ -73,19 +87,26 @@ def _result(answer: "Answer", job: Any, lost: Callable[[Any, str], Any] | None) 
     except LostError as error:
         if lost is None:
             raise
-        return lost(job, str(error))
+        return lost(job, error.reason)
 
 
 class LostError(WorkdirError):
-    """A job ended the process that worked on it, and did so again when it was alone."""
+    """A job ended the process that worked on it, and did so again; or it did not end in time.
+
+    Attributes:
+      reason: why a slide is left out whose job it was.
+    """
+
+    def __init__(self, message: str, reason: str = DIED):
+        super().__init__(message)
+        self.reason = reason
 
 
 class Workers:
     """Processes that work while this one goes on.
 
-    A process that is ended from outside, by the system or by a broken decoder, takes with it what
-    the others were at: all that is done once more, each job in a process of its own, so that only
-    the job at fault is lost.
+    Each has one job at a time, so that one that is ended from outside, by the system or by a broken
+    decoder, takes no other job with it; its own is done once more in a new process.
 
     Args:
       count: processes; 1 or fewer means that this one does the work when it is asked to.
@@ -93,85 +114,163 @@ class Workers:
       key: the config key of `count`, if there is one.
       held: given to every process once; the functions get it as their first argument. None: the
         functions get their own arguments alone.
+      seconds: that a job may take, or its process is killed; 0: any.
+      apart: one process is one beside this one too.
     """
 
-    def __init__(self, count: int, *, label: str, key: str | None = None, held: Any = None):
+    def __init__(
+        self,
+        count: int,
+        *,
+        label: str,
+        key: str | None = None,
+        held: Any = None,
+        seconds: float = 0.0,
+        apart: bool = False,
+    ):
         self.count = count
-        self._label, self._key, self._held = label, key, held
+        self.beside = count > 1 or apart
+        self._label, self._key, self._held, self._seconds = label, key, held, seconds
+        self._slots: queue.SimpleQueue[_Beside] = queue.SimpleQueue()
+        self._all: list[_Beside] = []
+        self._interrupted = False
         self._lock = threading.Lock()
+        self._threads: concurrent.futures.ThreadPoolExecutor | None = None
         self._stack = contextlib.ExitStack()
-        self._pool: concurrent.futures.ProcessPoolExecutor | None = None
 
     def __enter__(self) -> "Workers":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and not issubclass(kind, Exception):
+            self._interrupted = True  # nobody waits for what goes on
+            for slot in self._all:
+                slot.kill()
         self._stack.close()
 
     @property
     def room(self) -> int:
         """Jobs that may be waited for at a time: enough that no process waits for the next."""
-        return 1 if self.count <= 1 else _WAITING * self.count
+        return _WAITING * max(1, self.count) if self.beside else 1
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> "Answer":
         """Begins with `function(*arguments)`, or `function(held, *arguments)`; any thread may."""
-        if self.count <= 1:
-            return Answer(self, _done_here(function, self._arguments(arguments)), None, ())
-        call = (function, arguments, self._held is not None)
-        while True:
-            with self._lock:
-                if self._pool is None:
-                    self._pool = self._stack.enter_context(_pool(self.count, self._held))
-                pool = self._pool
-            try:
-                return Answer(self, pool.submit(_call, *call), pool, call)
-            except BrokenProcessPool:
-                self._give_up(pool)
-
-    def _arguments(self, arguments: tuple) -> tuple:
-        return arguments if self._held is None else (self._held, *arguments)
-
-    def _give_up(self, pool: Any) -> None:
-        """Forgets a pool that has lost a process; whoever comes first makes another."""
+        if not self.beside:
+            held = () if self._held is None else (self._held,)
+            return Answer(_done_here(function, (*held, *arguments)))
         with self._lock:
-            if self._pool is pool:
-                self._pool = None
+            if self._threads is None:
+                self._start()
+        call = (function, arguments, self._held is not None)
+        return Answer(self._threads.submit(self._in_process, call))
 
-    def _alone(self, pool: Any, call: tuple) -> Any:
-        """Once more what was lost with its pool, in a process where nothing else can be at fault.
+    def _start(self) -> None:
+        """One thread a process, which waits for it; processes start with their first job."""
+        told = _CONTEXT.Queue()
+        listener = logging.handlers.QueueListener(told, _Retold())
+        listener.start()
+        self._stack.callback(listener.stop)
+        self._all = [_Beside(told, self._held) for _ in range(max(1, self.count))]
+        for slot in self._all:
+            self._stack.callback(slot.close)
+            self._slots.put(slot)
+        self._threads = concurrent.futures.ThreadPoolExecutor(len(self._all))
+        self._stack.callback(self._threads.shutdown, cancel_futures=True)
+
+    def _in_process(self, call: tuple) -> Any:
+        """Of a call; raises what it raises.
 
         Raises:
-          LostError: that process ended too.
+          LostError: its process ended twice, or it took too long.
         """
-        self._give_up(pool)
+        slot = self._slots.get()
         try:
-            with _pool(1, self._held) as own:
-                return own.submit(_call, *call).result()
+            try:
+                return self._once(slot, call)
+            except BrokenProcessPool:
+                return self._once(slot, call)
         except BrokenProcessPool as error:
             fewer = "" if self._key is None else f", with fewer {self._key}"
             raise LostError(
                 f"a process of {self._label} was ended from outside (out of memory?); what was "
                 f"finished is kept: run the same command again{fewer}"
             ) from error
+        except _TooLongError as error:
+            raise LostError(
+                f"a process of {self._label} took longer than {self._seconds:g} s and was ended; "
+                "what was finished is kept: run the same command again",
+                TOO_LONG.format(seconds=self._seconds),
+            ) from error
+        finally:
+            self._slots.put(slot)
+
+    def _once(self, slot: "_Beside", call: tuple) -> Any:
+        if self._interrupted:
+            raise concurrent.futures.CancelledError
+        return slot.do(call, self._seconds)
+
+
+class _TooLongError(Exception):
+    """A call did not end in time; its process is gone."""
+
+
+class _Beside:
+    """One process beside this one; when it was lost, the next call starts another."""
+
+    def __init__(self, told: Any, held: Any):
+        self._arguments = (os.getpid(), told, held)
+        self._pool: concurrent.futures.ProcessPoolExecutor | None = None
+        self._pid: int | None = None
+
+    def do(self, call: tuple, seconds: float) -> Any:
+        """The value of a call.
+
+        Raises:
+          BrokenProcessPool: the process ended.
+          _TooLongError: it took longer than this, if not 0, and its process was killed.
+        """
+        try:
+            if self._pool is None:
+                self._pool = concurrent.futures.ProcessPoolExecutor(
+                    1, mp_context=_CONTEXT, initializer=_start_worker, initargs=self._arguments
+                )
+                self._pid = self._pool.submit(os.getpid).result()
+            future = self._pool.submit(_call, *call)
+            done, _ = concurrent.futures.wait([future], seconds or None)
+            if not done:
+                self.kill()
+                raise _TooLongError
+            return future.result()
+        except (BrokenProcessPool, _TooLongError):
+            self.close()
+            raise
+
+    def kill(self) -> None:
+        """Ends the process, whatever it does."""
+        if self._pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Waits until the process has ended."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+        self._pool = self._pid = None
 
 
 class Answer:
     """What a process will say; see `Workers.submit`."""
 
-    def __init__(self, workers: Workers, future: concurrent.futures.Future, pool: Any, call: tuple):
+    def __init__(self, future: concurrent.futures.Future):
         self.future = future
-        self._workers, self._pool, self._call = workers, pool, call
 
     def result(self) -> Any:
         """Waits for it; what the function raises is raised here.
 
         Raises:
-          LostError: the job ended its process twice.
+          LostError: the job ended its process twice, or took too long.
         """
-        try:
-            return self.future.result()
-        except BrokenProcessPool:
-            return self._workers._alone(self._pool, self._call)
+        return self.future.result()
 
 
 def _done_here(function: Callable[..., Any], arguments: tuple) -> concurrent.futures.Future:
@@ -222,25 +321,8 @@ class Background:
         """
         return [answer.result() for answer in self._answers]
 
-    def __exit__(self, *_: object) -> None:
-        self._workers.__exit__()
-
-
-@contextlib.contextmanager
-def _pool(workers: int, held: Any):
-    """Processes that end with their parent, whose log is this process's."""
-    context = multiprocessing.get_context("spawn")  # forking a process that holds JAX hangs
-    told = context.Queue()
-    listener = logging.handlers.QueueListener(told, _Retold())
-    listener.start()
-    pool = concurrent.futures.ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_start_worker, initargs=(os.getpid(), told, held)
-    )
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-        listener.stop()
+    def __exit__(self, *error: Any) -> None:
+        self._workers.__exit__(*error)
 
 
 def usable_cores() -> int:

@@ -1,5 +1,7 @@
 """Jobs for worker processes, which import this file and nothing slow."""
 
+import ctypes
+import faulthandler
 import os
 import time
 
@@ -26,3 +28,18 @@ def die_when_crowded(folder, number):
         mark.touch()
         os._exit(1)
     return number
+
+
+def hang_at_three(number):
+    """Never returns for 3, as a decoder in a loop."""
+    while number == 3:
+        time.sleep(0.01)
+    return number
+
+
+def crash_at_three(number):
+    """A segmentation fault for 3, as a broken decoder's."""
+    if number == 3:
+        faulthandler.disable()
+        ctypes.string_at(0)
+    return number, os.getpid()

@@ -1,6 +1,9 @@
 """Jobs beside this process: results in order, and one sentence when a worker is lost."""
 
 import functools
+import multiprocessing
+import os
+import time
 
 import pytest
 
@@ -73,3 +76,46 @@ def test_a_job_that_fails_raises_here_and_the_others_go_on():
 def test_few_jobs_are_done_here():
     assert processes.map_jobs(jobs.double, [], workers=0, label="none") == []
     assert processes.map_jobs(jobs.double, [4], workers=0, label="one") == [8]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_job_that_never_ends_is_stopped_and_the_others_go_on(workers):
+    reasons = []
+    results = processes.map_jobs(
+        jobs.hang_at_three,
+        range(6),
+        workers=workers,
+        label="prepare",
+        lost=lambda _, reason: reasons.append(reason) or "lost",
+        seconds=1.0,
+        apart=True,
+    )
+    assert results == [0, 1, 2, "lost", 4, 5]
+    assert "longer than 1 s" in reasons[0]
+    assert multiprocessing.active_children() == []
+    with pytest.raises(WorkdirError, match="prepare took longer than 0.5 s"):
+        processes.map_jobs(
+            jobs.hang_at_three, [3], workers=1, label="prepare", seconds=0.5, apart=True
+        )
+    assert multiprocessing.active_children() == []
+
+
+def test_a_decoder_that_crashes_loses_one_job_with_one_worker_too():
+    results = processes.map_jobs(
+        jobs.crash_at_three, range(5), workers=1, label="x", lost=lambda *_: (3, None), apart=True
+    )
+    numbers, pids = zip(*results, strict=True)
+    assert numbers == (0, 1, 2, 3, 4)
+    assert os.getpid() not in pids
+    assert len({*pids} - {None}) == 2  # before the crash and after it
+
+
+def test_an_interrupt_waits_for_no_job():
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), processes.Workers(1, label="x", apart=True) as workers:
+        workers.submit(jobs.double, 1).result()
+        workers.submit(jobs.hang_at_three, 3)
+        time.sleep(0.1)
+        raise KeyboardInterrupt
+    assert time.monotonic() - start < 20
+    assert multiprocessing.active_children() == []

@@ -60,8 +60,9 @@ def encode_slides(
       DataError: a shard cannot be read; the other slides are encoded first.
     """
     errors: list[UserError] = []
+    limits = cohorts.slide_limits(config)
     with (
-        beside.slide_readers(config.encoder.workers) as readers,
+        beside.slide_readers(config.encoder.workers, **limits) as readers,
         progress(label, total, done=total - len(pending)) as bar,
         _Writer() as writer,
     ):

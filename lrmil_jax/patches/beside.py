@@ -3,11 +3,12 @@ process can read. What comes, and in which order, does not depend on how many th
 
 import collections
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from lrmil_jax.data.slide_jobs import SlideJob
 from lrmil_jax.errors import SlideError
 from lrmil_jax.patches.origins import OpenSlide, Region, stored_places
-from lrmil_jax.processes import DIED, Answer, LostError, Workers, usable_cores
+from lrmil_jax.processes import Answer, LostError, Workers, usable_cores
 from lrmil_jax.slides import open_slide
 
 _GROUP_SIZE = 4  # regions asked for at a time: 12 MB of children at 256 px and r = 4
@@ -83,7 +84,7 @@ class SlideBeside:
             try:
                 regions, damage, levels = self._answers.popleft().result()
             except LostError as error:
-                raise SlideError(f"{self._job.path}: {DIED}") from error
+                raise SlideError(f"{self._job.path}: {error.reason}") from error
             self._submit(1)
             self.damage += damage
             for level, pixels in levels.items():
@@ -106,6 +107,7 @@ def processes(workers: int) -> int:
     return 1 if jax.default_backend() == "cpu" else max(1, usable_cores() - 1)
 
 
-def slide_readers(workers: int) -> Workers:
-    """The processes for `SlideBeside`; see `processes` for their number."""
-    return Workers(processes(workers), label="reading", key="encoder.workers", held=SlideFiles())
+def slide_readers(workers: int, **limits: Any) -> Workers:
+    """The processes for `SlideBeside`; see `processes` for their number, `Workers` for limits."""
+    count = processes(workers)
+    return Workers(count, label="reading", key="encoder.workers", held=SlideFiles(), **limits)

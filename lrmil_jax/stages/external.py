@@ -107,6 +107,9 @@ def _seen(model: SlideModel, slides: pd.DataFrame, source: str, config: ConfigDi
         _jobs(model, slides),
         workers=config.prepare.workers,
         label="compare with training",
+        lost=lambda job, _: {"source": job.source()},  # told where it is predicted
+        seconds=config.prepare.seconds_per_slide,
+        apart=config.prepare.seconds_per_slide > 0,
     )
     pairs = [
         {"slide_id": slides.slide_id[one.first], "kind": one.kind, "likeness": one.likeness}

@@ -43,7 +43,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
             tasks,
             workers=config.prepare.workers,
             label="import_features",
-            lost=lambda task, _: f"{task.job.path}: {processes.DIED}",
+            lost=lambda task, reason: f"{task.job.path}: {reason}",
+            **cohorts.slide_limits(config),
         )
         for task, reason in zip(tasks, reasons, strict=True):
             if reason:

@@ -39,7 +39,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
             pending,
             workers=config.prepare.workers,
             label="prepare",
-            lost=lambda job, _: fail(job, f"{job.path}: {processes.DIED}"),
+            lost=lambda job, reason: fail(job, f"{job.path}: {reason}"),
+            **cohorts.slide_limits(config),
         )
         statuses.forget()  # the workers wrote them
     if foreign.given(config):

@@ -220,6 +220,13 @@ def slide_jobs(config: ConfigDict, workdir: Path, table: pd.DataFrame) -> list[S
     return list(foreign.jobs(config, table, jobs)) if foreign.given(config) else jobs
 
 
+def slide_limits(config: ConfigDict) -> dict[str, Any]:
+    """How `processes` guard against slides whose reader crashes or hangs; synthetic slides, which
+    do neither, are read in this process where there is one worker."""
+    seconds = config.prepare.seconds_per_slide
+    return {"seconds": seconds, "apart": seconds > 0 and config.data.labels is not None}
+
+
 def patch_source(
     config: ConfigDict,
     workdir: Path,
@@ -242,7 +249,7 @@ def patch_source(
     """
     stored = statuses.read(workdir, job.slide_id)["hr"]
     if high and not stored:
-        beside = readers is not None and readers.count > 1
+        beside = readers is not None and readers.beside
         origin = SlideBeside(job, readers) if beside else SlideAtRegions(job)
     else:
         origin = Shards(job.shard, geometry(config), threads=config.encoder.threads)

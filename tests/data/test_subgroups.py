@@ -51,7 +51,7 @@ def test_columns_of_a_csv():
     made = subgroups.columns(frame, ("site",), patients(2), "labels.csv")
     assert made.to_dict("list") == {"subgroup_site": ["x", "y"]}
     assert made.index.tolist() == [3, 5]
-    with pytest.raises(DataError, match=r"labels.csv has no column sex .* site, age"):
+    with pytest.raises(DataError, match=r"labels.csv has no column sex; its columns are site, age"):
         subgroups.columns(frame, ("site", "sex"), patients(2), "labels.csv")
     assert subgroups.columns(frame, (), patients(2), "x").shape == (2, 0)
     assert np.array_equal(subgroups.columns(frame, (), patients(2), "x").index, frame.index)

@@ -73,6 +73,7 @@ def cohort(tmp_path, slides):
                     "data.labels": str(self.labels),
                     "data.slides": str(self.folder),
                     "prepare.workers": 1,
+                    "prepare.seconds_per_slide": 0.0,
                     **changes,
                 }
             )

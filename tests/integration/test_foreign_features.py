@@ -29,7 +29,7 @@ def config_of(folder, method="lrmil", *, levels=("hr", "lr"), **changes):
     """A short training on the simulated cohort in `folder`."""
     config = configuration.default().unlock()
     config.update(method=method, folds=1)
-    config.prepare.workers = 1
+    config.prepare.update(workers=1, seconds_per_slide=0.0)
     config.data.labels = str(folder / "labels.csv")
     keys = {"hr": "features", "lr": "features_lr"}
     for level in levels:
@@ -306,7 +306,7 @@ def slides_config(folder, **changes):
     config.data.labels, config.data.slides = str(folder / "labels.csv"), str(folder / "slides")
     config.update_from_flattened_dict(
         {"encoder.name": "vit-tiny", "encoder.weights": "shipped:procedural",
-         "prepare.workers": 1, "distill.lambda_layer": 0.0, "student.no_distillation": False}
+         "prepare.workers": 1, "prepare.seconds_per_slide": 0.0, "distill.lambda_layer": 0.0, "student.no_distillation": False}
     )  # fmt: skip
     config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
     return config.lock()

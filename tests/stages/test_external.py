@@ -64,7 +64,7 @@ def cohort(tmp_path, slides):
 def config(**changes):
     config = configuration.default()
     config.update_from_flattened_dict(
-        {"data.label_column": "diagnosis", "prepare.workers": 1}
+        {"data.label_column": "diagnosis", "prepare.workers": 1, "prepare.seconds_per_slide": 0.0}
         | {key.replace("__", "."): value for key, value in changes.items()}
     )
     return config
