@@ -1,5 +1,6 @@
 """check: before a long run, every slide opened and every problem told at once."""
 
+import functools
 import logging
 import shutil
 import time
@@ -13,11 +14,12 @@ from ml_collections import ConfigDict
 from lrmil_jax import encoders, graph, methods, processes
 from lrmil_jax.data import labels as label_csv
 from lrmil_jax.data import leaks, slide_files, splits
-from lrmil_jax.data.regions import inspect_slide
+from lrmil_jax.data.inspection import inspect_slide
 from lrmil_jax.errors import UserError
 from lrmil_jax.interchange import slides as slides_of_features
 from lrmil_jax.methods import delivery
 from lrmil_jax.models import trained
+from lrmil_jax.report import remarks
 from lrmil_jax.train.encode import BatchEncoder, Encoder
 from lrmil_jax.workspace import cohorts, foreign, lesions, pretrain_tiles, twins
 
@@ -25,7 +27,8 @@ log = logging.getLogger(__name__)
 
 
 def run(config: ConfigDict, workdir: Path) -> int:
-    """Logs what a run would work on and cost; writes nothing but the folds.
+    """Logs what a run would work on and cost; writes nothing but the folds, the files of the slide
+    folder that are left out, and `check/`: a picture of each slide and which to look at.
 
     Returns:
       The number of problems found.
@@ -99,8 +102,22 @@ def _inspect(
     jobs = cohorts.slide_jobs(config, workdir, table)
     if not jobs:
         return []
-    inspect = slides_of_features.inspect_slide if foreign.given(config) else inspect_slide
-    slides = processes.map_jobs(inspect, jobs, workers=config.prepare.workers, label="check")
+    folder = workdir / "check"
+    slides = processes.map_jobs(
+        slides_of_features.inspect_slide
+        if foreign.given(config)
+        else functools.partial(inspect_slide, pictures=folder),
+        jobs,
+        workers=config.prepare.workers,
+        label="check",
+        lost=lambda job, reason: {
+            "slide_id": job.slide_id, "status": "failed", "reason": f"{job.path}: {reason}"
+        },
+        **cohorts.slide_limits(config),
+    )  # fmt: skip
+    if not foreign.given(config):
+        remarks.save(folder, slides)
+        _attempt(problems, lambda: cohorts.write_left_out(config, workdir, table))
     problems += [f"slide {slide['slide_id']}: {slide['reason']}" for slide in slides
                  if slide["reason"]]  # fmt: skip
     good = [slide for slide in slides if slide["status"] == "ok"]

@@ -1,16 +1,20 @@
 """What a run tells in the terminal: log lines, and progress of long work."""
 
 import contextlib
+import io
 import logging
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import rich.box
 import rich.console
 import rich.logging
 import rich.progress
+import rich.table
+import rich.text
 
 _log = logging.getLogger(__name__)
 # Without a terminal, a line of progress at most this often (seconds).
@@ -49,6 +53,17 @@ def _terminal_handler() -> logging.Handler:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     return handler
+
+
+def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Rows as a table for the log, as wide as the terminal, or 120 letters."""
+    shown = rich.table.Table(*titles, box=rich.box.SIMPLE_HEAD)
+    for row in rows:
+        shown.add_row(*(rich.text.Text(cell) for cell in row))
+    width = _console().width if sys.stderr.isatty() else 120
+    console = rich.console.Console(file=io.StringIO(), width=width)
+    console.print(shown)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().strip("\n").splitlines())
 
 
 class Progress:

@@ -18,7 +18,7 @@ from lrmil_jax.data import writer
 from lrmil_jax.data.schema import Geometry, mosaic_features, region_features
 from lrmil_jax.data.slide_jobs import SlideJob, TilingSettings
 from lrmil_jax.errors import SlideError, TileError, WorkdirError
-from lrmil_jax.slides import lattice, likeness, open_slide, tissue
+from lrmil_jax.slides import Slide, lattice, likeness, open_slide, tissue
 
 
 @dataclasses.dataclass
@@ -49,27 +49,10 @@ def plan_slide(
       SlideError: the slide cannot be opened, has no usable um/px, no tissue, or is too small.
     """
     start = time.perf_counter()
-    geometry = settings.geometry
-    slide = open_slide(path, mpp, reader=settings.reader)
+    slide = open_at(path, mpp=mpp, settings=settings, high_resolution=high_resolution)
     try:
-        if high_resolution:
-            lattice.check_resolution(slide, geometry.hr_mpp, "HR")
-        else:
-            lattice.check_resolution(slide, geometry.lr_mpp, "LR")
         found = tissue.detect(slide, settings.tissue_rule)
-        cells = lattice.build(
-            slide,
-            hr_mpp=geometry.hr_mpp,
-            lr_mpp=geometry.lr_mpp,
-            patch_px=geometry.patch_px,
-            tissue=found,
-            min_tissue=settings.min_tissue,
-        )
-        if len(cells.lr_xy) == 0:
-            raise SlideError(
-                f"{path} has tissue, but no patch of it reaches {settings.min_tissue:.0%} tissue; "
-                "lower prepare.min_tissue or look at the slide"
-            )
+        cells = lay_lattice(slide, found, settings)
     except BaseException:
         slide.close()
         raise
@@ -77,42 +60,38 @@ def plan_slide(
     return SlidePlan(slide, found, cells, picture, time.perf_counter() - start)
 
 
-def inspect_slide(job: SlideJob) -> dict:
-    """What `check` tells of a slide before anything is written; never raises for a bad slide.
-
-    Returns:
-      um/px, patches, by what the slide is known again, and the bytes and seconds of one region in
-      its middle; or the reason why the slide cannot be used.
-    """
+def open_at(
+    path: Path, *, mpp: float | None, settings: TilingSettings, high_resolution: bool
+) -> Slide:
+    """Opens a slide that can give patches of these settings; see `plan_slide`."""
+    slide = open_slide(path, mpp, reader=settings.reader)
+    geometry = settings.geometry
     try:
-        plan = plan_slide(job.path, mpp=job.mpp, settings=job.settings)
-        with plan.slide as slide:
-            start = time.perf_counter()
-            unreadable: list[dict] = []
-            middle = len(plan.lattice.lr_xy) // 2
-            example = _region(slide, plan.lattice, middle, job.settings, unreadable) or {}
-            seconds = time.perf_counter() - start
-            size = sum(len(example.get(name, b"")) for name in ("lr", "hr"))
-            return {
-                "slide_id": job.slide_id,
-                "status": "ok",
-                "reason": "",
-                "mpp": slide.mpp,
-                "mpp_source": slide.mpp_source,
-                "objective": slide.objective,
-                "dimensions": [int(side) for side in slide.dimensions],
-                "lr_patches": len(plan.lattice.lr_xy),
-                "hr_patches": int(plan.lattice.child_mask.sum()),
-                "source": job.source(),
-                "picture": plan.picture,
-                "seconds": plan.seconds + seconds * len(plan.lattice.lr_xy),
-                "bytes": size * len(plan.lattice.lr_xy),
-            }
-    except SlideError as error:
-        return {"slide_id": job.slide_id, "status": "failed", "reason": str(error)}
-    except Exception as error:  # one slide's surprise must not hide the others' state
-        reason = f"{type(error).__name__}: {error}"
-        return {"slide_id": job.slide_id, "status": "failed", "reason": reason}
+        if high_resolution:
+            lattice.check_resolution(slide, geometry.hr_mpp, "HR")
+        else:
+            lattice.check_resolution(slide, geometry.lr_mpp, "LR")
+    except BaseException:
+        slide.close()
+        raise
+    return slide
+
+
+def lay_lattice(slide: Slide, found: tissue.Tissue, settings: TilingSettings) -> lattice.Lattice:
+    """The LR patches of a slide.
+
+    Raises:
+      SlideError: there are none.
+    """
+    geometry = settings.geometry
+    return lattice.build(
+        slide,
+        hr_mpp=geometry.hr_mpp,
+        lr_mpp=geometry.lr_mpp,
+        patch_px=geometry.patch_px,
+        tissue=found,
+        min_tissue=settings.min_tissue,
+    )
 
 
 def identify_slide(job: SlideJob) -> dict:
@@ -197,7 +176,7 @@ def write_planned(job: SlideJob, plan: SlidePlan) -> dict:
         if plan.tissue is not None:
             _write_pictures(job, plan)
         examples = (
-            _region(slide, plan.lattice, index, settings, unreadable)
+            region(slide, plan.lattice, index, settings, unreadable)
             for index in range(len(plan.lattice.lr_xy))
         )
         regions, children = _write_regions(job, (one for one in examples if one is not None))
@@ -255,7 +234,7 @@ def _write_pictures(job: SlideJob, plan: SlidePlan) -> None:
             path.write_bytes(imagecodecs.png_encode(np.ascontiguousarray(picture)))
 
 
-def _region(
+def region(
     slide, cells: lattice.Lattice, index: int, settings: TilingSettings, unreadable: list[dict]
 ) -> dict | None:
     """One record; None when the LR tile itself cannot be decoded (listed in `unreadable`)."""

@@ -3,8 +3,9 @@
 A tile of each level is sought in the level before it, reduced to the same size, by normalised
 cross-correlation (J. P. Lewis, "Fast template matching", 1995) of a band of frequencies: nuclei and
 fibres, but not the outline of tissue, which is alike in too many places, nor what filters and
-compression change. Where levels are right it peaks at no shift; tests/slides/test_pyramid.py has
-the figures behind the thresholds. Tiles without texture tell nothing and are passed over.
+compression change. Of procedural tissue, right levels reach .94 and more, made by any filter,
+sharpened or not, at JPEG quality 30 or 90; other places reach .3. Tiles without texture tell
+nothing and are passed over.
 """
 
 import collections

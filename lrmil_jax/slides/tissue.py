@@ -107,6 +107,22 @@ class Tissue:
         area = self._sum(x1, y1) - self._sum(x0, y1) - self._sum(x1, y0) + self._sum(x0, y0)
         return np.clip(area / (side / self.downsample) ** 2, 0.0, 1.0)
 
+    def reduced(self, factor: int) -> "Tissue":
+        """The same, with a thumbnail `factor` times smaller."""
+        if factor == 1:
+            return self
+        thumbnail = np.asarray(Image.fromarray(self.thumbnail).reduce(factor))
+        findings = self.findings
+        if findings is not None:
+            findings = dataclasses.replace(findings, ink=findings.ink[::factor, ::factor])
+        return dataclasses.replace(
+            self,
+            mask=self.mask[::factor, ::factor],
+            downsample=self.downsample * factor,
+            thumbnail=thumbnail,
+            findings=findings,
+        )
+
     @cached_property
     def _integral(self) -> Int[np.ndarray, "h1 w1"]:
         total = np.zeros((self.mask.shape[0] + 1, self.mask.shape[1] + 1), np.int32)
@@ -209,12 +225,17 @@ def _threshold(saturation: UInt8[np.ndarray, " n"], weakest: float) -> float:
     return float(np.clip(otsu, weakest, _SATURATION_BAND[1]))
 
 
-def overlay(tissue: Tissue, lattice: Lattice) -> UInt8[np.ndarray, "h w 3"]:
-    """The thumbnail with the tissue's outline (green) and the low-resolution cells (blue)."""
-    image = Image.fromarray(tissue.thumbnail)
+def overlay(tissue: Tissue, lattice: Lattice | None) -> UInt8[np.ndarray, "h w 3"]:
+    """The thumbnail with the tissue's outline (green), ink (violet) and the low-resolution cells
+    (blue), if there are any."""
+    pixels = tissue.thumbnail.copy()
+    if tissue.findings is not None:
+        ink = tissue.findings.ink
+        pixels[ink] = pixels[ink] // 2 + np.array([80, 0, 100], np.uint8)
+    image = Image.fromarray(pixels)
     draw = ImageDraw.Draw(image)
     scale = 1 / tissue.downsample
-    for x, y in lattice.lr_xy:
+    for x, y in () if lattice is None else lattice.lr_xy:
         corners = (x, y, x + lattice.lr_side - 1, y + lattice.lr_side - 1)
         draw.rectangle([n * scale for n in corners], outline=(40, 90, 220))
     pixels = np.array(image)

@@ -299,18 +299,6 @@ def test_every_handle_is_closed_after_a_failure(tile, tmp_path, image, monkeypat
     assert closed == opened != []
 
 
-def test_inspection_promises_what_tiling_then_finds(tile, slide_file):
-    _, job = tile(slide_file)
-    told = regions.inspect_slide(job)
-    status, job = tile(slide_file)
-    for name in ("mpp", "mpp_source", "dimensions", "lr_patches", "hr_patches"):
-        assert told[name] == status[name]
-    # ArrayRecord fills its last blocks of 64 KiB.
-    assert abs(told["bytes"] - job.shard.stat().st_size) < 0.4 * told["bytes"] + 3 * 65536
-    slide_file.write_bytes(b"")
-    assert regions.inspect_slide(job)["status"] == "failed"
-
-
 def test_memory_holds_one_region_and_not_the_slide(tile, tmp_path, image, monkeypatch):
     """No read of the file is larger than one LR patch, whatever the size of the slide."""
     path = tmp_path / "one_level.tif"

@@ -395,6 +395,9 @@ def test_check_of_a_sound_cohort_finds_nothing(cohort, caplog):
     text = caplog.text
     for part in ("um/px", "LR and", "fold 1 train: 4 slides", "GiB free", "images/s"):
         assert part in text
+    pictures = {path.stem for path in (cohort.workdir / "check").glob("*.jpg")}
+    assert pictures == {row["slide_id"] for row in cohort.rows}
+    assert (cohort.workdir / "left_out.csv").read_text() == "path,reason\n"
 
 
 @pytest.fixture(scope="module")
