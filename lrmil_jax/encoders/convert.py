@@ -1,5 +1,6 @@
 """A publisher's tensors as parameters of our encoder, with every mistake listed."""
 
+import logging
 import math
 import re
 from collections.abc import Callable, Collection
@@ -11,6 +12,7 @@ import numpy as np
 from flax import traverse_util
 from jaxtyping import Float
 
+from lrmil_jax.encoders import checkpoints
 from lrmil_jax.encoders.layouts import (
     ALIASES,
     DINOV2_RESAMPLING,
@@ -21,6 +23,8 @@ from lrmil_jax.encoders.layouts import (
 from lrmil_jax.encoders.tensors import Tensors
 from lrmil_jax.encoders.vit import resample_positions
 from lrmil_jax.errors import WeightsError
+
+log = logging.getLogger(__name__)
 
 _LISTED = 8
 _PART = re.compile(r"(.*)\[(\d)/(\d)\]")
@@ -49,6 +53,13 @@ def find_layout(names: Collection[str], preferred: str | None) -> tuple[Layout, 
             # The preferred layout needs no mark: a user may have dropped what nobody needs.
             if prefix + first in names and (marked or layout is LAYOUTS.get(order[0])):
                 return layout, prefix
+    # A checkpoint of somebody's own training may wrap them in anything.
+    for name in dict.fromkeys(order[:2]):
+        if name in LAYOUTS:
+            (first,) = LAYOUTS[name].sources("patch_embed/kernel", mlp="gelu")
+            prefix = checkpoints.prefix_of(names, first)
+            if prefix is not None:
+                return LAYOUTS[name], prefix
     return None
 
 
@@ -74,7 +85,7 @@ def convert(
     Raises:
       WeightsError: missing, unexpected or misshapen tensors, all listed.
     """
-    unprefixed = {name.removeprefix(prefix): read for name, read in tensors.items()}
+    unprefixed = _backbone(path, tensors, prefix)
     shapes, params, misshapen = parameter_shapes(module), {}, []
     sources = {param: _sources(layout, param, module) for param in shapes}
     needed = {_PART.sub(r"\1", name) for names in sources.values() for name in names}
@@ -94,6 +105,22 @@ def convert(
             params[param] = place(param, np.ascontiguousarray(value, np.float32))
     refuse(path, missing, unexpected, misshapen)
     return params
+
+
+def _backbone(path: Path, tensors: Tensors, prefix: str) -> Tensors:
+    """The tensors of the backbone by their own names; what is beside it is told."""
+    chunks = checkpoints.without_chunks(tensors.keys())
+    renamed = {chunks.get(name, name): read for name, read in tensors.items()}
+    beside = [
+        name
+        for name in renamed
+        if not name.startswith(prefix) or name[len(prefix) :].startswith(checkpoints.HEADS)
+    ]
+    if beside:
+        log.warning("%s: %s%d tensors are not of the backbone and are left out: %s", path,
+                    f"the backbone is {prefix}*; " if prefix else "", len(beside),
+                    checkpoints.summary(beside))  # fmt: skip
+    return {name[len(prefix) :]: renamed[name] for name in renamed.keys() - set(beside)}
 
 
 def refuse(path: Path, missing: list[str], unexpected: list[str], misshapen: list[str]) -> None:

@@ -10,6 +10,7 @@ import safetensors
 import safetensors.numpy
 
 from lrmil_jax import files, torch_files
+from lrmil_jax.encoders import checkpoints
 from lrmil_jax.errors import WeightsError
 from lrmil_jax.types import AnyArray
 
@@ -17,7 +18,7 @@ METADATA_KEY = "lrmil_jax"
 Tensors = Mapping[str, Callable[[], np.ndarray]]
 _TORCH_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".torch"}
 # What a checkpoint may wrap its weights in.
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "teacher")
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "teacher", "student")
 
 
 def write_tensors(path: str | Path, flat: Mapping[str, AnyArray], about: Mapping[str, Any]) -> None:
@@ -80,11 +81,30 @@ def open_tensors(path: str | Path) -> tuple[Tensors, dict[str, Any]]:
         header = opened.metadata() or {}
         if METADATA_KEY in header:
             header = json.loads(header[METADATA_KEY])
-        return {name: _LazyTensor(opened, name) for name in opened.keys()}, header  # noqa: SIM118
+        names = opened.keys()
+        return {name: _Finite(path, name, _LazyTensor(opened, name)) for name in names}, header
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise WeightsError(
             f"{path} is no whole safetensors file ({error}): copy or download it again."
         ) from error
+
+
+class _Finite:
+    """Reads a tensor, and refuses one with numbers that a diverged training leaves: they would be
+    found hours later, in what was trained with them."""
+
+    def __init__(self, path: Path, name: str, read: Callable[[], np.ndarray]):
+        self._path, self._name, self._read = path, name, read
+
+    def __call__(self) -> np.ndarray:
+        value = self._read()
+        if value.dtype.kind in "iub" or np.isfinite(value).all():
+            return value
+        wrong = np.count_nonzero(~np.isfinite(value))
+        raise WeightsError(
+            f"{self._path}: {wrong} of the {value.size} numbers of {self._name} are NaN or "
+            "infinite, as a training that diverged leaves them; give an earlier checkpoint"
+        )
 
 
 class _LazyTensor:
@@ -105,6 +125,10 @@ def _open_torch(path: Path) -> Tensors:
     for wrapper in _WRAPPERS:
         if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(wrapper), Mapping):
             checkpoint = checkpoint[wrapper]
+    if isinstance(checkpoint, Mapping):
+        checkpoint = checkpoints.flatten(checkpoint)
+        tensors = {name: value for name, value in checkpoint.items() if isinstance(value, tensor)}
+        checkpoint = tensors or checkpoint  # steps and rates are left out
     if not isinstance(checkpoint, Mapping) or not checkpoint:
         raise WeightsError(
             f"{path} is a PyTorch file, but no state dict (it holds a "
@@ -117,7 +141,7 @@ def _open_torch(path: Path) -> Tensors:
             f"{type(checkpoint[non_tensor]).__name__}, not a tensor; give the file with "
             "the model's weights."
         )
-    return {name: _from_torch(value) for name, value in checkpoint.items()}
+    return {name: _Finite(path, name, _from_torch(value)) for name, value in checkpoint.items()}
 
 
 def _from_torch(value: Any) -> Callable[[], np.ndarray]:

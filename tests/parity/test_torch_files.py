@@ -37,6 +37,25 @@ def test_a_state_dict_however_it_is_wrapped(state, tmp_path, wrapper, prefix):
     np.testing.assert_array_equal(params["norm"]["bias"], state["norm.bias"].numpy())
 
 
+def test_a_checkpoint_of_dinov2(state, tmp_path):
+    """Teacher and student with heads, an optimizer and counters around them."""
+    sides = {
+        side: {f"backbone.{name}": value + shift for name, value in state.items()}
+        | {"dino_head.mlp.0.weight": torch.ones(2, 2)}
+        for side, shift in (("student", 1), ("teacher", 0))
+    }
+    flat = {f"{side}.{name}": value for side, one in sides.items() for name, value in one.items()}
+    optimizer = {"state": {0: {"exp_avg": torch.ones(3), "step": 7}}, "param_groups": [{"lr": 1}]}
+    for content in (
+        {**sides, "iteration": 9, "optimizer": optimizer},
+        {"model": flat, "iteration": 9, "optimizer": optimizer},
+        {"teacher": sides["teacher"]},
+    ):
+        torch.save(content, tmp_path / "checkpoint.pth")
+        _, params = pretrained.load("published", tmp_path / "checkpoint.pth")
+        np.testing.assert_array_equal(params["norm"]["bias"], state["norm.bias"].numpy())
+
+
 def test_half_precision_and_the_old_format(state, tmp_path):
     path = tmp_path / "old.pth"
     half = {name: value.to(torch.bfloat16) for name, value in state.items()}
