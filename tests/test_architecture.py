@@ -12,7 +12,7 @@ import lrmil_jax
 PACKAGE = Path(lrmil_jax.__file__).parent
 # From the top to the bottom: whoever stands higher may import what stands lower, never the reverse.
 ORDER = (
-    *("main", "preflight", "studies", "pipeline", "graph", "checks"),
+    *("main", "verify", "preflight", "studies", "pipeline", "graph", "checks"),
     *("stages", "methods", "models", "report", "workspace", "train", "tasks"),
     *("selection", "distill", "interchange", "evals", "heads", "patches", "encoders", "data"),
     *(

@@ -155,12 +155,30 @@ def read_index(path: Path) -> dict[str, np.ndarray]:
       DataError: it is missing or broken.
     """
     try:
-        return safetensors.numpy.load_file(index_path(path))
+        index = safetensors.numpy.load_file(index_path(path))
+        _refuse_absurd(path, index["rows"])
+        return index
+    except KeyError as error:
+        raise DataError(f"the index {index_path(path)} has no {error}; {_anew(path)}") from error
     except (OSError, safetensors.SafetensorError) as error:
         raise DataError(
-            f"the index {index_path(path)} cannot be read ({error}); delete {path} and run the "
-            "same command again: only this slide is encoded anew"
+            f"the index {index_path(path)} cannot be read ({error}); {_anew(path)}"
         ) from error
+
+
+def _refuse_absurd(path: Path, rows: Int[np.ndarray, " records"]) -> None:
+    """Refuses rows that the file cannot hold, before memory is asked for them: each has bytes."""
+    held = path.stat().st_size if path.is_file() else None
+    total = sum(map(int, rows))
+    if total < 0 or (rows < 0).any() or (held is not None and total > held):
+        raise DataError(
+            f"the index {index_path(path)} says that there are {total} rows, but {path} has "
+            f"{held} bytes; {_anew(path)}"
+        )
+
+
+def _anew(path: Path) -> str:
+    return f"delete {path} and run the same command again: only this slide is encoded anew"
 
 
 def row_features(rows: SlideFeatures, dtype: str):

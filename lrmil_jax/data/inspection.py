@@ -60,9 +60,7 @@ def inspect_slide(job: SlideJob, pictures: Path | None = None) -> dict:
 
 def _inspect(job: SlideJob, pictures: Path | None) -> dict:
     start, settings = time.perf_counter(), job.settings
-    with regions.open_at(
-        job.path, mpp=job.mpp, settings=settings, high_resolution=True
-    ) as slide:
+    with regions.open_at(job.path, mpp=job.mpp, settings=settings, high_resolution=True) as slide:
         try:
             found = tissue.detect(slide, settings.tissue_rule)
         except tissue.NoTissueError as error:
@@ -109,8 +107,8 @@ def remarks(slide: Slide, found: Tissue, cells: Lattice) -> Iterator[Remark]:
         yield Remark(f"{len(found.unreadable)} blocks cannot be decoded", "copy the file again")
     yield from _of_tissue(found)
     if len(cells) < _FEW_PATCHES:
-        yield Remark(f"{len(cells)} LR patches only", f"{_LOOK}; lower prepare.min_tissue if tissue "
-                     "is missed")  # fmt: skip
+        yield Remark(f"{len(cells)} LR patches only",
+                     f"{_LOOK}; lower prepare.min_tissue if tissue is missed")  # fmt: skip
 
 
 def _of_tissue(found: Tissue) -> Iterator[Remark]:
@@ -118,7 +116,8 @@ def _of_tissue(found: Tissue) -> Iterator[Remark]:
     glass = findings.glass
     if not glass.share:
         yield Remark("no bare glass was found in it, so its colour is assumed",
-                     f"{_LOOK}; set prepare.tissue_threshold if glass is taken for tissue")  # fmt: skip
+                     f"{_LOOK}; set prepare.tissue_threshold if glass is taken for "
+                     "tissue")  # fmt: skip
     elif max(glass.centre) - min(glass.centre) > _TINT:
         yield Remark(f"its glass is coloured, RGB {glass.centre}",
                      "look whether other slides of its class have such glass: a model may learn "

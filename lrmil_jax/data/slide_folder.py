@@ -1,4 +1,4 @@
-"""What lies in a folder of slides: slide files, and every other file with the reason why it is none.
+"""What lies in a folder of slides: slide files, and all else with the reason why it is none.
 
 Folders come as scanners, copies and operating systems leave them: with hidden files, trash, links,
 archives, halves of downloads, and formats that nothing here reads. A file passed over in silence is

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Int
 
 from lrmil_jax.data import tables

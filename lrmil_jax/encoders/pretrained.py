@@ -42,6 +42,7 @@ __all__ = [
 ]
 
 FORMAT = "lrmil_jax.encoder/1"
+_DEEPEST, _LARGEST = 512, 1_000_000  # blocks, and any other size, of a file
 SHIPPED = "shipped:"  # how `encoder.weights` names what comes with the package
 _SHIPPED_FOLDER = Path(__file__).parents[1] / "weights"
 
@@ -208,6 +209,9 @@ def _stored_kwargs(path: Path, header: Mapping[str, Any], name: str) -> dict[str
         )
     if not isinstance(header.get("kwargs"), dict):
         raise WeightsError(f"{path} does not say of which size its encoder is.")
+    for key, value in header["kwargs"].items():
+        if isinstance(value, int) and abs(value) > (_DEEPEST if key == "depth" else _LARGEST):
+            raise WeightsError(f"{path} says {key} = {value}, which no encoder has: copy it again.")
     return dict(header["kwargs"])
 
 

@@ -1,5 +1,6 @@
 """Model folders: all that `predict` needs and nothing else, of one fold or of all."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -19,6 +20,17 @@ from lrmil_jax.train.bag_model import BagModel
 from lrmil_jax.train.encode import BatchEncoder, Encoder
 
 _SCHEMA = 4
+# What a prediction's memory follows from; a broken or made-up file must not ask for all there is.
+_BOUNDS = {
+    "encoder.batch": (1, 65_536),
+    "geometry.patch_px": (16, 4096),
+    "geometry.hr_mpp": (0.1, 10),
+    "geometry.lr_mpp": (0.1, 10),
+    "prepare.tissue_mpp": (0.5, 64),
+    "prepare.min_tissue": (0, 1),
+    "guided.select.count": (0, 10**9),
+}
+_MOST_MEMBERS = 1000
 
 
 def write(
@@ -63,6 +75,7 @@ def load(folder: Path | str) -> SlideModel:
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
         _refuse_other_schema(folder, facts["schema"])
+        _refuse_absurd(path, facts)
         geometry = schema.Geometry(**facts["geometry"])
         settings = slide_jobs.TilingSettings(geometry=geometry, with_hr=False, **facts["prepare"])
         hashes = dict(facts["sha256"])
@@ -95,9 +108,38 @@ def load(folder: Path | str) -> SlideModel:
     )
 
 
+def identity(folder: Path) -> str:
+    """SHA-256 of all that a model folder holds, as 64 hex digits: what a prediction names."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in (".json", ".safetensors"):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
 def read_facts(folder: Path) -> dict[str, Any]:
     """What the model folder that `load` has read says of itself."""
     return json.loads((folder / "model.json").read_text(encoding="utf-8"))
+
+
+def _refuse_absurd(path: Path, facts: dict[str, Any]) -> None:
+    """Refuses sizes that no model has, before memory is asked for.
+
+    Raises:
+      WeightsError: with the size.
+    """
+    flat = configuration.flatten(facts)
+    for key, (low, high) in _BOUNDS.items():
+        value = flat.get(key, low)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not low <= value <= high:
+            raise WeightsError(
+                f"{path} says {key} = {value!r}, but it must be from {low} to {high}; copy the "
+                "model folder again"
+            )
+    if len(facts["members"]) > _MOST_MEMBERS:
+        raise WeightsError(f"{path} names {len(facts['members'])} members, more than "
+                           f"{_MOST_MEMBERS}; copy the model folder again")  # fmt: skip
 
 
 def _refuse_other_schema(folder: Path, version: int) -> None:

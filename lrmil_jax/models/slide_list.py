@@ -1,7 +1,6 @@
 """Predictions of a list of slides by a model, each kept in a folder of its own: a slide whose
 prediction is there is not done again."""
 
-import hashlib
 import json
 import logging
 from pathlib import Path
@@ -14,6 +13,7 @@ from lrmil_jax import processes
 from lrmil_jax.data import slide_files
 from lrmil_jax.data.slide_jobs import file_identity
 from lrmil_jax.errors import UserError
+from lrmil_jax.models import model_folder
 from lrmil_jax.models.result import SlideResult
 from lrmil_jax.models.slide_model import SlideModel
 from lrmil_jax.progress import progress
@@ -65,7 +65,7 @@ def predict(model: SlideModel, table: pd.DataFrame, folder: Path) -> tuple[list[
 def _with_sources(model: SlideModel, table: pd.DataFrame) -> list[tuple[Any, dict]]:
     """Each slide with what its prediction follows from: the model, the slide and, where a patient
     is one bag, the patient's other slides, which it follows in the list."""
-    identity = _identity(model.folder)
+    identity = model_folder.identity(model.folder)
     table = table.assign(case=table.get("case_id", table.patient_id))
     if model.task.one_bag:
         table = table.sort_values("case", kind="stable")
@@ -76,14 +76,6 @@ def _with_sources(model: SlideModel, table: pd.DataFrame) -> list[tuple[Any, dic
     for row, source in rows:
         slides.setdefault(row.case, []).append(source)
     return [(row, source | {"bag": list(slides[row.case])}) for row, source in rows]
-
-
-def _identity(model: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(model.rglob("*")):
-        if path.suffix in (".json", ".safetensors"):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def _failure(slide_id: str, reason: str) -> dict:
@@ -140,6 +132,7 @@ def calibrated(model: SlideModel, result: SlideResult) -> dict[str, float]:
 
 def csv_row(model: SlideModel, record: dict) -> dict:
     row = {"slide_id": record["slide_id"], "status": "ok", "reason": ""}
+    row |= {"model_sha256": record["source"]["model"]}
     # A record that was read again has its keys in another order.
     others = sorted(record["prediction"].keys() - set(model.task.values))
     row |= {name: record["prediction"][name] for name in (*others, *model.task.values)}

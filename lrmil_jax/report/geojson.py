@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -50,8 +51,10 @@ def save(
     xy: Int[np.ndarray, "N 2"],
     side: int,
     attention: Float[np.ndarray, " N"],
+    *,
+    facts: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes `features` to a file."""
-    content = json.dumps(features(slide_id, xy, side, attention))
+    """Writes `features` to a file, with `facts` of the whole beside them."""
+    content = json.dumps(features(slide_id, xy, side, attention) | dict(facts or {}))
     with files.atomic_path(path) as temporary:
         temporary.write_text(content, encoding="utf-8")

@@ -4,6 +4,7 @@ Drawn in processes of its own, so it imports no JAX.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,31 +53,34 @@ def save(prediction: SlidePrediction) -> dict:
 def _save(prediction: SlidePrediction) -> None:
     result = prediction.result
     title = f"{prediction.slide_id}: {result.sentence}"
-    save_attention(prediction.folder, prediction.slide_id, result, title)
+    facts = {"model_sha256": prediction.record["source"]["model"]}
+    save_attention(prediction.folder, prediction.slide_id, result, title, facts)
     if result.guidance is not None:
-        _save_regions(prediction.folder, result, title)
+        _save_regions(prediction.folder, result, title, facts)
     # Last: where it is, all is.
     files.write_json(prediction.folder / "prediction.json", prediction.record)
 
 
-def save_attention(folder: Path, slide_id: str, result: Any, title: str) -> None:
-    """Attention of every patch as CSV, GeoJSON and heatmap."""
+def save_attention(
+    folder: Path, slide_id: str, result: Any, title: str, facts: Mapping[str, str]
+) -> None:
+    """Attention of every patch as CSV, GeoJSON and heatmap, each naming the model of `facts`."""
     columns = {"x": result.xy[:, 0], "y": result.xy[:, 1], "side": result.side}
-    table = pd.DataFrame(columns | {"attention": result.attention})
+    table = pd.DataFrame(columns | {"attention": result.attention}).assign(**facts)
     files.write_table(folder / "attention.csv", table)
-    geojson.save(folder / "attention.geojson", slide_id, result.xy, result.side, result.attention)
+    patches = (result.xy, result.side, result.attention)
+    geojson.save(folder / "attention.geojson", slide_id, *patches, facts=facts)
     heatmap.save(
         folder / "heatmap.png",
         result.picture,
         result.picture_downsample,
-        result.xy,
-        result.side,
-        result.attention,
+        *patches,
         title=title,
+        facts=facts,
     )
 
 
-def _save_regions(folder: Path, result: Any, title: str) -> None:
+def _save_regions(folder: Path, result: Any, title: str, facts: Mapping[str, str]) -> None:
     """What led the choice of regions: every LR patch's scores, and which description fits."""
     guide = result.guidance
     table = pd.DataFrame({"x": guide.xy[:, 0], "y": guide.xy[:, 1], "side": guide.side})
@@ -85,7 +89,7 @@ def _save_regions(folder: Path, result: Any, title: str) -> None:
     table["chosen"] = np.isin(np.arange(len(table)), guide.chosen)
     table["sentence"] = ""
     table.loc[guide.chosen, "sentence"] = guide.sentences
-    files.write_table(folder / "regions.csv", table)
+    files.write_table(folder / "regions.csv", table.assign(**facts))
     heatmap.save(
         folder / "regions.png",
         result.picture,
@@ -96,4 +100,5 @@ def _save_regions(folder: Path, result: Any, title: str) -> None:
         title=f"{title}, {len(guide.chosen)} of {len(guide.xy)} regions read at high power",
         label=heatmap.LIKENESS,
         outlined=guide.chosen,
+        facts=facts,
     )

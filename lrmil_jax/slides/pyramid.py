@@ -10,6 +10,7 @@ nothing and are passed over.
 
 import collections
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -54,7 +55,7 @@ def faults(slide: Slide, thumbnail: UInt8[np.ndarray, "h w 3"], downsample: floa
     places = _places(slide, thumbnail, downsample)
     order = np.argsort(slide.level_downsamples).tolist()
     sentences = []
-    for finer, level in zip(order, order[1:], strict=False):
+    for finer, level in itertools.pairwise(order):
         try:
             sentence = _compare(slide, level, finer, places)
         except TileError as error:
@@ -64,9 +65,7 @@ def faults(slide: Slide, thumbnail: UInt8[np.ndarray, "h w 3"], downsample: floa
     return sentences
 
 
-def _places(
-    slide: Slide, thumbnail: np.ndarray, downsample: float
-) -> list[tuple[float, float]]:
+def _places(slide: Slide, thumbnail: np.ndarray, downsample: float) -> list[tuple[float, float]]:
     """Centres in level-0 px of places with most contrast, apart from each other; and, as a level
     may be mirrored, the same places mirrored."""
     grey = np.asarray(Image.fromarray(thumbnail).convert("L"), np.float32)

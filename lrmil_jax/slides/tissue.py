@@ -143,7 +143,7 @@ class Tissue:
         return upper * (1 - fy) + lower * fy
 
 
-def detect(slide: Slide, rule: TissueRule = TissueRule()) -> Tissue:  # noqa: B008  (frozen)
+def detect(slide: Slide, rule: TissueRule = TissueRule()) -> Tissue:
     """Find the tissue of a slide on a thumbnail of about `rule.mpp` um/px.
 
     Raises:

@@ -91,6 +91,7 @@ def _write_metrics(model: SlideModel, truth: pd.DataFrame, done: list[dict], fol
         **{name: [one[name] for one in values] for name in task.values}
     )
     found = predictions.measure(task, rows)
-    files.write_json(folder / "metrics.json", found)
+    facts = {"model_sha256": model_folder.identity(model.folder)}
+    files.write_json(folder / "metrics.json", found | facts)
     title = task.titles.get(task.headline, task.headline)
     log.info("%s %s over %d patients", title, found["metrics"][task.headline], found["patients"])

@@ -36,7 +36,8 @@ def text(
         row = no_value[0]
         raise DataError(
             f"{source}: {column} {values.iloc[row]!r} in line {tables.line(frame, row)} stands "
-            "for no value; give one, take the row out, or name it in data.classes if a class is called so"
+            "for no value; give one, take the row out, or name it in data.classes if a class is "
+            "called so"
         )
     return values
 
@@ -53,6 +54,7 @@ def numbers(frame: pd.DataFrame, column: str, source: str) -> Float[np.ndarray, 
     if len(wrong):
         row = wrong[0]
         raise DataError(
-            f"{source}: {column} {values.iloc[row]!r} in line {tables.line(frame, row)} is no number"
+            f"{source}: {column} {values.iloc[row]!r} in line {tables.line(frame, row)} is no "
+            "number"
         )
     return found

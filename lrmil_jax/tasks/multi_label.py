@@ -12,8 +12,8 @@ from jax import Array
 from jaxtyping import Float, Integer
 
 from lrmil_jax import arrays
-from lrmil_jax.distill import slide as slide_losses
 from lrmil_jax.data import tables
+from lrmil_jax.distill import slide as slide_losses
 from lrmil_jax.errors import DataError
 from lrmil_jax.evals import metrics
 from lrmil_jax.evals.calibration import Forecast

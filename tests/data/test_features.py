@@ -3,6 +3,7 @@
 import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from lrmil_jax.data import features, source
 from lrmil_jax.errors import DataError
@@ -111,3 +112,21 @@ def test_moments_are_those_of_all_rows(tmp_path):
         mean, variance = features.moments(paths, name)
         np.testing.assert_allclose(mean, joined.mean(0), rtol=1e-6, atol=1e-9)
         np.testing.assert_allclose(variance, joined.var(0), rtol=1e-6, atol=1e-9)
+
+
+def test_rows_that_a_file_cannot_hold_are_refused(tmp_path):
+    """An index says how much memory to ask for."""
+    path = tmp_path / "s.array_record"
+    path.write_bytes(b"x" * 1000)
+    index = {"parent": np.zeros(2, np.int64), "rows": np.array([10**12, 1], np.int64)}
+    safetensors.numpy.save_file(index, features.index_path(path))
+    with pytest.raises(DataError, match=r"1000000000001 rows, but .* has 1000 bytes; delete"):
+        features.read_index(path)
+    index["rows"][0] = -1
+    safetensors.numpy.save_file(index, features.index_path(path))
+    with pytest.raises(DataError, match="delete"):
+        features.read_index(path)
+    del index["rows"]
+    safetensors.numpy.save_file(index, features.index_path(path))
+    with pytest.raises(DataError, match="has no 'rows'"):
+        features.read_index(path)

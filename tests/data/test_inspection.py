@@ -25,7 +25,9 @@ def image():
 def inspect(tmp_path):
     def inspect(image, *, levels=(1, 4), mirrored=()):
         small = [synthetic.reduced(image, n) for n in levels]
-        small = [one[:, ::-1] if n in mirrored else one for n, one in zip(levels, small, strict=True)]
+        small = [
+            one[:, ::-1] if n in mirrored else one for n, one in zip(levels, small, strict=True)
+        ]
         path = write_tiff(tmp_path / "s.tif", [np.ascontiguousarray(one) for one in small])
         job = SlideJob("s", path, None, tmp_path / "regions", SETTINGS)
         return inspection.inspect_slide(job, tmp_path / "check"), job

@@ -97,6 +97,10 @@ def test_numbers_of_a_diverged_training_are_refused_by_name(load, backbone, valu
 
 
 def test_what_is_nested_gets_dotted_names():
-    content = {"teacher": {"backbone": {"norm.bias": 1}}, "epoch": 3, "optimizer": {"state": {0: 2}}}
+    content = {
+        "teacher": {"backbone": {"norm.bias": 1}},
+        "epoch": 3,
+        "optimizer": {"state": {0: 2}},
+    }
     flat = checkpoints.flatten(content)
     assert flat == {"teacher.backbone.norm.bias": 1, "epoch": 3, "optimizer.state.0": 2}

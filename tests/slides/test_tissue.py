@@ -93,7 +93,9 @@ def on_glass(glass, colours, seed=0):
     """Tissue of several colours in stripes, as TRUTH has it, on glass of some colour."""
     rng = np.random.default_rng(seed)
     image = np.full((300, 400, 3), glass, float)
-    for stripe, colour in zip(np.array_split(np.arange(80, 300), len(colours)), colours, strict=True):
+    for stripe, colour in zip(
+        np.array_split(np.arange(80, 300), len(colours)), colours, strict=True
+    ):
         image[60:200, stripe[0] : stripe[-1] + 1] = colour
     return image + rng.normal(0, 2, image.shape)
 
@@ -139,7 +141,9 @@ def test_a_stain_is_tissue_on_any_glass(glass, colours):
 
 
 @pytest.mark.parametrize("glass", [GLASS, WARM, (255, 255, 255), (215, 225, 240)])
-@pytest.mark.parametrize("corner", [(1, 1, 1), (0.9, 0.85, 0.75), (0.75, 0.7, 0.6), (0.7, 0.7, 0.7)])
+@pytest.mark.parametrize(
+    "corner", [(1, 1, 1), (0.9, 0.85, 0.75), (0.75, 0.7, 0.6), (0.7, 0.7, 0.7)]
+)
 def test_glass_is_no_tissue_however_it_is_lit(glass, corner):
     shape = (250, 420)
     rng = np.random.default_rng(0)

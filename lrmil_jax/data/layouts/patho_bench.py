@@ -85,7 +85,7 @@ def _named(values: pd.Series, names: Mapping[str, str], path: Path, column: str)
     if wrong.any():
         row = int(wrong.to_numpy().argmax())
         raise DataError(
-            f"{path}: {column} {values.iloc[row]!r} in line {tables.line(values, row)} is no class of "
-            f"config.yaml's label_dict ({', '.join(f'{k}: {v}' for k, v in names.items())})"
+            f"{path}: {column} {values.iloc[row]!r} in line {tables.line(values, row)} is no class "
+            f"of config.yaml's label_dict ({', '.join(f'{k}: {v}' for k, v in names.items())})"
         )
     return values.where(values.isin(names.values()), text.map(names))

@@ -1,0 +1,125 @@
+"""`python -m lrmil_jax.verify MODEL PREDICTION_FOLDER`: whether a prediction is what the model says
+of the slide, computed again from the file. One sentence a difference; exit status 0 or 1.
+
+Tolerances: values of the prediction 0.001, as bfloat16, another device or another batch may change
+them; attention 2 % of its largest value; patches exactly.
+"""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lrmil_jax.data import tables
+from lrmil_jax.data.slide_jobs import file_identity
+from lrmil_jax.errors import DataError, UserError
+from lrmil_jax.models import model_folder
+from lrmil_jax.models.result import SlideResult
+from lrmil_jax.progress import setup_logging
+
+log = logging.getLogger("lrmil_jax")
+
+VALUE_TOLERANCE = 1e-3
+ATTENTION_TOLERANCE = 0.02  # of the largest
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status 0 if the prediction is found again, else 1."""
+    setup_logging()
+    parser = argparse.ArgumentParser("python -m lrmil_jax.verify", description=__doc__)
+    parser.add_argument("model", type=Path, help="a model folder")
+    parser.add_argument("prediction", type=Path, help="predictions/SLIDE of a work directory")
+    parser.add_argument("--slide", type=Path, help="the slide's file, if it has moved")
+    given = parser.parse_args(arguments)
+    try:
+        found = verify(given.model, given.prediction, given.slide)
+    except UserError as error:
+        log.error("%s", error)
+        return 1
+    for sentence in found:
+        log.error("%s", sentence)
+    if not found:
+        log.info("%s: the model predicts the same again, within %g of each value", given.prediction,
+                 VALUE_TOLERANCE)  # fmt: skip
+    return min(len(found), 1)
+
+
+def verify(model: Path, folder: Path, slide: Path | None = None) -> list[str]:
+    """What differs when a prediction is computed again, a sentence each.
+
+    Args:
+      model: a model folder.
+      folder: of one slide's prediction.
+      slide: its file; None: where the prediction says that it was.
+
+    Raises:
+      DataError: there is no prediction, or no slide.
+      SlideError: the slide cannot be read.
+      WeightsError: the model folder is not whole.
+    """
+    record = _read(folder)
+    path = Path(record["path"]) if slide is None else slide
+    if not path.is_file():
+        raise DataError(f"{folder} is of the slide {path}, which is not there; give it by --slide")
+    loaded = model_folder.load(model)
+    source, differences = record["source"], []
+    identity = model_folder.identity(loaded.folder)
+    if source["model"] != identity:
+        differences.append(f"{folder} was made by the model {source['model'][:16]}..., {model} is "
+                           f"{identity[:16]}...")  # fmt: skip
+    changed = [key for key, value in file_identity(path).items() if source.get(key) != value]
+    if changed:
+        differences.append(f"{path} is not the file that was predicted ({', '.join(changed)} "
+                           "differ)")  # fmt: skip
+    result = loaded.predict(path, source["mpp"])
+    differences += _values(folder, record["prediction"], result.prediction)
+    return [*differences, *_attention(folder, result)]
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    path = folder / "prediction.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        record["path"], record["source"]["model"], record["source"]["mpp"], record["prediction"]
+    except FileNotFoundError as error:
+        raise DataError(f"{folder} has no prediction.json; give predictions/SLIDE") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is no prediction that can be read ({error!r})") from error
+    return record
+
+
+def _values(folder: Path, told: Mapping[str, Any], again: Mapping[str, Any]) -> Iterator[str]:
+    for name in sorted(told.keys() | again.keys()):
+        old, new = told.get(name), again.get(name)
+        if isinstance(old, float | int) and isinstance(new, float | int):
+            if not abs(old - new) <= VALUE_TOLERANCE:
+                yield f"{folder}: {name} is {old:.6g} and {new:.6g} when computed again"
+        elif old != new:
+            yield f"{folder}: {name} is {old!r} and {new!r} when computed again"
+
+
+def _attention(folder: Path, result: SlideResult) -> Iterator[str]:
+    path = folder / "attention.csv"
+    table = tables.read(path, what="the table of attention").apply(tables.as_values)
+    tables.require_columns(table, ("x", "y", "side", "attention"), path, what="the table")
+    again = pd.DataFrame({"x": result.xy[:, 0], "y": result.xy[:, 1], "side": result.side})
+    if not np.array_equal(table[["x", "y", "side"]], again):
+        yield f"{path} has {len(table)} patches, and other ones ({len(again)}) when computed again"
+        return
+    off = np.abs(table.attention.to_numpy(np.float64) - result.attention)
+    worst = int(off.argmax())
+    if not off[worst] <= ATTENTION_TOLERANCE * result.attention.max():
+        yield (
+            f"{path}: attention of the patch in line {tables.line(table, worst)} is "
+            f"{table.attention[worst]:.6g} and {result.attention[worst]:.6g} when computed again"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
