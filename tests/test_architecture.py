@@ -22,6 +22,7 @@ ORDER = (
         "types",
         "places",
         "processes",
+        "workers",
         "progress",
         "torch_files",
         "files",

@@ -306,7 +306,8 @@ def slides_config(folder, **changes):
     config.data.labels, config.data.slides = str(folder / "labels.csv"), str(folder / "slides")
     config.update_from_flattened_dict(
         {"encoder.name": "vit-tiny", "encoder.weights": "shipped:procedural",
-         "prepare.workers": 1, "prepare.seconds_per_slide": 0.0, "distill.lambda_layer": 0.0, "student.no_distillation": False}
+         "prepare.workers": 1, "prepare.seconds_per_slide": 0.0,
+         "distill.lambda_layer": 0.0, "student.no_distillation": False}
     )  # fmt: skip
     config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
     return config.lock()
