@@ -21,6 +21,7 @@ from lrmil_jax.data.slide_jobs import file_identity
 from lrmil_jax.errors import DataError, UserError
 from lrmil_jax.models import model_folder
 from lrmil_jax.models.result import SlideResult
+from lrmil_jax.models.slide_model import SlideModel
 from lrmil_jax.progress import setup_logging
 
 log = logging.getLogger("lrmil_jax")
@@ -77,9 +78,28 @@ def verify(model: Path, folder: Path, slide: Path | None = None) -> list[str]:
     if changed:
         differences.append(f"{path} is not the file that was predicted ({', '.join(changed)} "
                            "differ)")  # fmt: skip
-    result = loaded.predict(path, source["mpp"])
+    result = _again(loaded, folder, record, path)
     differences += _values(folder, record["prediction"], result.prediction)
     return [*differences, *_attention(folder, result)]
+
+
+def _again(
+    model: SlideModel, folder: Path, record: Mapping[str, Any], path: Path
+) -> SlideResult:
+    """The slide's result; with the patient's other slides, whose predictions lie beside it, where
+    they are one bag."""
+    others = [record]
+    if "bag" in record["source"]:
+        found = [_read(one.parent) for one in sorted(folder.parent.glob("*/prediction.json"))]
+        others = [one for one in found if one["source"].get("bag") == record["source"]["bag"]]
+    is_own = [one["path"] == record["path"] for one in others]
+    paths = [path if own else one["path"] for own, one in zip(is_own, others, strict=True)]
+    sizes = [one["source"]["mpp"] for one in others]
+    results = list(model.predict_many(paths, sizes, ["one bag"] * len(paths)))
+    result = results[is_own.index(True)]
+    if isinstance(result, UserError):
+        raise result
+    return result
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """A prediction computed again: found, or one sentence for what differs; and what all files name."""
 
 import json
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -54,6 +56,16 @@ def test_a_prediction_is_found_again(made, folder, caplog):
     with caplog.at_level("INFO"):
         assert verify.main([str(made / "model"), str(folder)]) == 0
     assert "predicts the same again" in caplog.text
+
+
+def test_the_documented_command(made, folder, monkeypatch):
+    text = (Path(__file__).parents[1] / "docs/checking.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"python -m lrmil_jax\.verify (.*)", text)
+    monkeypatch.chdir(folder.parent)
+    Path("runs/nsclc/predictions").mkdir(parents=True)
+    Path("runs/nsclc/model").symlink_to(made / "model")
+    folder.rename("runs/nsclc/predictions/slide_0001")
+    assert verify.main(command.split()) == 0
 
 
 def changed_json(folder, change):

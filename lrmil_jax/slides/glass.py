@@ -19,6 +19,7 @@ _PINK = 9  # of 255: haematoxylin and eosin take green before red and blue, glas
 _FEW = 0.1  # share of glass that is believed to be pinkish only where there is more of it
 _SEEDS = 0.1  # share of the plausible pixels that is begun with, the brightest
 _TOLERANCE = 0.02  # log10 of light: a stain of one twentieth
+_TEXTURE = 0.012  # log10 of light between neighbours
 _ROUNDS = 12
 _RIDGE = 1e-3  # keeps the surface level where no glass says otherwise
 
@@ -68,7 +69,7 @@ def estimate(image: UInt8[np.ndarray, "h w 3"]) -> tuple[Glass, Bool[np.ndarray,
     accepted = _seeds(small)
     if accepted.sum() < _FEWEST:
         return _assumed(), np.zeros(small.shape[:2], bool)
-    possible = _plausible(small)
+    possible = _plausible(small) & _is_smooth(image, accepted)
     coefficients = np.median(light[accepted], axis=0)[None]
     limits = _limits(light[accepted])
     for _ in range(_ROUNDS):
@@ -112,6 +113,23 @@ def _seeds(small: np.ndarray) -> np.ndarray:
         return plausible
     brightness = small.astype(np.float32).mean(-1)
     return plausible & (brightness >= np.quantile(brightness[plausible], 1 - _SEEDS))
+
+
+def _is_smooth(image: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+    """Where the pixels of the sample have neighbours as bright as they are: of tissue, however
+    pale, they have not, so that no surface can follow it."""
+    grey = np.log10(image.min(-1).astype(np.float32) + 1)
+    height, width = grey.shape
+    step = max(1, max(height, width) // _SIDE)
+    around = [
+        grey[np.clip(np.arange(0, height, step) + dy, 0, height - 1)][
+            :, np.clip(np.arange(0, width, step) + dx, 0, width - 1)
+        ]
+        for dy in (-2, 0, 2)
+        for dx in (-2, 0, 2)
+    ]
+    spread = np.max(around, axis=0) - np.min(around, axis=0)
+    return spread < max(_TEXTURE, 3 * float(np.quantile(spread[seeds], 0.25)))
 
 
 def _limits(light: np.ndarray) -> np.ndarray:
