@@ -83,9 +83,7 @@ def verify(model: Path, folder: Path, slide: Path | None = None) -> list[str]:
     return [*differences, *_attention(folder, result)]
 
 
-def _again(
-    model: SlideModel, folder: Path, record: Mapping[str, Any], path: Path
-) -> SlideResult:
+def _again(model: SlideModel, folder: Path, record: Mapping[str, Any], path: Path) -> SlideResult:
     """The slide's result; with the patient's other slides, whose predictions lie beside it, where
     they are one bag."""
     others = [record]
