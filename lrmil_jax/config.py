@@ -126,7 +126,7 @@ def _slides(config: ConfigDict) -> None:
     geometry.patch_px = 256  # px, at both resolutions
 
     config.prepare = prepare = ConfigDict()
-    prepare.reader = "auto"  # "tiffslide", "openslide", "fastslide"
+    prepare.reader = "auto"  # by the content of each file; or "tifffile", "openslide", "fastslide"
     prepare.tissue_mpp = 8.0  # um/px of the thumbnail in which tissue is found
     prepare.min_tissue = 0.25  # share of a child's area that must be tissue
     prepare.hr = "store"  # "store" HR mosaics as JPEG, or "skip" and read the slide when encoding
