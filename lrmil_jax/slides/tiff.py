@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from tifffile import PHOTOMETRIC, TiffFile
+from tifffile import PHOTOMETRIC, TiffFile, TiffPage
 
 from lrmil_jax.errors import SlideError
 from lrmil_jax.slides import formats, ome, tiff_pages, tiff_pixels, tiff_scale
@@ -37,11 +37,10 @@ class TiffReader:
         first = self._tiff.pages.first
         kind = formats.of_page(first)
         images = tiff_pages.choose(self._tiff, kind, ome.read(self._tiff.ome_metadata))
-        levels = images.levels
-        _check_upright(levels[0][0])
-        scale = tiff_scale.read(kind, first, [pages[0] for pages in levels], images.ome)
+        _check_upright(images.levels[0][0])
+        pages, left_out = self._open_levels(images.levels)
+        scale = tiff_scale.read(kind, first, pages, images.ome)
         self.mpp, self.objective, self.mpp_problem = scale.mpp, scale.objective, scale.problem
-        self._levels = [self._level(number, pages) for number, pages in enumerate(levels)]
         self._cache = Cache()
         self._check_whole(path)
         self.levels = tuple(
@@ -52,12 +51,12 @@ class TiffReader:
                 in_strips=level.in_strips,
             )
             for level, stated in zip(
-                self._levels, scale.levels or [None] * len(levels), strict=True
+                self._levels, scale.levels or [None] * len(self._levels), strict=True
             )
         )
         wide = [level for level in self._levels if level.in_strips and level.size[0] > _WIDE_PX]
         strips = ("stored in strips as wide as the slide; tiles are read faster",) if wide else ()
-        self.notes = (*images.notes, *strips)
+        self.notes = (*images.notes, *left_out, *strips)
 
     def read_region(
         self, level: int, x: int, y: int, width: int, height: int
@@ -70,11 +69,29 @@ class TiffReader:
         self._cache.clear()
         self._tiff.close()
 
-    def _level(self, number: int, pages: tuple) -> TiledLevel:
-        page, planes = pages[0], len(pages)
-        samples = page.samplesperpixel * planes
-        convert = tiff_pixels.conversion(page, samples, PHOTOMETRIC.RGB if planes == 3 else None)
-        return TiledLevel(self._tiff.filehandle, pages, convert, number=number)
+    def _open_levels(self, levels: tuple) -> tuple[list[TiffPage], list[str]]:
+        """Opens the levels that can be read; their pages, and a sentence for each other.
+
+        Raises:
+          PixelsError: the finest level cannot be read.
+        """
+        self._levels, pages, notes = [], [], []
+        for group in levels:
+            page, planes = group[0], len(group)
+            photometric = PHOTOMETRIC.RGB if planes == 3 else None
+            try:
+                convert = tiff_pixels.conversion(page, page.samplesperpixel * planes, photometric)
+                number = len(self._levels)
+                level = TiledLevel(self._tiff.filehandle, group, convert, number=number)
+            except PixelsError as error:
+                if not pages:
+                    raise
+                size = f"{page.imagewidth} x {page.imagelength} px"
+                notes.append(f"the level of {size} is left out: it holds {error}")
+                continue
+            self._levels.append(level)
+            pages.append(page)
+        return pages, notes
 
     def _check_whole(self, path: Path) -> None:
         """A file cut short while copied still opens: look where its tiles should end."""
@@ -85,7 +102,7 @@ class TiffReader:
             )
 
 
-def _check_upright(page) -> None:
+def _check_upright(page: TiffPage) -> None:
     turned = page.tags.valueof(_ORIENTATION, _UPRIGHT)
     if turned not in (0, _UPRIGHT):
         raise PixelsError(
