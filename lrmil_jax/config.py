@@ -97,6 +97,9 @@ def _slides(config: ConfigDict) -> None:
     # (tile, patient_id) or, for `pretrain`, as folders: <class>/<patient>/tile.png.
     data.tiles = placeholder(str)
     data.captions = placeholder(str)  # CSV of tiles with captions of your own, for `pretrain`
+    # um/px of the CSV win even where a slide's file and its objective agree, by more than a factor
+    # of 2, against them: most often it is the CSV that is wrong.
+    data.trust_mpp = False
     data.masks = placeholder(str)  # folder of lesion masks, <slide_id>.png, each a whole slide
     data.classes = ()  # names in order; empty takes the CSV's, sorted
     data.slide_table = placeholder(str)  # STAMP's slide table, where data.labels is its clini table

@@ -35,7 +35,12 @@ class SlidePlan:
 
 
 def plan_slide(
-    path: Path, *, mpp: float | None, settings: TilingSettings, high_resolution: bool = True
+    path: Path,
+    *,
+    mpp: float | None,
+    settings: TilingSettings,
+    high_resolution: bool = True,
+    trust_mpp: bool = False,
 ) -> SlidePlan:
     """Opens a slide and finds its LR patches, at low power alone.
 
@@ -44,13 +49,14 @@ def plan_slide(
       mpp: um/px to use instead of the file's.
       settings: reader, tissue and geometry.
       high_resolution: HR patches will be read; without them a slide scanned at LR will do.
+      trust_mpp: `mpp` wins against a file and an objective that agree with each other.
 
     Raises:
       SlideError: the slide cannot be opened, has no usable um/px, no tissue, or is too small.
     """
     start = time.perf_counter()
     geometry = settings.geometry
-    slide = open_slide(path, mpp, reader=settings.reader)
+    slide = open_slide(path, mpp, reader=settings.reader, trust_mpp=trust_mpp)
     try:
         if high_resolution:
             lattice.check_resolution(slide, geometry.hr_mpp, "HR")
@@ -77,6 +83,17 @@ def plan_slide(
     return SlidePlan(slide, found, cells, picture, time.perf_counter() - start)
 
 
+def plan_job(job: SlideJob, *, high_resolution: bool = True) -> SlidePlan:
+    """`plan_slide` of a job."""
+    return plan_slide(
+        job.path,
+        mpp=job.mpp,
+        settings=job.settings,
+        high_resolution=high_resolution,
+        trust_mpp=job.trust_mpp,
+    )
+
+
 def inspect_slide(job: SlideJob) -> dict:
     """What `check` tells of a slide before anything is written; never raises for a bad slide.
 
@@ -85,7 +102,7 @@ def inspect_slide(job: SlideJob) -> dict:
       its middle; or the reason why the slide cannot be used.
     """
     try:
-        plan = plan_slide(job.path, mpp=job.mpp, settings=job.settings)
+        plan = plan_job(job)
         with plan.slide as slide:
             start = time.perf_counter()
             unreadable: list[dict] = []
@@ -101,6 +118,7 @@ def inspect_slide(job: SlideJob) -> dict:
                 "mpp_source": slide.mpp_source,
                 "objective": slide.objective,
                 "dimensions": [int(side) for side in slide.dimensions],
+                "notes": list(slide.notes),
                 "lr_patches": len(plan.lattice.lr_xy),
                 "hr_patches": int(plan.lattice.child_mask.sum()),
                 "source": job.source(),
@@ -122,7 +140,7 @@ def identify_slide(job: SlideJob) -> dict:
         return {"source": None}
     facts = {"source": job.source()}
     try:
-        plan = plan_slide(job.path, mpp=job.mpp, settings=job.settings, high_resolution=False)
+        plan = plan_job(job, high_resolution=False)
     except Exception:  # what is wrong with it is told where it is read
         return facts
     with plan.slide:
@@ -176,7 +194,7 @@ def _keep_status(job: SlideJob, status: dict) -> dict:
 
 
 def _tile(job: SlideJob) -> dict:
-    return write_planned(job, plan_slide(job.path, mpp=job.mpp, settings=job.settings))
+    return write_planned(job, plan_job(job))
 
 
 def write_planned(job: SlideJob, plan: SlidePlan) -> dict:
@@ -211,6 +229,7 @@ def write_planned(job: SlideJob, plan: SlidePlan) -> dict:
         "objective": slide.objective,
         "reader": slide.reader,
         "dimensions": [int(side) for side in slide.dimensions],
+        "notes": list(slide.notes),
         "lr_patches": regions,
         "hr_patches": children,
         "hr": settings.with_hr,

@@ -55,23 +55,30 @@ class SlideModel:
         """In the order of the probabilities; () of a task without classes."""
         return self.task.classes
 
-    def predict(self, path: Path | str, mpp: float | None = None) -> SlideResult:
+    def predict(
+        self, path: Path | str, mpp: float | None = None, *, trust_mpp: bool = False
+    ) -> SlideResult:
         """Classifies one slide.
 
         Args:
           path: the slide file.
           mpp: um/px of its level 0, if the file's own is missing or wrong.
+          trust_mpp: `mpp` wins even where the file and its objective agree against it.
 
         Raises:
           SlideError: it cannot be opened, has no um/px, no tissue or no readable patch.
         """
-        (result,) = self.predict_many([path], [mpp])
+        (result,) = self.predict_many([path], [mpp], trust_mpp=trust_mpp)
         if isinstance(result, UserError):
             raise result
         return result
 
     def predict_many(
-        self, paths: Iterable[Path | str], mpp: Iterable[float | None] | None = None
+        self,
+        paths: Iterable[Path | str],
+        mpp: Iterable[float | None] | None = None,
+        *,
+        trust_mpp: bool = False,
     ) -> Iterator[SlideResult | UserError]:
         """Classifies slide after slide without a pause between them, and gives results in order.
 
@@ -81,13 +88,15 @@ class SlideModel:
         Args:
           paths: the slide files.
           mpp: um/px of each, as for `predict`; None is the files' own.
+          trust_mpp: as for `predict`.
 
         Yields:
           The result of each slide, or the mistake (`SlideError`) that kept it from having one.
         """
         paths = [Path(path) for path in paths]
         mpp = [None] * len(paths) if mpp is None else list(mpp)
-        visits = planned(zip(paths, mpp, strict=True), self.settings, high=self._reads_high)
+        slides = zip(paths, mpp, strict=True)
+        visits = planned(slides, self.settings, high=self._reads_high, trust_mpp=trust_mpp)
         encoded = self._read(visits) if self.guide is None else self._read_guided(visits)
         for visit, features in encoded:
             try:

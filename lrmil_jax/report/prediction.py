@@ -64,7 +64,14 @@ def save_attention(folder: Path, slide_id: str, result: Any, title: str) -> None
     columns = {"x": result.xy[:, 0], "y": result.xy[:, 1], "side": result.side}
     table = pd.DataFrame(columns | {"attention": result.attention})
     files.write_table(folder / "attention.csv", table)
-    geojson.save(folder / "attention.geojson", slide_id, result.xy, result.side, result.attention)
+    geojson.save(
+        folder / "attention.geojson",
+        slide_id,
+        result.xy,
+        result.side,
+        result.attention,
+        origin=(0, 0) if result.bounds is None else result.bounds[:2],
+    )
     heatmap.save(
         folder / "heatmap.png",
         result.picture,

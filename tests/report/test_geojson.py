@@ -37,6 +37,17 @@ def test_rings_are_closed_and_turn_one_way(number):
     assert (x[:-1] * y[1:] - x[1:] * y[:-1]).sum() / 2 == 100  # signed area of the square
 
 
+def test_frame_of_viewers_that_crop_to_the_scanned_area():
+    plain = geojson.features("s", XY, 1024, ATTENTION)
+    assert plain["properties"]["origin"] == [0, 0]
+    cropped = geojson.features("s", XY, 1024, ATTENTION, origin=(1000, 500))
+    assert cropped["properties"]["origin"] == [1000, 500]
+    (ring,) = cropped["features"][1]["geometry"]["coordinates"]
+    assert ring[0] == [24, 12]
+    assert ring[2] == [24 + 1024, 12 + 1024]
+    assert cropped["features"][1]["id"] == plain["features"][1]["id"]
+
+
 def test_ids_are_unique_and_the_same_in_every_run():
     ids = [f["id"] for f in geojson.features("s", XY, 8, ATTENTION)["features"]]
     assert ids == [f["id"] for f in geojson.features("s", XY, 8, ATTENTION)["features"]]
