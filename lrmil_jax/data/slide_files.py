@@ -9,6 +9,7 @@ import pandas as pd
 
 from lrmil_jax.data import tables
 from lrmil_jax.errors import DataError
+from lrmil_jax.slides import dicom
 
 SLIDE_SUFFIXES = {
     *(".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide"),
@@ -17,7 +18,8 @@ SLIDE_SUFFIXES = {
 
 
 def find(folder: Path, wanted: Collection[str] | None = None) -> dict[str, Path]:
-    """Slide files below `folder` by name without suffix.
+    """Slide files below `folder` by name without suffix; DICOM slides, of several files each, by
+    their folder or container (`dicom.named`).
 
     Args:
       folder: searched with all that is below it.
@@ -29,14 +31,18 @@ def find(folder: Path, wanted: Collection[str] | None = None) -> dict[str, Path]
     if not folder.is_dir():
         raise DataError(f"data.slides is {folder}, which is no folder; give the slides' folder")
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in SLIDE_SUFFIXES and path.is_file():
-            if path.stem in found and (wanted is None or path.stem in wanted):
-                raise DataError(
-                    f"two slide files are called {path.stem} ({found[path.stem]} and {path}); "
-                    "name the right one in the CSV's path column or remove one"
-                )
-            found[path.stem] = path
+    paths = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in SLIDE_SUFFIXES and path.is_file()
+    ]
+    for name, path in dicom.named(paths, wanted):
+        if name in found and (wanted is None or name in wanted):
+            raise DataError(
+                f"two slide files are called {name} ({found[name]} and {path}); "
+                "name the right one in the CSV's path column or remove one"
+            )
+        found[name] = path
     return found
 
 

@@ -5,8 +5,8 @@ VOLUME, LABEL, OVERVIEW or THUMBNAIL; instances of a slide share SeriesInstanceU
 """
 
 import importlib.util
-from collections import defaultdict
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,43 +90,45 @@ def spacings(path: Path) -> dict[tuple[int, int], float]:
     }
 
 
-def one_a_slide(paths: Iterable[Path], wanted: Iterable[str] | None = None) -> dict[str, Path]:
-    """DICOM slides by name, each once: its finest level stands for it.
+def named(
+    paths: Iterable[Path], wanted: Collection[str] | None = None
+) -> Iterator[tuple[str, Path]]:
+    """Slide files with their names: those of no DICOM as they are, of DICOM one a slide.
 
-    A slide is called as its folder, if that holds no other; else by its container's identifier,
-    or by its series. A name in `wanted` that is the stem of one of its files goes before.
+    A DICOM slide's finest level stands for it. It is called as its folder, if that holds no other
+    slide; else by its container's identifier, or by its series. A name in `wanted` that is the
+    stem of one of its files goes before.
 
     Args:
-      paths: DICOM files, levels, labels and overviews in any order.
+      paths: of any formats; of DICOM levels, labels and overviews in any order.
       wanted: names under which slides are looked for.
 
     Raises:
-      SlideError: neither pydicom nor openslide is there to read the files.
+      SlideError: neither pydicom nor openslide is there to read the DICOM files.
     """
     slides: dict[str, list[Instance]] = defaultdict(list)
+    beside: Counter[Path] = Counter()
     for path in paths:
+        if path.suffix.lower() != ".dcm":
+            beside[path.parent] += 1
+            yield path.stem, path
+            continue
         instance = _read_any(path)
         if instance is not None and instance.kind == _VOLUME:
             slides[instance.series].append(instance)
-    in_folder = defaultdict(set)
-    containers = defaultdict(set)
-    for series, instances in slides.items():
-        in_folder[instances[0].path.parent].add(series)
-        containers[instances[0].container].add(series)
-    names = {}
-    for series, instances in slides.items():
-        finest = max(instances, key=lambda one: one.size)
-        stems = [one.path.stem for one in instances if one.path.stem in (wanted or ())]
-        if stems:
-            name = stems[0]
-        elif len(in_folder[finest.path.parent]) == 1:
-            name = finest.path.parent.name
-        elif finest.container and len(containers[finest.container]) == 1:
-            name = finest.container
+    finest = [max(instances, key=lambda one: one.size) for instances in slides.values()]
+    beside.update(one.path.parent for one in finest)
+    containers = Counter(one.container for one in finest)
+    for one in finest:
+        stems = [other.path.stem for other in slides[one.series]]
+        asked = [stem for stem in stems if stem in (wanted or ())]
+        if asked:
+            yield asked[0], one.path
+        elif beside[one.path.parent] == 1:
+            yield one.path.parent.name, one.path
         else:
-            name = series
-        names[name] = finest.path
-    return names
+            alone = one.container and containers[one.container] == 1
+            yield one.container if alone else one.series, one.path
 
 
 def _read_any(path: Path) -> Instance | None:

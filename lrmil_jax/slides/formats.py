@@ -68,10 +68,10 @@ def identify(path: Path) -> Format:
     """
     with path.open("rb") as file:
         start = file.read(4096)
+    if start[128:132] == b"DICM":  # of some files the 128 bytes before are the header of a TIFF
+        return DICOM
     if start[:4] in _TIFF_MAGIC:
         return _identify_tiff(path)
-    if start[128:132] == b"DICM":
-        return DICOM
     for beginning, found in _BEGINNINGS:
         if start.startswith(beginning):
             return found
@@ -86,11 +86,13 @@ def identify(path: Path) -> Format:
 
 def _identify_tiff(path: Path) -> Format:
     try:
-        with TiffFile(path) as tiff:
+        with TiffFile(path, is_ndpi=False) as tiff:  # else it goes by the name
             return of_page(tiff.pages.first)
     except SlideError:
         raise
     except Exception as error:  # tifffile raises anything at all on damaged bytes
+        if path.suffix.lower() == ".ndpi":  # a large one has offsets that no other TIFF has
+            return HAMAMATSU
         reason = " ".join(str(error).split()) or type(error).__name__
         raise SlideError(f"{path}: not a slide, or cut short ({reason[:120]}).") from error
 

@@ -23,7 +23,7 @@ class TiffReader:
     def __init__(self, path: Path):
         self.name = f"tifffile {importlib.metadata.version('tifffile')}"
         self.bounds = None
-        self._tiff = TiffFile(path)
+        self._tiff = TiffFile(path, is_ndpi=False)  # NDPI is openslide's, whatever its name
         try:
             self._open(path)
         except PixelsError as error:
