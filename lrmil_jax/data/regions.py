@@ -229,6 +229,7 @@ def write_planned(job: SlideJob, plan: SlidePlan) -> dict:
         "objective": slide.objective,
         "reader": slide.reader,
         "dimensions": [int(side) for side in slide.dimensions],
+        "bounds": slide.bounds,
         "notes": list(slide.notes),
         "lr_patches": regions,
         "hr_patches": children,

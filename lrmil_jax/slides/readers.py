@@ -71,7 +71,33 @@ def open_reader(path: Path, reader: str) -> Reader:
     if name != "auto" and not _installed(name):
         raise ConfigError(f"reader {reader!r} is not installed; run {_install(name)}.")
     kind = formats.identify(path)
-    return _open_first(path, kind, _suitable(path, kind, name))
+    opened = _open_first(path, kind, _suitable(path, kind, name))
+    if name not in ("auto", "tifffile") and "tifffile" in kind.readers:
+        try:
+            _check_same_image(path, opened)
+        except BaseException:
+            opened.close()
+            raise
+    return opened
+
+
+def _check_same_image(path: Path, opened: Reader) -> None:
+    """A TIFF that is asked of another reader than tifffile: its pages and tags are looked at all
+    the same, since others take the first page for the slide, and a grey channel for a picture.
+
+    Raises:
+      SlideError: its pixels are no brightfield RGB, or the reader takes another image for it.
+    """
+    reference = TiffReader(path)
+    reference.close()
+    sizes = {level.size for level in reference.levels}
+    others = [level.size for level in opened.levels if level.size not in sizes]
+    if others or opened.levels[0].size != reference.levels[0].size:
+        width, height = others[0] if others else opened.levels[0].size
+        raise SlideError(
+            f"{path}: {opened.name} takes a page of {width} x {height} px for a level of the slide, "
+            "which it is not; set prepare.reader to auto or tifffile."
+        )
 
 
 def _suitable(path: Path, kind: formats.Format, reader: str) -> list[str]:
@@ -95,6 +121,11 @@ def _suitable(path: Path, kind: formats.Format, reader: str) -> list[str]:
 
 
 def _open_first(path: Path, kind: formats.Format, names: list[str]) -> Reader:
+    if kind is formats.MIRAX and not path.with_suffix("").is_dir():
+        raise SlideError(
+            f"{path}: an MRXS slide is this file and the folder {path.stem} beside it, which is "
+            "missing; copy both."
+        )
     reasons: list[str] = []
     for name in names:
         try:

@@ -116,6 +116,27 @@ def test_formats_without_a_reader_are_refused_with_advice(tmp_path, without_open
         assert "\n" not in str(error.value)
 
 
+@needs_openslide
+def test_mrxs_without_its_folder_is_told_as_such(tmp_path):
+    path = tmp_path / "s.mrxs"
+    path.write_bytes(b"\xff\xd8\xff\xe0" + bytes(100))
+    with pytest.raises(SlideError, match="folder s beside it"):
+        open_slide(path)
+
+
+@needs_openslide
+def test_openslide_asked_for_by_name_gets_no_other_image(tmp_path):
+    options = {"compression": "jpeg", "mpp": 0.5}
+    overview = write_tiff(tmp_path / "o.tif", [gradient(225, 250), gradient(900, 1000)], **options)
+    with open_slide(overview) as slide:
+        assert slide.dimensions == (1000, 900)
+    with pytest.raises(SlideError, match="250 x 225 px for a level"):
+        open_slide(overview, reader="openslide")
+    grey = write_tiff(tmp_path / "g.tif", [gradient(300, 300)[..., 0]] * 3, compression="deflate")
+    with pytest.raises(SlideError, match="grey channels"):
+        open_slide(grey, reader="openslide")
+
+
 def test_former_name_of_the_reader(tmp_path):
     path = write_tiff(tmp_path / "s.tif", [gradient(64, 64)])
     with open_slide(path, reader="tiffslide") as slide:
