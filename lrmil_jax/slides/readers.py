@@ -95,8 +95,8 @@ def _check_same_image(path: Path, opened: Reader) -> None:
     if others or opened.levels[0].size != reference.levels[0].size:
         width, height = others[0] if others else opened.levels[0].size
         raise SlideError(
-            f"{path}: {opened.name} takes a page of {width} x {height} px for a level of the slide, "
-            "which it is not; set prepare.reader to auto or tifffile."
+            f"{path}: {opened.name} takes a page of {width} x {height} px for a level of the "
+            "slide, which it is not; set prepare.reader to auto or tifffile."
         )
 
 

@@ -48,11 +48,13 @@ def conversion(page: TiffPage, samples: int, photometric: int | None = None) -> 
       photometric: to use in place of the page's, of grey pages that are the planes of RGB.
 
     Raises:
-      PixelsError: 16-bit, CMYK, palette and other colours, more samples than can be explained, or
-        a compression that cannot be decoded.
+      PixelsError: 16-bit, CMYK, palette and other colours, a volume, more samples than can be
+        explained, or a compression that cannot be decoded.
     """
     if page.dtype != np.uint8 or page.bitspersample != 8:
         raise PixelsError(f"{page.bitspersample}-bit samples ({page.dtype}), not 8-bit RGB")
+    if page.imagedepth > 1:
+        raise PixelsError(f"a volume of {page.imagedepth} planes in one page")
     if page.compression != COMPRESSION.NONE and page.compression not in TIFF.DECOMPRESSORS:
         raise PixelsError(f"tiles of the unknown compression {int(page.compression)} (tag 259)")
     if photometric is None:

@@ -126,9 +126,9 @@ class TiledLevel:
         if not page.databytecounts[index] or not page.dataoffsets[index]:
             return None
         data = self._bytes(page, index)
-        if page.compression == COMPRESSION.JPEG and page.jpegheader is None:
+        if page.compression == COMPRESSION.JPEG:
             jpeg_damage.check(data, math.prod(self.chunk), must_end=self._must_end)
-        tables = {k: v for k in ("jpegtables", "jpegheader") if (v := getattr(page, k)) is not None}
+        tables = {} if page.jpegtables is None else {"jpegtables": page.jpegtables}
         segment, _, _ = page.decode(data, index, **tables)
         return segment[0]
 
@@ -152,7 +152,7 @@ class TiledLevel:
     def _tiles_end_properly(self) -> bool:
         """Whether this level's JPEG tiles carry end markers, so that a missing one is damage."""
         page = self._pages[0]
-        if page.compression != COMPRESSION.JPEG or page.jpegheader is not None:
+        if page.compression != COMPRESSION.JPEG:
             return False
         stored = [i for i, count in enumerate(page.databytecounts) if count]
         sample = stored[:: max(1, len(stored) // 8)]

@@ -6,7 +6,7 @@ import tifffile
 
 from lrmil_jax.errors import SlideError
 from lrmil_jax.slides import open_slide
-from tests.slides.files import gradient, write_tiff
+from tests.slides.files import aperio, gradient, write_tiff
 
 SLIDE = gradient(1100, 1250)
 LEVEL = SLIDE[2::4, 2::4]
@@ -70,6 +70,43 @@ def test_label_or_macro_larger_than_the_slide(tmp_path, name, options, first):
     pages = [(SLIDE, {}), (LEVEL, {"mpp": 2.0})]
     pages = [beside, *pages] if first else [*pages, beside]
     check_is_the_slide(write_pages(tmp_path / "s.tif", pages))
+
+
+def test_pages_of_an_svs(tmp_path):
+    """Slide, thumbnail, levels, label and macro, as Aperio orders them."""
+    beside = {"tile": None, "rowsperstrip": 16}
+    pages = [
+        (SLIDE, {"description": aperio(power=20, mpp=0.5)}),
+        (flat(275, 312, 90), dict(beside)),
+        (LEVEL, {"description": "Aperio Image Library\r\n1250x1100 -> 313x275"}),
+        (flat(400, 380, 90), {**beside, "description": "Aperio\r\nlabel", "subfiletype": 1}),
+        (flat(430, 1280, 90), {**beside, "description": "Aperio\r\nmacro", "subfiletype": 9}),
+    ]
+    path = write_pages(tmp_path / "s.svs", pages)
+    assert check_is_the_slide(path) == ()
+    with open_slide(path) as slide:
+        assert slide.level_downsamples == (1.0, 4.0)
+
+
+def test_pages_of_a_brightfield_qptiff(tmp_path):
+    def kind(name):
+        text = f"<PerkinElmer-QPI-ImageDescription><ImageType>{name}</ImageType>"
+        return {
+            "description": text + "<Objective>20x</Objective></PerkinElmer-QPI-ImageDescription>"
+        }
+
+    pages = [
+        (SLIDE, kind("FullResolution")),
+        (flat(275, 313, 90), kind("Thumbnail")),
+        (LEVEL, {**kind("ReducedResolution"), "mpp": 2.0}),
+        (flat(1400, 1800, 90), kind("Overview")),
+        (flat(400, 380, 90), kind("Label")),
+    ]
+    path = write_pages(tmp_path / "s.qptiff", pages)
+    assert check_is_the_slide(path) == ()
+    with open_slide(path) as slide:
+        assert slide.level_downsamples == (1.0, 4.0)
+        assert slide.objective == 20
 
 
 def test_levels_before_the_slide_and_as_subifds(tmp_path):

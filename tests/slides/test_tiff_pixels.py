@@ -114,6 +114,7 @@ def test_white_is_zero(tmp_path):
         (IMAGE, {"photometric": "cielab"}, "CIELAB"),
         (IMAGE, {"photometric": "minisblack", "planarconfig": "contig"}, "3 samples a pixel"),
         (np.dstack([IMAGE, IMAGE]), {"extrasamples": ["unspecified"] * 3}, "6 samples a pixel"),
+        (np.stack([IMAGE] * 16), {"volumetric": True, "tile": (16, 256, 256)}, "a volume of 16"),
         (IMAGE.astype(np.uint16), {}, "16-bit"),
         (IMAGE.astype(np.int8), {}, "int8"),
         (IMAGE.astype(np.float32), {}, "32-bit"),
