@@ -4,19 +4,25 @@ DICOM PS3.3 C.8.12: an instance of VL Whole Slide Microscopy has an ImageType wh
 VOLUME, LABEL, OVERVIEW or THUMBNAIL; instances of a slide share SeriesInstanceUID.
 """
 
+import contextlib
+import functools
 import importlib.util
+import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from lrmil_jax.errors import SlideError
+from lrmil_jax.progress import progress
 
 _TAGS = (
     *("SOPClassUID", "SeriesInstanceUID", "ImageType", "ContainerIdentifier"),
     *("TotalPixelMatrixColumns", "TotalPixelMatrixRows", "SharedFunctionalGroupsSequence"),
 )
 _VOLUME = "VOLUME"
+_MANY = 1000  # files from which on progress is shown: they take 2 s
+_PER_FRAME = 0x52009230  # PerFrameFunctionalGroupsSequence; pixels come later still
 
 
 @dataclass(frozen=True)
@@ -47,12 +53,22 @@ def installed() -> bool:
 
 def read(path: Path) -> Instance | None:
     """The header of a file; None where it is no DICOM image."""
-    import pydicom
-    from pydicom.errors import InvalidDicomError
+    stat = path.stat()
+    return _read(path, stat.st_mtime_ns, stat.st_size)
 
+
+@functools.lru_cache(maxsize=100_000)
+def _read(path: Path, changed: int, size: int) -> Instance | None:
+    """See `read`; a file that is as it was is not read again."""
+    from pydicom.errors import InvalidDicomError
+    from pydicom.filereader import read_partial
+    from pydicom.tag import Tag
+
+    tags = [Tag(name) for name in _TAGS]
     try:
-        data = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
-    except (InvalidDicomError, OSError):
+        with path.open("rb") as file:
+            data = read_partial(file, _is_after_header, specific_tags=tags)
+    except (InvalidDicomError, OSError, EOFError):
         return None
     if "SeriesInstanceUID" not in data:
         return None
@@ -66,6 +82,11 @@ def read(path: Path) -> Instance | None:
         (int(size[0]), int(size[1])),
         _spacing(data),
     )
+
+
+def _is_after_header(tag: int, vr: str | None, length: int) -> bool:
+    """Stops before the places of single frames, of which there may be a hundred thousand."""
+    return tag >= _PER_FRAME
 
 
 def _spacing(data) -> float | None:
@@ -106,16 +127,15 @@ def named(
     Raises:
       SlideError: neither pydicom nor openslide is there to read the DICOM files.
     """
-    slides: dict[str, list[Instance]] = defaultdict(list)
     beside: Counter[Path] = Counter()
+    files = []
     for path in paths:
-        if path.suffix.lower() != ".dcm":
+        if path.suffix.lower() == ".dcm":
+            files.append(path)
+        else:
             beside[path.parent] += 1
             yield path.stem, path
-            continue
-        instance = _read_any(path)
-        if instance is not None and instance.kind == _VOLUME:
-            slides[instance.series].append(instance)
+    slides = _by_series(files)
     finest = [max(instances, key=lambda one: one.size) for instances in slides.values()]
     beside.update(one.path.parent for one in finest)
     containers = Counter(one.container for one in finest)
@@ -128,7 +148,22 @@ def named(
             yield one.path.parent.name, one.path
         else:
             alone = one.container and containers[one.container] == 1
-            yield one.container if alone else one.series, one.path
+            # It will be a file name, and a container's identifier may hold anything.
+            yield re.sub(r"[^\w.\- ()+]", "_", one.container if alone else one.series), one.path
+
+
+def _by_series(files: list[Path]) -> dict[str, list[Instance]]:
+    """The levels among the files, by SeriesInstanceUID."""
+    slides: dict[str, list[Instance]] = defaultdict(list)
+    told = progress("DICOM headers", len(files)) if len(files) > _MANY else contextlib.nullcontext()
+    with told as bar:
+        for path in files:
+            instance = _read_any(path)
+            if instance is not None and instance.kind == _VOLUME:
+                slides[instance.series].append(instance)
+            if bar is not None:
+                bar.advance()
+    return slides
 
 
 def _read_any(path: Path) -> Instance | None:

@@ -17,12 +17,13 @@ from jaxtyping import UInt8
 
 from lrmil_jax.errors import ConfigError, SlideError
 from lrmil_jax.slides import dicom, formats
-from lrmil_jax.slides.levels import StoredLevel
+from lrmil_jax.slides.levels import StoredLevel, verify
 from lrmil_jax.slides.ome import number
 from lrmil_jax.slides.tiff import TiffReader
 from lrmil_jax.slides.tiff_pixels import over_white
 
 READERS = ("tifffile", "openslide", "fastslide")
+_CLEAR = ("finest", "whole number")
 _FORMER_NAMES = {"tiffslide": "tifffile"}  # in configs and models of 0.1
 
 
@@ -173,10 +174,14 @@ class OpenSlideReader:
         self.objective = number(properties.get("openslide.objective-power"))
         box = [properties.get(f"openslide.bounds-{side}") for side in ("x", "y", "width", "height")]
         self.bounds = None if None in box else tuple(int(side) for side in box)
-        spacings = dicom.spacings(path) if properties.get("openslide.vendor") == "dicom" else {}
-        self.levels = tuple(
-            self._level(index, spacings) for index in range(self._slide.level_count)
-        )
+        self.levels = self._levels({})
+        clear = [level for level in verify(self.levels)[0] if level.evidence in _CLEAR]
+        # Only where sizes do not tell it all: it takes a look at every file in the folder.
+        if len(clear) < len(self.levels) and properties.get("openslide.vendor") == "dicom":
+            self.levels = self._levels(dicom.spacings(path))
+
+    def _levels(self, spacings: dict[tuple[int, int], float]) -> tuple[StoredLevel, ...]:
+        return tuple(self._level(index, spacings) for index in range(self._slide.level_count))
 
     def _level(self, index: int, spacings: dict[tuple[int, int], float]) -> StoredLevel:
         finest, size = self._slide.level_dimensions[0], self._slide.level_dimensions[index]

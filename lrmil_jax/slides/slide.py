@@ -50,7 +50,7 @@ def open_slide(
     if not path.exists():
         raise SlideError(f"{path}: no such slide file; check the slide folder and the CSV.")
     if not path.is_file():
-        raise SlideError(f"{path}: a folder and not a slide file.")
+        raise SlideError(f"{path}: a folder and not a slide file; of DICOM name one of its files.")
     try:
         if path.stat().st_size == 0:
             raise SlideError(f"{path}: the slide file is empty; copy it again.")
