@@ -21,6 +21,7 @@ _TAGS = (
     *("TotalPixelMatrixColumns", "TotalPixelMatrixRows", "SharedFunctionalGroupsSequence"),
 )
 _VOLUME = "VOLUME"
+_UNFIT = re.compile(r"[^\w.\- ()+]")  # a container's identifier may hold anything
 _MANY = 1000  # files from which on progress is shown: they take 2 s
 _PER_FRAME = 0x52009230  # PerFrameFunctionalGroupsSequence; pixels come later still
 
@@ -117,8 +118,8 @@ def named(
     """Slide files with their names: those of no DICOM as they are, of DICOM one a slide.
 
     A DICOM slide's finest level stands for it. It is called as its folder, if that holds no other
-    slide; else by its container's identifier, or by its series. A name in `wanted` that is the
-    stem of one of its files goes before.
+    slide; else by its container's identifier, or by its series; any of these, or the stem of one
+    of its files, that is in `wanted` goes before.
 
     Args:
       paths: of any formats; of DICOM levels, labels and overviews in any order.
@@ -140,16 +141,12 @@ def named(
     beside.update(one.path.parent for one in finest)
     containers = Counter(one.container for one in finest)
     for one in finest:
-        stems = [other.path.stem for other in slides[one.series]]
-        asked = [stem for stem in stems if stem in (wanted or ())]
-        if asked:
-            yield asked[0], one.path
-        elif beside[one.path.parent] == 1:
-            yield one.path.parent.name, one.path
-        else:
-            alone = one.container and containers[one.container] == 1
-            # It will be a file name, and a container's identifier may hold anything.
-            yield re.sub(r"[^\w.\- ()+]", "_", one.container if alone else one.series), one.path
+        names = [one.path.parent.name] if beside[one.path.parent] == 1 else []
+        if one.container and containers[one.container] == 1:
+            names.append(one.container)
+        names = [*names, one.series, *(other.path.stem for other in slides[one.series])]
+        name = next((name for name in names if name in (wanted or ())), names[0])
+        yield _UNFIT.sub("_", name), one.path  # it will be a file name
 
 
 def _by_series(files: list[Path]) -> dict[str, list[Instance]]:

@@ -59,6 +59,7 @@ def test_names_of_files_and_folders(two, tmp_path):
     for name in SERIES:
         write_series(tmp_path / f"folder {name}", name, container="same")
     assert sorted(slide_files.find(tmp_path)) == ["folder a", "folder b"]
+    assert sorted(slide_files.find(tmp_path, {SERIES["a"]})) == [SERIES["a"], "folder b"]
 
 
 def test_any_file_of_the_series_opens_the_slide(two):
