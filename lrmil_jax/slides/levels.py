@@ -81,24 +81,38 @@ def _scale(
 ) -> tuple[float | None, str]:
     """A level's scale and its evidence; None where there is none."""
     sizes = tuple(zip(finest, level.size, strict=True))
-    ratio = sum(n / m for n, m in sizes) / 2
-    whole = round(ratio)
-    if whole >= 1 and all(abs(n - m * whole) < whole for n, m in sizes):
-        return float(whole), "whole number"
+    n, m = max(sizes)  # the longer side tells more
+    exact = _whole_numbers(*_rounded(sizes))
+    powers = [k for k in exact if math.log2(k).is_integer()]
+    near = min(exact, key=lambda k: abs(k - n / m), default=None)
+    in_tiles = level.tile is not None and all(
+        m % side == 0 for m, side in zip(level.size, level.tile, strict=True)
+    )
+    if exact and (powers or not in_tiles):
+        return (powers[0] if len(powers) == 1 else near), "whole number"
     low, high = _padded(sizes, level.tile)
-    candidates = [float(k) for k in range(math.ceil(low), math.floor(high) + 1) if k > 1]
-    if len(candidates) == 1 and low > 0:
+    candidates = _whole_numbers(low, high)
+    if len(candidates) == 1:
         return candidates[0], "padded"
     stated = level.scale
     if stated is not None and low / (1 + _SAME) <= stated <= high * (1 + _SAME):
         near = [k for k in candidates if abs(stated / k - 1) < _SAME]
         return (near[0] if len(near) == 1 else stated), "stated"
-    if expected in candidates:
-        return expected, "progression"
-    # Sizes are rounded by less than one pixel of the level: both allow for an interval of scales.
-    if max(n / (m + 1) for n, m in sizes) <= min(n / max(m - 1, 1) for n, m in sizes):
-        return ratio, "ratio"
-    return None, ""
+    if candidates:
+        return (expected, "progression") if expected in candidates else (None, "")
+    low, high = _rounded(sizes)
+    return (n / m, "ratio") if low <= high else (None, "")
+
+
+def _whole_numbers(low: float, high: float) -> list[float]:
+    return [float(k) for k in range(max(1, math.ceil(low)), math.floor(high) + 1)]
+
+
+def _rounded(sizes: tuple[tuple[int, int], ...]) -> tuple[float, float]:
+    """The lowest and highest scale that explains sizes which are rounded up or down."""
+    low = max(n / (m + 1) for n, m in sizes)
+    high = min(n / max(m - 1, 0.5) for n, m in sizes)
+    return low, high
 
 
 def _padded(
@@ -110,10 +124,9 @@ def _padded(
     """
     low, high = 0.0, math.inf
     for (n, m), side in zip(sizes, tile or (0, 0), strict=True):
+        low = max(low, n / (m + 1))
         if side > 0 and m % side == 0:
-            low = max(low, n / m)
             high = min(high, n / max(m - side, 1))  # the last tile holds a pixel at least
         else:
-            low = max(low, n / (m + 1))
             high = min(high, n / max(m - 1, 1))
     return low, high

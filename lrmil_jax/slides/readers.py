@@ -140,8 +140,10 @@ def _open_first(path: Path, kind: formats.Format, names: list[str]) -> Reader:
             if reasons:
                 opened.notes = (*opened.notes, f"read with {name} ({'; '.join(reasons)})")
             return opened
-    what = "not a slide" if kind is formats.UNKNOWN else f"a {kind.name} file that is damaged"
-    raise SlideError(f"{path}: {what}, or cut short ({'; '.join(reasons)}).")
+    what = "not a slide, or cut short"
+    if kind is not formats.UNKNOWN:
+        what = f"a {kind.name} file that cannot be opened: cut short, damaged or of an unusual kind"
+    raise SlideError(f"{path}: {what} ({'; '.join(reasons)}).")
 
 
 def _installed(name: str) -> bool:

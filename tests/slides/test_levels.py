@@ -66,17 +66,32 @@ def test_a_coarse_padded_level_follows_the_step_of_the_finer_ones():
     assert notes == ()
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_padded_whole_numbers_come_back(seed):
-    rng = np.random.default_rng(seed)
-    finest = rng.integers(20_000, 100_000, 2)
-    scale, tile = int(rng.choice([2, 3, 4, 8, 10])), int(rng.choice([240, 256, 512]))
-    size = np.ceil(np.ceil(finest / scale) / tile).astype(int) * tile
-    (level,), notes = scales(
-        StoredLevel(tuple(finest.tolist())), StoredLevel(tuple(size.tolist()), (tile, tile))
-    )
-    assert level[0] == scale
-    assert notes == ()
+@pytest.mark.parametrize("rounding", [np.floor, np.ceil, np.rint])
+@pytest.mark.parametrize("padded", [False, True])
+def test_no_level_is_more_than_two_of_its_pixels_off(rounding, padded):
+    rng = np.random.default_rng(0)
+    used = 0
+    for _ in range(300):
+        finest = np.exp(rng.uniform(np.log(600), np.log(120_000), 2)).astype(int)
+        tile = int(rng.choice([128, 240, 256, 512]))
+        steps = [2, 3, 4] if padded else [2, 3, 4, float(rng.uniform(1.3, 4.5))]
+        true = float(rng.choice(steps)) ** np.arange(1, rng.integers(2, 5))
+        sizes = [np.maximum(rounding(finest / scale), 1).astype(int) for scale in true]
+        if padded:
+            sizes = [np.ceil(size / tile).astype(int) * tile for size in sizes]
+        stored = [StoredLevel(tuple(finest.tolist()), (tile, tile))]
+        stored += [
+            StoredLevel(tuple(size.tolist()), (tile, tile))
+            for size in sizes
+            if (size < finest).all()
+        ]
+        levels, notes = verify(stored)
+        assert len(levels) + len(notes) == len(stored)
+        used += len(levels) - 1
+        for level in levels[1:]:
+            off = abs(level.downsample / true[level.index - 1] - 1) * max(level.dimensions)
+            assert off < 2, (stored, level)
+    assert used > 400
 
 
 def test_padding_is_no_part_of_the_slide_and_places_are_true(tmp_path):
