@@ -91,14 +91,20 @@ def _check_same_image(path: Path, opened: Reader) -> None:
     """
     reference = TiffReader(path)
     reference.close()
-    sizes = {level.size for level in reference.levels}
-    others = [level.size for level in opened.levels if level.size not in sizes]
+    sizes = [level.size for level in reference.levels]
+    sizes += [level.dimensions for level in verify(reference.levels)[0]]  # without their padding
+    others = [level.size for level in opened.levels if not _among(level.size, sizes)]
     if others or opened.levels[0].size != reference.levels[0].size:
         width, height = others[0] if others else opened.levels[0].size
         raise SlideError(
             f"{path}: {opened.name} takes a page of {width} x {height} px for a level of the "
             "slide, which it is not; set prepare.reader to auto or tifffile."
         )
+
+
+def _among(size: tuple[int, int], sizes: list[tuple[int, int]]) -> bool:
+    """Whether a size is one of the others, to the pixel by which readers round differently."""
+    return any(all(abs(a - b) <= 1 for a, b in zip(size, other, strict=True)) for other in sizes)
 
 
 def _suitable(path: Path, kind: formats.Format, reader: str) -> list[str]:

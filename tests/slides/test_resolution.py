@@ -1,5 +1,7 @@
 """um/px as files write it, and the user's value beside the file's."""
 
+import importlib.util
+
 import numpy as np
 import pytest
 import tifffile
@@ -100,14 +102,20 @@ def test_imagej_unit(tmp_path, unit):
 
 
 def test_philips_spacings_scale_padded_levels(tmp_path):
-    spacings = "".join(
-        '<DataObject ObjectType="PixelDataRepresentation"><Attribute Name="DICOM_PIXEL_SPACING" '
-        f'PMSVR="IDoubleArray">&quot;{mm}&quot; &quot;{mm}&quot;</Attribute></DataObject>'
+    stated = [
+        f'<Attribute Name="DICOM_PIXEL_SPACING">&quot;{mm}&quot; &quot;{mm}&quot;</Attribute>'
         for mm in (0.0005, 0.008)
+    ]
+    spacings = "".join(
+        f'<DataObject ObjectType="PixelDataRepresentation">{one}</DataObject>' for one in stated
     )
     text = (
         '<?xml version="1.0"?><DataObject ObjectType="DPUfsImport"><Attribute '
-        f'Name="DICOM_MANUFACTURER">PHILIPS</Attribute>{spacings}</DataObject>'
+        'Name="DICOM_MANUFACTURER">PHILIPS</Attribute><Attribute Name="PIM_DP_SCANNED_IMAGES">'
+        '<Array><DataObject ObjectType="DPScannedImage"><Attribute Name="PIM_DP_IMAGE_TYPE">WSI'
+        f"</Attribute>{stated[0]}"
+        '<Attribute Name="PIIM_PIXEL_DATA_REPRESENTATION_SEQUENCE"><Array>'
+        f"{spacings}</Array></Attribute></DataObject></Array></Attribute></DataObject>"
     )
     level = np.full((256, 256, 3), 255, np.uint8)  # 69 x 82 px, padded to a tile
     path = write_tiff(
@@ -121,6 +129,10 @@ def test_philips_spacings_scale_padded_levels(tmp_path):
         assert slide.mpp == pytest.approx(0.5)
         assert slide.level_downsamples == (1.0, 16.0)
         assert slide.levels[1].dimensions == (82, 69)
+    if importlib.util.find_spec("openslide") is not None:
+        with open_slide(path, reader="openslide") as slide:
+            assert slide.level_downsamples == (1.0, 16.0)
+            assert slide.mpp == pytest.approx(0.5)
 
 
 # ---------------------------------------------------------------- the user's value
