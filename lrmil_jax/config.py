@@ -97,6 +97,9 @@ def _slides(config: ConfigDict) -> None:
     # (tile, patient_id) or, for `pretrain`, as folders: <class>/<patient>/tile.png.
     data.tiles = placeholder(str)
     data.captions = placeholder(str)  # CSV of tiles with captions of your own, for `pretrain`
+    # um/px of the CSV win even where a slide's file and its objective agree, by more than a factor
+    # of 2, against them: most often it is the CSV that is wrong.
+    data.trust_mpp = False
     data.masks = placeholder(str)  # folder of lesion masks, <slide_id>.png, each a whole slide
     data.classes = ()  # names in order; empty takes the CSV's, sorted
     data.slide_table = placeholder(str)  # STAMP's slide table, where data.labels is its clini table
@@ -127,7 +130,7 @@ def _slides(config: ConfigDict) -> None:
     geometry.patch_px = 256  # px, at both resolutions
 
     config.prepare = prepare = ConfigDict()
-    prepare.reader = "auto"  # "tiffslide", "openslide", "fastslide"
+    prepare.reader = "auto"  # by the content of each file; or "tifffile", "openslide", "fastslide"
     prepare.tissue_mpp = 8.0  # um/px of the thumbnail in which tissue is found
     # HSV saturation, 0 to 255 on neutral glass, from which a pixel is tissue; 0: each slide's own,
     # between the noise of its glass and its palest stain (docs/checking.md).

@@ -17,6 +17,9 @@ _STAGES = flags.DEFINE_list("stages", [], "stages to run (default all), or predi
 _SLIDE = flags.DEFINE_string("slide", None, "predict: one slide file")
 _SLIDES = flags.DEFINE_string("slides", None, "predict: a folder of slides, or a CSV")
 _MPP = flags.DEFINE_float("mpp", None, "predict: um/px of --slide, if the file's is not right")
+_TRUST_MPP = flags.DEFINE_bool(
+    "trust_mpp", False, "predict: um/px given win even where file and objective agree against them"
+)
 _MODEL = flags.DEFINE_string("model", None, "predict, evaluate --cohort: the model folder")
 _COHORT = flags.DEFINE_string(
     "cohort", None, "evaluate: label CSV of slides that --model has never seen"
@@ -51,7 +54,10 @@ def dispatch() -> int:
         from lrmil_jax.stages import predict
 
         with layout.locked(workdir):
-            return predict.run(Path(_MODEL.value), workdir, **paths, mpp=_MPP.value)
+            trust = _TRUST_MPP.value or (_CONFIG.value is not None and _CONFIG.value.data.trust_mpp)
+            return predict.run(
+                Path(_MODEL.value), workdir, **paths, mpp=_MPP.value, trust_mpp=trust
+            )
     if _COHORT.value is not None:
         return _evaluate_external(workdir)
     if _CONFIG.value is None:

@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 # What a bare machine lacks, made impossible to import.
 ABSENT = (
-    *("grain", "tiffslide", "ml_collections", "tensorflow_datasets", "array_record"),
+    *("grain", "tifffile", "ml_collections", "tensorflow_datasets", "array_record"),
     *("tensorboardX", "imagecodecs", "torch", "timm"),
 )
 BARE = f"""

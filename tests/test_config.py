@@ -240,6 +240,6 @@ def test_every_config_key_reaches_some_stage():
             "prepare.keep_hr", "prepare.seconds_per_slide", "study.",
             # These act on the cohort's table, which is an input of every stage after `prepare`.
             "data.slide_table", "data.split", "data.site", "data.val_share", "data.leaks",
-            "data.patient")  # fmt: skip
+            "data.patient", "data.trust_mpp")  # fmt: skip
     for key in configuration.flatten(configuration.default()):
         assert key.startswith((*prefixes, *free)), key

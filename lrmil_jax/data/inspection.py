@@ -60,7 +60,9 @@ def inspect_slide(job: SlideJob, pictures: Path | None = None) -> dict:
 
 def _inspect(job: SlideJob, pictures: Path | None) -> dict:
     start, settings = time.perf_counter(), job.settings
-    with regions.open_at(job.path, mpp=job.mpp, settings=settings, high_resolution=True) as slide:
+    with regions.open_at(
+        job.path, mpp=job.mpp, settings=settings, trust_mpp=job.trust_mpp
+    ) as slide:
         try:
             found = tissue.detect(slide, settings.tissue_rule)
         except tissue.NoTissueError as error:
@@ -98,7 +100,7 @@ def _inspect(job: SlideJob, pictures: Path | None) -> dict:
 
 def remarks(slide: Slide, found: Tissue, cells: Lattice) -> Iterator[Remark]:
     """What of a slide that can be used is still unusual."""
-    for note in getattr(slide, "notes", ()):
+    for note in slide.notes:
         yield Remark(note, _LOOK)
     for fault in pyramid.faults(slide, found.thumbnail, found.downsample):
         yield Remark(fault, "write its pyramid anew (vips tiffsave --tile --pyramid), or leave "

@@ -35,7 +35,12 @@ class SlidePlan:
 
 
 def plan_slide(
-    path: Path, *, mpp: float | None, settings: TilingSettings, high_resolution: bool = True
+    path: Path,
+    *,
+    mpp: float | None,
+    settings: TilingSettings,
+    high_resolution: bool = True,
+    trust_mpp: bool = False,
 ) -> SlidePlan:
     """Opens a slide and finds its LR patches, at low power alone.
 
@@ -44,12 +49,19 @@ def plan_slide(
       mpp: um/px to use instead of the file's.
       settings: reader, tissue and geometry.
       high_resolution: HR patches will be read; without them a slide scanned at LR will do.
+      trust_mpp: `mpp` wins against a file and an objective that agree with each other.
 
     Raises:
       SlideError: the slide cannot be opened, has no usable um/px, no tissue, or is too small.
     """
     start = time.perf_counter()
-    slide = open_at(path, mpp=mpp, settings=settings, high_resolution=high_resolution)
+    slide = open_at(
+        path,
+        mpp=mpp,
+        settings=settings,
+        high_resolution=high_resolution,
+        trust_mpp=trust_mpp,
+    )
     try:
         found = tissue.detect(slide, settings.tissue_rule)
         cells = lay_lattice(slide, found, settings)
@@ -61,10 +73,15 @@ def plan_slide(
 
 
 def open_at(
-    path: Path, *, mpp: float | None, settings: TilingSettings, high_resolution: bool
+    path: Path,
+    *,
+    mpp: float | None,
+    settings: TilingSettings,
+    high_resolution: bool = True,
+    trust_mpp: bool = False,
 ) -> Slide:
     """Opens a slide that can give patches of these settings; see `plan_slide`."""
-    slide = open_slide(path, mpp, reader=settings.reader)
+    slide = open_slide(path, mpp, reader=settings.reader, trust_mpp=trust_mpp)
     geometry = settings.geometry
     try:
         if high_resolution:
@@ -94,6 +111,17 @@ def lay_lattice(slide: Slide, found: tissue.Tissue, settings: TilingSettings) ->
     )
 
 
+def plan_job(job: SlideJob, *, high_resolution: bool = True) -> SlidePlan:
+    """`plan_slide` of a job."""
+    return plan_slide(
+        job.path,
+        mpp=job.mpp,
+        settings=job.settings,
+        high_resolution=high_resolution,
+        trust_mpp=job.trust_mpp,
+    )
+
+
 def identify_slide(job: SlideJob) -> dict:
     """By what a slide is known again, as a status has it; without `picture` where it cannot be
     opened, and without `source` where it is not there. Never raises for a bad slide."""
@@ -101,7 +129,7 @@ def identify_slide(job: SlideJob) -> dict:
         return {"source": None}
     facts = {"source": job.source()}
     try:
-        plan = plan_slide(job.path, mpp=job.mpp, settings=job.settings, high_resolution=False)
+        plan = plan_job(job, high_resolution=False)
     except Exception:  # what is wrong with it is told where it is read
         return facts
     with plan.slide:
@@ -155,7 +183,7 @@ def _keep_status(job: SlideJob, status: dict) -> dict:
 
 
 def _tile(job: SlideJob) -> dict:
-    return write_planned(job, plan_slide(job.path, mpp=job.mpp, settings=job.settings))
+    return write_planned(job, plan_job(job))
 
 
 def write_planned(job: SlideJob, plan: SlidePlan) -> dict:
@@ -190,6 +218,8 @@ def write_planned(job: SlideJob, plan: SlidePlan) -> dict:
         "objective": slide.objective,
         "reader": slide.reader,
         "dimensions": [int(side) for side in slide.dimensions],
+        "bounds": slide.bounds,
+        "notes": list(slide.notes),
         "lr_patches": regions,
         "hr_patches": children,
         "hr": settings.with_hr,

@@ -9,6 +9,7 @@ import pandas as pd
 
 from lrmil_jax.data import slide_folder, tables
 from lrmil_jax.errors import DataError
+from lrmil_jax.slides import dicom
 
 SLIDE_SUFFIXES = {
     *(".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide"),
@@ -17,7 +18,8 @@ SLIDE_SUFFIXES = {
 
 
 def find(folder: Path, wanted: Collection[str] | None = None) -> dict[str, Path]:
-    """Slide files below `folder` by name without suffix.
+    """Slide files below `folder` by name without suffix; DICOM slides, of several files each, by
+    their folder or container (`dicom.named`).
 
     Args:
       folder: searched with all that is below it, links followed (`slide_folder`); what is left
@@ -32,13 +34,13 @@ def find(folder: Path, wanted: Collection[str] | None = None) -> dict[str, Path]
     listing = list_folder(folder)
     slide_folder.tell(folder, listing.left_out)
     found: dict[str, Path] = {}
-    for path in listing.slides:
-        other = found.setdefault(path.stem, path)
-        if other is path or not (wanted is None or path.stem in wanted):
+    for name, path in dicom.named(listing.slides, wanted):
+        other = found.setdefault(name, path)
+        if other is path or not (wanted is None or name in wanted):
             continue
         if not path.samefile(other):
             raise DataError(
-                f"two slide files are called {path.stem} ({other} and {path}); "
+                f"two slide files are called {name} ({other} and {path}); "
                 "name the right one in the CSV's path column or remove one"
             )
     return found

@@ -32,13 +32,15 @@ class TilingSettings:
 
 @dataclasses.dataclass(frozen=True)
 class SlideJob:
-    """One slide to prepare: where it is, the um/px to use if not its own, where regions go."""
+    """One slide to prepare: where it is, the um/px to use if not its own, where regions go, and
+    whether that um/px wins against a file and an objective that agree with each other."""
 
     slide_id: str
     path: Path
     mpp: float | None
     folder: Path
     settings: TilingSettings
+    trust_mpp: bool = False
 
     @property
     def shard(self) -> Path:

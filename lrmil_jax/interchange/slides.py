@@ -226,7 +226,7 @@ def _plan(job: FeatureJob, opened: OpenBags, seconds: float) -> regions.SlidePla
       SlideError: it is another slide than the features', or of another resolution than the config.
     """
     high, geometry = opened.bags["hr"], job.settings.geometry
-    slide = open_slide(job.path, job.mpp, reader=job.settings.reader)
+    slide = open_slide(job.path, job.mpp, reader=job.settings.reader, trust_mpp=job.trust_mpp)
     try:
         lattice.check_resolution(slide, geometry.lr_mpp, "LR")
         size = tuple(int(side) for side in slide.dimensions)

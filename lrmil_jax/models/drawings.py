@@ -22,7 +22,9 @@ from lrmil_jax.workspace import cohorts, feature_sets, stage_files, statuses
 def thumbnail(config: ConfigDict, workdir: Path, row) -> tuple[np.ndarray, float, int]:
     """What is drawn on, level-0 px per px of it, and the side of an LR patch in level-0 px."""
     mpp = slide_files.given_mpp(row)
-    with open_slide(row.path, mpp, reader=config.prepare.reader) as slide:
+    with open_slide(
+        row.path, mpp, reader=config.prepare.reader, trust_mpp=config.data.trust_mpp
+    ) as slide:
         background, downsample = picture(slide, cohorts.geometry(config))
     status = statuses.read(workdir, row.slide_id)
     return background, downsample, cohorts.patch_side(config, status, "lr")

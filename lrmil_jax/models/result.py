@@ -51,6 +51,8 @@ class SlideResult:
       read_log: pixels read per pyramid level; finest_allowed: the level of the patches themselves.
       unreadable: level-0 corners of patches left out because they could not be decoded.
       picture, picture_downsample: the slide for a heatmap, and level-0 px per picture px.
+      bounds: (x, y, width, height) of the scanned area in level-0 px, where viewers put their
+        origin; None where it is the whole slide.
       guidance: what led the choice of regions, of a guided model.
     """
 
@@ -68,6 +70,7 @@ class SlideResult:
     unreadable: list[tuple[int, int]]
     picture: UInt8[np.ndarray, "h w 3"]
     picture_downsample: float
+    bounds: tuple[int, int, int, int] | None = None
     guidance: Guidance | None = None
 
     @property

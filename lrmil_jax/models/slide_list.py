@@ -23,11 +23,14 @@ from lrmil_jax.report.prediction import SlidePrediction
 log = logging.getLogger(__name__)
 
 
-def predict(model: SlideModel, table: pd.DataFrame, folder: Path) -> tuple[list[dict], list[dict]]:
+def predict(
+    model: SlideModel, table: pd.DataFrame, folder: Path, *, trust_mpp: bool = False
+) -> tuple[list[dict], list[dict]]:
     """Records of the slides that have a prediction, in the order of the table, and of the others.
 
     Slides are classified one after the other without a pause; what is kept of them is drawn in
-    processes beside, and is whole once `prediction.json` is there.
+    processes beside, and is whole once `prediction.json` is there. With `trust_mpp` the table's
+    um/px win against a file and an objective that agree with each other.
     """
     rows = _with_sources(model, table)
     known = [_known(folder / row.slide_id, source) for row, source in rows]
@@ -40,6 +43,7 @@ def predict(model: SlideModel, table: pd.DataFrame, folder: Path) -> tuple[list[
         [row.path for row, _ in pending],
         [slide_files.given_mpp(row) for row, _ in pending],
         [row.case for row, _ in pending],
+        trust_mpp=trust_mpp,
     )
     failed: list[dict] = []
     with (

@@ -57,17 +57,20 @@ class SlideModel:
         """In the order of the probabilities; () of a task without classes."""
         return self.task.classes
 
-    def predict(self, path: Path | str, mpp: float | None = None) -> SlideResult:
+    def predict(
+        self, path: Path | str, mpp: float | None = None, *, trust_mpp: bool = False
+    ) -> SlideResult:
         """Classifies one slide.
 
         Args:
           path: the slide file.
           mpp: um/px of its level 0, if the file's own is missing or wrong.
+          trust_mpp: `mpp` wins even where the file and its objective agree against it.
 
         Raises:
           SlideError: it cannot be opened, has no um/px, no tissue or no readable patch.
         """
-        (result,) = self.predict_many([path], [mpp])
+        (result,) = self.predict_many([path], [mpp], trust_mpp=trust_mpp)
         if isinstance(result, UserError):
             raise result
         return result
@@ -77,6 +80,8 @@ class SlideModel:
         paths: Iterable[Path | str],
         mpp: Iterable[float | None] | None = None,
         patients: Sequence[str] | None = None,
+        *,
+        trust_mpp: bool = False,
     ) -> Iterator[SlideResult | UserError]:
         """Classifies slide after slide without a pause between them, and gives results in order.
 
@@ -88,13 +93,15 @@ class SlideModel:
           mpp: um/px of each, as for `predict`; None is the files' own.
           patients: of each, for a model of patients' bags (`data.patient=bag`): those that follow
             each other under one name are one bag. Other models predict each slide alone.
+          trust_mpp: as for `predict`.
 
         Yields:
           The result of each slide, or the mistake (`SlideError`) that kept it from having one.
         """
         paths = [Path(path) for path in paths]
         mpp = [None] * len(paths) if mpp is None else list(mpp)
-        visits = planned(zip(paths, mpp, strict=True), self.settings, high=self._reads_high)
+        slides = zip(paths, mpp, strict=True)
+        visits = planned(slides, self.settings, high=self._reads_high, trust_mpp=trust_mpp)
         encoded = self._read(visits) if self.guide is None else self._read_guided(visits)
         names = patients if self.task.one_bag and patients is not None else range(len(paths))
         for _, together in itertools.groupby(names):

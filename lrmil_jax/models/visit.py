@@ -30,8 +30,8 @@ class Visit:
       sources: what was read of it, LR or HR or first one and then the other.
     """
 
-    def __init__(self, path: Path, mpp: float | None):
-        self.path, self._mpp = path, mpp
+    def __init__(self, path: Path, mpp: float | None, *, trust_mpp: bool = False):
+        self.path, self._mpp, self._trust_mpp = path, mpp, trust_mpp
         self.seconds: dict[str, float] = {}
         self.sources: list[PatchSource] = []
         self.plan: regions.SlidePlan | None = None
@@ -43,7 +43,11 @@ class Visit:
         start = time.perf_counter()
         try:
             self.plan = regions.plan_slide(
-                self.path, mpp=self._mpp, settings=settings, high_resolution=high
+                self.path,
+                mpp=self._mpp,
+                settings=settings,
+                high_resolution=high,
+                trust_mpp=self._trust_mpp,
             )
         except UserError as error:
             self._error = error
@@ -95,6 +99,7 @@ class Visit:
         damage = [tuple(item["xy"]) for source in self.sources for item in source.damage]
         return {
             "mpp": slide.mpp,
+            "bounds": slide.bounds,
             "seconds": self.seconds,
             "read_log": levels,
             "finest_allowed": allowed,
@@ -110,7 +115,11 @@ class Visit:
 
 
 def planned(
-    slides: Iterable[tuple[Path, float | None]], settings: TilingSettings, *, high: bool
+    slides: Iterable[tuple[Path, float | None]],
+    settings: TilingSettings,
+    *,
+    high: bool,
+    trust_mpp: bool = False,
 ) -> Iterator[Visit]:
     """The slides in order, opened and searched for tissue some ahead of the one that is read."""
     waiting: collections.deque[concurrent.futures.Future[Visit]] = collections.deque()
@@ -118,7 +127,7 @@ def planned(
         pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(_PLANNED))
         stack.callback(_close, waiting)
         for path, mpp in slides:
-            visit = Visit(Path(path), mpp)
+            visit = Visit(Path(path), mpp, trust_mpp=trust_mpp)
             waiting.append(pool.submit(visit.open, settings, high=high))
             if len(waiting) > _PLANNED:
                 yield waiting.popleft().result()

@@ -30,7 +30,9 @@ class SlideFiles:
                 self._slide.close()
             self._job = None
             settings = job.settings
-            self._slide = open_slide(job.path, job.mpp, reader=settings.reader)
+            self._slide = open_slide(
+                job.path, job.mpp, reader=settings.reader, trust_mpp=job.trust_mpp
+            )
             self._places = stored_places(job.shard, settings.geometry)
             self._job = job
         slide = OpenSlide(self._slide, self._places, job.settings.geometry)

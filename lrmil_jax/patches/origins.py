@@ -168,7 +168,12 @@ class SlideAtRegions(ReadHere):
             return
         settings = self._job.settings
         places = stored_places(self._job.shard, settings.geometry)
-        with open_slide(self._job.path, self._job.mpp, reader=settings.reader) as slide:
+        with open_slide(
+            self._job.path,
+            self._job.mpp,
+            reader=settings.reader,
+            trust_mpp=self._job.trust_mpp,
+        ) as slide:
             origin = OpenSlide(slide, places, settings.geometry)
             yield from origin.regions(indices, high=high)
             self.damage, self.levels = origin.damage, origin.levels

@@ -1,4 +1,9 @@
-"""Patches with attention as GeoJSON that QuPath opens (File > Import objects from file)."""
+"""Patches with attention as GeoJSON that QuPath opens (File > Import objects from file).
+
+QuPath shows of a slide that has `openslide.bounds-*` (MRXS, SCN, some others) the scanned area
+alone, and counts from its corner: so do the coordinates here. The tables beside count from the
+corner of the file, as OpenSlide and every reader of patches does.
+"""
 
 import json
 import uuid
@@ -19,18 +24,23 @@ def features(
     xy: Int[np.ndarray, "N 2"],
     side: int,
     attention: Float[np.ndarray, " N"],
+    *,
+    origin: tuple[int, int] = (0, 0),
 ) -> dict:
     """A FeatureCollection with a square per patch in level-0 px and its attention as measurement.
 
     Args:
       slide_id: part of the objects' ids.
-      xy: level-0 corners.
+      xy: level-0 corners, in the frame of the file.
       side: level-0 px.
       attention: sums to 1 over the slide.
+      origin: level-0 corner of the area that viewers show; told in the collection's properties.
     """
+    left, top = origin
     objects = []
     for (x, y), value in zip(xy.tolist(), attention.tolist(), strict=True):
-        corners = [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
+        u, v = x - left, y - top
+        corners = [[u, v], [u + side, v], [u + side, v + side], [u, v + side], [u, v]]
         objects.append(
             {
                 "type": "Feature",
@@ -42,7 +52,8 @@ def features(
                 },
             }
         )
-    return {"type": "FeatureCollection", "features": objects}
+    frame = {"frame": "level-0 px from the corner of the scanned area", "origin": [left, top]}
+    return {"type": "FeatureCollection", "properties": frame, "features": objects}
 
 
 def save(
@@ -52,9 +63,11 @@ def save(
     side: int,
     attention: Float[np.ndarray, " N"],
     *,
+    origin: tuple[int, int] = (0, 0),
     facts: Mapping[str, str] | None = None,
 ) -> None:
     """Writes `features` to a file, with `facts` of the whole beside them."""
-    content = json.dumps(features(slide_id, xy, side, attention) | dict(facts or {}))
+    content = features(slide_id, xy, side, attention, origin=origin) | dict(facts or {})
+    content = json.dumps(content)
     with files.atomic_path(path) as temporary:
         temporary.write_text(content, encoding="utf-8")

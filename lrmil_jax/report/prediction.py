@@ -68,8 +68,15 @@ def save_attention(
     columns = {"x": result.xy[:, 0], "y": result.xy[:, 1], "side": result.side}
     table = pd.DataFrame(columns | {"attention": result.attention}).assign(**facts)
     files.write_table(folder / "attention.csv", table)
-    patches = (result.xy, result.side, result.attention)
-    geojson.save(folder / "attention.geojson", slide_id, *patches, facts=facts)
+    geojson.save(
+        folder / "attention.geojson",
+        slide_id,
+        result.xy,
+        result.side,
+        result.attention,
+        origin=(0, 0) if result.bounds is None else result.bounds[:2],
+        facts=facts,
+    )
     heatmap.save(
         folder / "heatmap.png",
         result.picture,

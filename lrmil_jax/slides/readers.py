@@ -1,14 +1,13 @@
-"""Slide formats behind one small protocol, and the choice among them.
+"""Libraries that read slides behind one small protocol, and the choice among them.
 
-tiffslide is the default; openslide and fastslide are optional extras. A reader serves in-bounds
+tifffile comes along; openslide and fastslide are optional extras. A reader serves in-bounds
 regions in pixels of one level; everything else (white outside, resampling, um/px rules) is in
-`slide.py`, so that all formats behave alike.
+`slide.py`, so that all formats behave alike. The file's content decides which reader is right.
 """
 
 import importlib.util
 import logging
 import math
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -17,22 +16,37 @@ import numpy as np
 from jaxtyping import UInt8
 
 from lrmil_jax.errors import ConfigError, SlideError
-from lrmil_jax.slides.tiff import TiffReader, over_white
+from lrmil_jax.slides import dicom, formats
+from lrmil_jax.slides.levels import StoredLevel, verify
+from lrmil_jax.slides.ome import number
+from lrmil_jax.slides.tiff import TiffReader
+from lrmil_jax.slides.tiff_pixels import over_white
 
-READERS = ("tiffslide", "openslide", "fastslide")
-
-# tiffslide reads these in part only (stitching, metadata), so a fuller reader goes first.
-_PARTIAL_IN_TIFFSLIDE = {".ndpi", ".bif", ".scn"}
+READERS = ("tifffile", "openslide", "fastslide")
+_CLEAR = ("finest", "whole number")
+_FORMER_NAMES = {"tiffslide": "tifffile"}  # in configs and models of 0.1
 
 
 @runtime_checkable
 class Reader(Protocol):
-    """One open file. Regions asked for lie inside the level."""
+    """One open file. Regions asked for lie inside the level.
+
+    Attributes:
+      name: of the library, with its version.
+      mpp: (x, y) um/px of the finest level; mpp_problem: why one that is stated is none.
+      objective: its power, None where the file does not say.
+      levels: the finest first.
+      bounds: (x, y, width, height) of the scanned area in level-0 px, None where it is all.
+      notes: sentences for the user on what was chosen and left out.
+    """
 
     name: str
     mpp: tuple[float, float] | None
+    mpp_problem: str
     objective: float | None
-    level_dimensions: tuple[tuple[int, int], ...]
+    levels: tuple[StoredLevel, ...]
+    bounds: tuple[int, int, int, int] | None
+    notes: tuple[str, ...]
 
     def read_region(
         self, level: int, x: int, y: int, width: int, height: int
@@ -46,44 +60,104 @@ class Reader(Protocol):
 
 
 def open_reader(path: Path, reader: str) -> Reader:
-    """Open `path` with the named reader, or with the first that can ("auto").
+    """Open `path` with the named reader, or with the right one for its content ("auto").
 
     Raises:
       ConfigError: the reader is unknown, or its extra is not installed.
-      SlideError: no reader opens the file.
+      SlideError: no reader opens the file, or none that gives its true pixels is installed.
     """
+    name = _FORMER_NAMES.get(reader, reader)
+    if name != "auto" and name not in READERS:
+        raise ConfigError(f"reader {reader!r} is unknown; use auto, {', '.join(READERS)}.")
+    if name != "auto" and not _installed(name):
+        raise ConfigError(f"reader {reader!r} is not installed; run {_install(name)}.")
+    kind = formats.identify(path)
+    opened = _open_first(path, kind, _suitable(path, kind, name))
+    if name not in ("auto", "tifffile") and "tifffile" in kind.readers:
+        try:
+            _check_same_image(path, opened)
+        except BaseException:
+            opened.close()
+            raise
+    return opened
+
+
+def _check_same_image(path: Path, opened: Reader) -> None:
+    """A TIFF that is asked of another reader than tifffile: its pages and tags are looked at all
+    the same, since others take the first page for the slide, and a grey channel for a picture.
+
+    Raises:
+      SlideError: its pixels are no brightfield RGB, or the reader takes another image for it.
+    """
+    reference = TiffReader(path)
+    reference.close()
+    sizes = [level.size for level in reference.levels]
+    sizes += [level.dimensions for level in verify(reference.levels)[0]]  # without their padding
+    others = [level.size for level in opened.levels if not _among(level.size, sizes)]
+    if others or opened.levels[0].size != reference.levels[0].size:
+        width, height = others[0] if others else opened.levels[0].size
+        raise SlideError(
+            f"{path}: {opened.name} takes a page of {width} x {height} px for a level of the "
+            "slide, which it is not; set prepare.reader to auto or tifffile."
+        )
+
+
+def _among(size: tuple[int, int], sizes: list[tuple[int, int]]) -> bool:
+    """Whether a size is one of the others, to the pixel by which readers round differently."""
+    return any(all(abs(a - b) <= 1 for a, b in zip(size, other, strict=True)) for other in sizes)
+
+
+def _suitable(path: Path, kind: formats.Format, reader: str) -> list[str]:
+    """The installed readers of a format, or the named one, if it is right for it."""
+    if not kind.readers:
+        raise SlideError(f"{path}: a {kind.name}, which no reader here opens; {kind.advice}.")
     if reader != "auto":
-        if reader not in READERS:
-            raise ConfigError(f"reader {reader!r} is unknown; use auto, {', '.join(READERS)}.")
-        if not _installed(reader):
-            raise ConfigError(
-                f"reader {reader!r} is not installed; run pip install 'lrmil_jax[{reader}]'."
+        if reader not in kind.readers:
+            raise SlideError(
+                f"{path}: a {kind.name} file, of which {reader} does not give the true pixels; set "
+                f"prepare.reader to auto or {kind.readers[0]}."
             )
-    names = [reader] if reader != "auto" else _order(path.suffix.lower())
-    reasons = []
+        return [reader]
+    names = [name for name in kind.readers if _installed(name)]
+    if not names:
+        raise SlideError(
+            f"{path}: a {kind.name} file, which {' or '.join(kind.readers)} reads, and it is not "
+            f"installed; run {_install(kind.readers[0])}."
+        )
+    return names
+
+
+def _open_first(path: Path, kind: formats.Format, names: list[str]) -> Reader:
+    if kind is formats.MIRAX and not path.with_suffix("").is_dir():
+        raise SlideError(
+            f"{path}: an MRXS slide is this file and the folder {path.stem} beside it, which is "
+            "missing; copy both."
+        )
+    reasons: list[str] = []
     for name in names:
         try:
-            with warnings.catch_warnings():
-                # tiffslide warns about formats that it knows in part; what matters is checked below
-                warnings.simplefilter("ignore")
-                return _OPENERS[name](path)
+            opened = _OPENERS[name](path)
         except SlideError:
             raise  # the reader knows this format, and knows what is wrong with the file
         except Exception as error:  # readers raise anything at all on a file that is not theirs
             logging.debug("%s does not open %s", name, path, exc_info=True)
             reasons.append(f"{name}: {_one_line(error)}")
-    raise SlideError(f"{path}: not a slide, or cut short ({'; '.join(reasons)}).")
-
-
-def _order(suffix: str) -> list[str]:
-    names = [name for name in READERS if _installed(name)]
-    if suffix in _PARTIAL_IN_TIFFSLIDE:
-        names = [name for name in names if name != "tiffslide"] + ["tiffslide"]
-    return names
+        else:
+            if reasons:
+                opened.notes = (*opened.notes, f"read with {name} ({'; '.join(reasons)})")
+            return opened
+    what = "not a slide, or cut short"
+    if kind is not formats.UNKNOWN:
+        what = f"a {kind.name} file that cannot be opened: cut short, damaged or of an unusual kind"
+    raise SlideError(f"{path}: {what} ({'; '.join(reasons)}).")
 
 
 def _installed(name: str) -> bool:
     return importlib.util.find_spec(name) is not None
+
+
+def _install(name: str) -> str:
+    return f"pip install 'lrmil_jax[{name}]'"
 
 
 def _one_line(error: Exception) -> str:
@@ -101,10 +175,36 @@ class OpenSlideReader:
         self._open: Callable = openslide.OpenSlide
         self._slide = openslide.OpenSlide(path)
         self.name = f"openslide-python {openslide.__version__} ({openslide.__library_version__})"
-        self.level_dimensions = self._slide.level_dimensions
-        x, y = (_number(self._slide.properties.get(f"openslide.mpp-{a}")) for a in "xy")
+        properties = self._slide.properties
+        x, y = (number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy")
         self.mpp = None if x is None or y is None else (x, y)
-        self.objective = _number(self._slide.properties.get("openslide.objective-power"))
+        self.mpp_problem, self.notes = "", ()
+        self.objective = number(properties.get("openslide.objective-power"))
+        box = [properties.get(f"openslide.bounds-{side}") for side in ("x", "y", "width", "height")]
+        self.bounds = None if None in box else tuple(int(side) for side in box)
+        self.levels = self._levels({})
+        clear = [level for level in verify(self.levels)[0] if level.evidence in _CLEAR]
+        # Only where sizes do not tell it all: it takes a look at every file in the folder.
+        if len(clear) < len(self.levels) and properties.get("openslide.vendor") == "dicom":
+            self.levels = self._levels(dicom.spacings(path))
+
+    def _levels(self, spacings: dict[tuple[int, int], float]) -> tuple[StoredLevel, ...]:
+        return tuple(self._level(index, spacings) for index in range(self._slide.level_count))
+
+    def _level(self, index: int, spacings: dict[tuple[int, int], float]) -> StoredLevel:
+        finest, size = self._slide.level_dimensions[0], self._slide.level_dimensions[index]
+        tile = [
+            self._slide.properties.get(f"openslide.level[{index}].tile-{side}")
+            for side in ("width", "height")
+        ]
+        scale = self._slide.level_downsamples[index]
+        # Where a format states no scale, openslide gives the mean ratio of the sizes.
+        if math.isclose(scale, sum(n / m for n, m in zip(finest, size, strict=True)) / 2):
+            scale = None
+        if size in spacings and finest in spacings:
+            scale = spacings[size] / spacings[finest]
+        sides = None if None in tile else (int(tile[0]), int(tile[1]))
+        return StoredLevel(size, sides, scale if index else None)
 
     def read_region(
         self, level: int, x: int, y: int, width: int, height: int
@@ -136,10 +236,11 @@ class FastSlideReader:
 
         self._slide = fastslide.FastSlide.from_file_path(str(path))
         self.name = f"fastslide {fastslide.__version__}"
-        self.level_dimensions = tuple(tuple(d) for d in self._slide.level_dimensions)
-        x, y = (_number(v) for v in self._slide.mpp)
+        self.levels = tuple(StoredLevel(tuple(size)) for size in self._slide.level_dimensions)
+        self.bounds, self.mpp_problem, self.notes = None, "", ()
+        x, y = (number(v) for v in self._slide.mpp)
         self.mpp = (x, y) if x and y else None  # fastslide says 0 where the file says nothing
-        self.objective = _number(self._slide.properties.get("objective_magnification")) or None
+        self.objective = number(self._slide.properties.get("objective_magnification")) or None
 
     def read_region(
         self, level: int, x: int, y: int, width: int, height: int
@@ -157,17 +258,8 @@ class FastSlideReader:
         self._slide.close()
 
 
-def _number(value: object) -> float | None:
-    """A property as a float; None if it is absent or no number."""
-    try:
-        number = float(str(value).replace(",", "."))
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
-
-
 _OPENERS: dict[str, Callable[[Path], Reader]] = {
-    "tiffslide": TiffReader,
+    "tifffile": TiffReader,
     "openslide": OpenSlideReader,
     "fastslide": FastSlideReader,
 }

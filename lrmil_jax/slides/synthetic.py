@@ -57,7 +57,7 @@ def write_slide(
     tile: int = 256,
     quality: int = 90,
 ) -> None:
-    """Write a pyramidal, tiled JPEG TIFF that tiffslide and openslide open with its um/px.
+    """Write a pyramidal, tiled JPEG TIFF that tifffile and openslide open with its um/px.
 
     The file appears under its name when it is whole.
 

@@ -61,7 +61,7 @@ def run(model: Path, workdir: Path, cohort: Path, config: ConfigDict | None = No
     seen = _seen(loaded, slides, str(cohort), config)
     folder = workdir / "predictions"
     files.remove_leftovers(folder)
-    done, failed = slide_list.predict(loaded, slides, folder)
+    done, failed = slide_list.predict(loaded, slides, folder, trust_mpp=config.data.trust_mpp)
     listed = pd.DataFrame([slide_list.csv_row(loaded, record) for record in done] + failed)
     files.write_table(folder / "predictions.csv", listed)
     if not done:
@@ -104,7 +104,7 @@ def _seen(model: SlideModel, slides: pd.DataFrame, source: str, config: ConfigDi
         return "not compared with the slides that the model was trained on"
     identified = processes.map_jobs(
         regions.identify_slide,
-        _jobs(model, slides),
+        _jobs(model, slides, trust_mpp=config.data.trust_mpp),
         workers=config.prepare.workers,
         label="compare with training",
         lost=lambda job, _: {"source": job.source()},  # told where it is predicted
@@ -122,10 +122,10 @@ def _seen(model: SlideModel, slides: pd.DataFrame, source: str, config: ConfigDi
     return "none of whose slides the model was trained on"
 
 
-def _jobs(model: SlideModel, slides: pd.DataFrame) -> list[SlideJob]:
+def _jobs(model: SlideModel, slides: pd.DataFrame, *, trust_mpp: bool) -> list[SlideJob]:
     return [
         SlideJob(row.slide_id, Path(os.path.abspath(row.path)), slide_files.given_mpp(row),
-                 Path(), model.settings)
+                 Path(), model.settings, trust_mpp)
         for row in slides.itertuples()
     ]  # fmt: skip
 

@@ -25,6 +25,7 @@ def run(
     slide: Path | None,
     slides: Path | None,
     mpp: float | None = None,
+    trust_mpp: bool = False,
 ) -> int:
     """Writes `predictions/<slide>/` and `predictions/predictions.csv`.
 
@@ -35,6 +36,7 @@ def run(
       slides: a folder of slides or a CSV (`slide_id[,path][,mpp][,patient_id][,label]`, where
         `label` stands for whatever columns of `predictions.csv` hold the truth).
       mpp: um/px of `slide`, if the file's own is not right.
+      trust_mpp: um/px that are given win even where a file and its objective agree against them.
 
     Returns:
       How many slides failed; they are listed in the CSV with their reason.
@@ -51,7 +53,7 @@ def run(
     truth = _targets(loaded, table)
     folder = workdir / "predictions"
     files.remove_leftovers(folder)
-    done, failed = slide_list.predict(loaded, table, folder)
+    done, failed = slide_list.predict(loaded, table, folder, trust_mpp=trust_mpp)
     table = pd.DataFrame([slide_list.csv_row(loaded, record) for record in done] + failed)
     files.write_table(folder / "predictions.csv", table)
     if slides is not None and slides.is_dir():

@@ -214,6 +214,7 @@ def slide_jobs(config: ConfigDict, workdir: Path, table: pd.DataFrame) -> list[S
             mpp=slide_files.given_mpp(row),
             folder=layout.regions_folder(workdir),
             settings=settings,
+            trust_mpp=config.data.trust_mpp,
         )
         for row in table.itertuples()
     ]

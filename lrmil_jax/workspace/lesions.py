@@ -57,12 +57,18 @@ def masks_folder(config: ConfigDict, workdir: Path) -> Path | None:
     return workdir / "synthetic" / "masks" if config.data.labels is None else None
 
 
-def read_mask(path: Path, dimensions: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
+def read_mask(
+    path: Path,
+    dimensions: tuple[int, int],
+    bounds: tuple[int, int, int, int] | None = None,
+) -> Bool[np.ndarray, "h w"]:
     """A lesion mask: whatever is not black is lesion, so that 0/1 and 0/255 mean the same.
 
     Args:
       path: the picture, of any size; it shows the whole slide.
       dimensions: width and height of the slide.
+      bounds: (x, y, width, height) of its scanned area: a mask of that area alone, as viewers that
+        crop to it save one, is put in its place.
 
     Raises:
       DataError: it cannot be read, or shows something of another shape than the slide.
@@ -76,13 +82,34 @@ def read_mask(path: Path, dimensions: tuple[int, int]) -> Bool[np.ndarray, "h w"
             "10,000 px a side"
         ) from error
     height, width = mask.shape
-    off = abs(width * dimensions[1] / (height * dimensions[0]) - 1)
-    if off > _ASPECT + 1 / min(width, height):
+    if not _same_shape(mask, dimensions):
+        if bounds is not None and _same_shape(mask, bounds[2:]):
+            return _placed(mask, dimensions, bounds)
         raise DataError(
             f"the lesion mask {path} has {width} x {height} px, the slide {dimensions[0]} x "
             f"{dimensions[1]}: a mask shows the whole slide, so its sides have the same ratio"
         )
     return mask
+
+
+def _same_shape(mask: np.ndarray, size: tuple[int, ...]) -> bool:
+    """Whether a mask and something of `size` (width, height) have sides of the same ratio."""
+    height, width = mask.shape
+    off = abs(width * size[1] / (height * size[0]) - 1)
+    return off <= _ASPECT + 1 / min(width, height)
+
+
+def _placed(
+    mask: np.ndarray, dimensions: tuple[int, int], bounds: tuple[int, int, int, int]
+) -> Bool[np.ndarray, "h w"]:
+    """A mask of the scanned area as one of the whole slide, in pixels of the same size."""
+    height, width = mask.shape
+    scale = width / bounds[2]
+    left, top = (round(side * scale) for side in bounds[:2])
+    size = [round(side * scale) for side in dimensions]
+    whole = np.zeros((max(size[1], top + height), max(size[0], left + width)), bool)
+    whole[top : top + height, left : left + width] = mask
+    return whole[: size[1], : size[0]]
 
 
 def slide_mask(
@@ -107,8 +134,10 @@ def slide_mask(
             f"slide {row.slide_id} is of class {classes[row.label]}, but has no lesion mask "
             f"{path}; add it (lesion white on black), or leave data.masks unset"
         )
-    width, height = statuses.read(workdir, row.slide_id)["dimensions"]
-    mask = read_mask(path, (width, height))
+    status = statuses.read(workdir, row.slide_id)
+    width, height = status["dimensions"]
+    bounds = status.get("bounds")
+    mask = read_mask(path, (width, height), None if bounds is None else tuple(bounds))
     return mask if mask.any() else None
 
 

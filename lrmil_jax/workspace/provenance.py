@@ -10,7 +10,7 @@ from lrmil_jax import files
 from lrmil_jax.data.schema import SCHEMA_VERSION
 from lrmil_jax.errors import WorkdirError
 
-SOFTWARE = ("lrmil_jax", "jax", "flax", "optax", "grain", "tiffslide", "numpy")
+SOFTWARE = ("lrmil_jax", "jax", "flax", "optax", "grain", "tifffile", "numpy")
 
 
 def read(workdir: Path) -> dict[str, Any]:

@@ -125,7 +125,7 @@ def test_the_status_tells_what_was_found(tile, slide_file):
     assert json.loads(job.status_path.read_text()) == status
     assert (status["mpp"], status["mpp_source"]) == (0.5, "file")
     assert status["dimensions"] == [SIZE, SIZE]
-    assert status["reader"].startswith("tiffslide")
+    assert status["reader"].startswith("tifffile")
     assert set(status["seconds"]) == {"open_tissue", "read_write"}
     assert status["unreadable"] == []
     assert status["source"] == {

@@ -1,12 +1,14 @@
 """GeoJSON that QuPath imports: closed squares in level-0 px with attention as measurement."""
 
 import json
+import types
 import uuid
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from lrmil_jax.report import geojson
+from lrmil_jax.report import geojson, prediction
 
 XY = np.array([[0, 0], [1024, 512], [-256, 70_000]])
 ATTENTION = np.array([0.5, 0.25, 0.25], np.float32)
@@ -37,6 +39,17 @@ def test_rings_are_closed_and_turn_one_way(number):
     assert (x[:-1] * y[1:] - x[1:] * y[:-1]).sum() / 2 == 100  # signed area of the square
 
 
+def test_frame_of_viewers_that_crop_to_the_scanned_area():
+    plain = geojson.features("s", XY, 1024, ATTENTION)
+    assert plain["properties"]["origin"] == [0, 0]
+    cropped = geojson.features("s", XY, 1024, ATTENTION, origin=(1000, 500))
+    assert cropped["properties"]["origin"] == [1000, 500]
+    (ring,) = cropped["features"][1]["geometry"]["coordinates"]
+    assert ring[0] == [24, 12]
+    assert ring[2] == [24 + 1024, 12 + 1024]
+    assert cropped["features"][1]["id"] == plain["features"][1]["id"]
+
+
 def test_ids_are_unique_and_the_same_in_every_run():
     ids = [f["id"] for f in geojson.features("s", XY, 8, ATTENTION)["features"]]
     assert ids == [f["id"] for f in geojson.features("s", XY, 8, ATTENTION)["features"]]
@@ -56,3 +69,18 @@ def test_the_file_is_strict_json_with_plain_numbers(tmp_path):
     assert content == geojson.features("s", XY, 1024, ATTENTION)
     total = sum(f["properties"]["measurements"]["attention"] for f in content["features"])
     assert total == pytest.approx(1.0)
+
+
+def test_a_prediction_lies_in_the_frame_of_viewers(tmp_path):
+    result = types.SimpleNamespace(
+        xy=XY,
+        side=1024,
+        attention=ATTENTION,
+        picture=np.full((40, 40, 3), 200, np.uint8),
+        picture_downsample=2048.0,
+        bounds=(1000, 500, 60_000, 80_000),
+    )
+    prediction.save_attention(tmp_path, "s", result, "title")
+    content = json.loads((tmp_path / "attention.geojson").read_text())
+    assert content["features"][1]["geometry"]["coordinates"][0][0] == [24, 12]
+    assert pd.read_csv(tmp_path / "attention.csv").x.tolist() == XY[:, 0].tolist()

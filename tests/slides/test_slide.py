@@ -13,9 +13,7 @@ from lrmil_jax.errors import ConfigError, SlideError, TileError
 from lrmil_jax.slides import open_slide
 from tests.slides.files import aperio, damage_tile, gradient, write_tiff
 
-READERS = [
-    name for name in ("tiffslide", "openslide") if importlib.util.find_spec(name) is not None
-]
+READERS = [name for name in ("tifffile", "openslide") if importlib.util.find_spec(name) is not None]
 
 
 def texture(height, width, seed=0):
@@ -60,7 +58,7 @@ def test_region_is_where_it_should_be(pyramid, reader, size):
 def test_readers_agree(pyramid):
     if len(READERS) < 2:
         pytest.skip("needs openslide")
-    with open_slide(pyramid, reader="tiffslide") as a, open_slide(pyramid, reader="openslide") as b:
+    with open_slide(pyramid, reader="tifffile") as a, open_slide(pyramid, reader="openslide") as b:
         for xy, size, side in [((0, 0), 256, 1024), ((-100, 900), 256, 512), ((7, 13), 99, 99)]:
             np.testing.assert_array_equal(a.read(xy, size, side), b.read(xy, size, side))
 
@@ -281,7 +279,7 @@ def test_sixteen_bit_is_refused(tmp_path):
         tmp_path / "s.tif", [gradient(300, 300).astype(np.uint16)], compression="deflate"
     )
     with pytest.raises(SlideError, match="not 8-bit"):
-        open_slide(path, reader="tiffslide")
+        open_slide(path, reader="tifffile")
 
 
 def test_unknown_reader(pyramid):

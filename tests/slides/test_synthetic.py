@@ -77,7 +77,7 @@ def test_nuclei_have_equal_mean_area_and_unequal_spread():
     assert tumour.std() > 2.5 * benign.std()
 
 
-@pytest.mark.parametrize("reader", ["tiffslide", "openslide"])
+@pytest.mark.parametrize("reader", ["tifffile", "openslide"])
 @pytest.mark.parametrize("mpp", [0.5, 0.2325])
 def test_write_slide_opens_with_its_um_per_px(tmp_path, reader, mpp):
     if importlib.util.find_spec(reader) is None:

@@ -84,6 +84,14 @@ def test_a_mask_of_another_shape_is_refused(tmp_path, dimensions):
         lesions.read_mask(tmp_path / "large.png", (1500, 800))
 
 
+def test_a_mask_of_the_scanned_area_alone_is_put_in_its_place(tmp_path):
+    Image.fromarray(np.uint8(LESION) * 255).save(tmp_path / "m.png")
+    placed = lesions.read_mask(tmp_path / "m.png", (2400, 2000), (400, 600, 1600, 800))
+    assert placed.shape == (20, 24)
+    np.testing.assert_array_equal(placed[6:14, 4:20], LESION)
+    assert placed.sum() == LESION.sum()
+
+
 def test_a_broken_mask_is_refused(tmp_path):
     noise = np.random.default_rng(0).random((80, 160)) < 0.5
     Image.fromarray(noise).save(tmp_path / "m.png")

@@ -1,0 +1,36 @@
+"""Damage in a JPEG stream that libjpeg would decode to grey or coloured noise without a word."""
+
+import numpy as np
+
+# What may follow 0xFF in a JPEG scan: stuffing, fill, restarts, end, and tables between scans.
+_AFTER_FF = np.zeros(256, bool)
+_AFTER_FF[[0x00, 0xFF, 0xC4, 0xD9, 0xDA, 0xDB, 0xDD, 0xFE, *range(0xD0, 0xD8)]] = True
+
+
+def has_end(data: bytes) -> bool:
+    """Whether the stream ends with an end marker."""
+    return data.rfind(b"\xff\xd9", max(0, len(data) - 64)) >= 0
+
+
+def check(data: bytes, pixels: int, *, must_end: bool) -> None:
+    """Refuse a damaged JPEG stream.
+
+    Args:
+      data: the stream.
+      pixels: of the tile.
+      must_end: the other tiles of the level have end markers.
+
+    Raises:
+      ValueError: no end marker, bytes that no encoder writes, or a longer run of zero bytes than
+        the shortest possible code (2 bits for each 8 x 8 block of 3 channels) can give.
+    """
+    if must_end and not has_end(data):
+        raise ValueError("the JPEG stream is cut short")
+    scan = np.frombuffer(data, np.uint8)[max(data.find(b"\xff\xda"), 0) :]
+    after = scan[1:][scan[:-1] == 0xFF]
+    if not _AFTER_FF[after].all():
+        raise ValueError("the JPEG stream holds an impossible marker")
+    end = data.rfind(b"\xff\xd9")
+    longest = 3 * pixels // 64 // 4 + 64
+    if data.find(bytes(longest), 0, end if end >= 0 else len(data)) >= 0:
+        raise ValueError("the JPEG stream is blanked with zeros")

@@ -1,0 +1,23 @@
+"""A slide on its way through a model, before any model is there."""
+
+import pytest
+
+from lrmil_jax.data.schema import Geometry
+from lrmil_jax.data.slide_jobs import TilingSettings
+from lrmil_jax.errors import SlideError
+from lrmil_jax.models.visit import planned
+from tests.slides.files import aperio, gradient, write_tiff
+
+
+@pytest.mark.parametrize("trust", [False, True])
+def test_trusted_um_per_px_reaches_the_slide(tmp_path, trust):
+    text = aperio(power=20, mpp=0.5)
+    path = write_tiff(tmp_path / "s.svs", [gradient(300, 300)], mpp=None, description=text)
+    settings = TilingSettings(geometry=Geometry(hr_mpp=0.5, lr_mpp=2.0, patch_px=16))
+    (visit,) = planned([(path, 1.2)], settings, high=False, trust_mpp=trust)
+    if trust:
+        assert visit.plan.slide.mpp == 1.2
+    else:
+        with pytest.raises(SlideError, match="trust_mpp"):
+            next(visit.patches(settings, high=False))
+    visit.close()
