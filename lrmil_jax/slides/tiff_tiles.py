@@ -65,6 +65,8 @@ class TiledLevel:
         self._file, self._pages, self._convert, self._number = file, pages, convert, number
         self._raw_rows = _raw_rows(page)
         self.chunk = _chunk(page, self._raw_rows)
+        if min(self.chunk) < 1:
+            raise PixelsError("tiles without a size: its header is damaged")
         separate = page.planarconfig == PLANARCONFIG.SEPARATE
         self._planes = page.samplesperpixel if separate else 1
         across, down = (math.ceil(n / m) for n, m in zip(self.size, self.chunk, strict=True))
@@ -76,7 +78,19 @@ class TiledLevel:
                 "read in parts; make tiles of them, e.g. with: vips tiffsave FILE NEW.tif --tile "
                 "--pyramid --compression jpeg --Q 90 --bigtiff"
             )
+        self._check_count()
         self._must_end = self._tiles_end_properly()
+
+    def _check_count(self) -> None:
+        """Every tile has its place: a damaged size would have us read, and allocate, for hours."""
+        for page in self._pages:
+            there = min(len(page.dataoffsets), len(page.databytecounts))
+            if not self._raw_rows and there < self._count * self._planes:
+                width, height = self.size
+                raise PixelsError(
+                    f"an image of {width:,} x {height:,} px with {there:,} of "
+                    f"{self._count * self._planes:,} tiles or strips: its header is damaged"
+                )
 
     def end(self) -> int:
         """Where in the file the last of its tiles ends."""

@@ -149,6 +149,15 @@ def test_unknown_compression_is_told(tmp_path):
         open_slide(path, reader="tifffile")
 
 
+@pytest.mark.parametrize(("tag", "value"), [("ImageLength", 10**9), ("TileWidth", 0)])
+def test_damaged_size_is_told_before_anything_is_read(tmp_path, tag, value):
+    path = write(tmp_path / "s.tif", gradient(600, 800))
+    set_tag(path, tag, value)
+    with pytest.raises(SlideError) as error:
+        open_slide(path, reader="tifffile").thumbnail(8.0)
+    assert "damaged" in str(error.value)
+
+
 def test_a_level_that_cannot_be_decoded_is_left_out(tmp_path):
     path = write_tiff(tmp_path / "s.tif", [gradient(600, 800), gradient(150, 200)])
     with tifffile.TiffFile(path, mode="r+") as tiff:
