@@ -34,7 +34,9 @@ def tiny(**changes):
     spec.loader.exec_module(module)
     config = module.get_config("tiny")
     changes = {key.replace("__", "."): value for key, value in changes.items()}
-    config.update_from_flattened_dict({"prepare.workers": 1, **changes})
+    config.update_from_flattened_dict(
+        {"prepare.workers": 1, "prepare.seconds_per_slide": 0.0, **changes}  # in this process
+    )
     return config
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lrmil_jax import checks, processes
+from lrmil_jax import checks, processes, verify
 from lrmil_jax.errors import ConfigError
 from lrmil_jax.slides import synthetic
 from lrmil_jax.stages import predict
@@ -84,6 +84,7 @@ def test_predict_sees_the_same_bags(run, tmp_path):
     assert sum(again[path] != marks[path] for path in marks) == 2  # its patient's, and no other
     alone = pd.read_csv(tmp_path / "out/predictions/predictions.csv").set_index("slide_id")
     pd.testing.assert_series_equal(alone.prob_tumour, got.prob_tumour)
+    assert verify.verify(model, lost.parent) == []
 
 
 def test_wise_fuse_refuses_it():
