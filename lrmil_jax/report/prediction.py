@@ -68,15 +68,10 @@ def save_attention(
     columns = {"x": result.xy[:, 0], "y": result.xy[:, 1], "side": result.side}
     table = pd.DataFrame(columns | {"attention": result.attention}).assign(**facts)
     files.write_table(folder / "attention.csv", table)
-    geojson.save(
-        folder / "attention.geojson",
-        slide_id,
-        result.xy,
-        result.side,
-        result.attention,
-        origin=(0, 0) if result.bounds is None else result.bounds[:2],
-        facts=facts,
-    )
+    patches = (result.xy, result.side, result.attention)
+    origin = (0, 0) if result.bounds is None else result.bounds[:2]
+    path = folder / "attention.geojson"
+    geojson.save(path, slide_id, *patches, origin=origin, facts=facts)
     heatmap.save(
         folder / "heatmap.png",
         result.picture,

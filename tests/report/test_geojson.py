@@ -80,7 +80,8 @@ def test_a_prediction_lies_in_the_frame_of_viewers(tmp_path):
         picture_downsample=2048.0,
         bounds=(1000, 500, 60_000, 80_000),
     )
-    prediction.save_attention(tmp_path, "s", result, "title")
+    prediction.save_attention(tmp_path, "s", result, "title", {"model": "0123"})
     content = json.loads((tmp_path / "attention.geojson").read_text())
+    assert content["model"] == "0123"
     assert content["features"][1]["geometry"]["coordinates"][0][0] == [24, 12]
     assert pd.read_csv(tmp_path / "attention.csv").x.tolist() == XY[:, 0].tolist()

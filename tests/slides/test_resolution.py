@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from lrmil_jax.data import regions, slide_jobs
+from lrmil_jax.data import inspection, slide_jobs
 from lrmil_jax.data.schema import Geometry
 from lrmil_jax.errors import SlideError
 from lrmil_jax.slides import open_slide
@@ -181,5 +181,5 @@ def test_trust_reaches_the_worker_that_opens_the_slide(twenty, tmp_path):
     settings = slide_jobs.TilingSettings(geometry=Geometry(hr_mpp=0.5, lr_mpp=2.0, patch_px=16))
     for trust in (False, True):
         job = slide_jobs.SlideJob("s", twenty, 1.2, tmp_path, settings, trust_mpp=trust)
-        reason = regions.inspect_slide(job)["reason"]
+        reason = inspection.inspect_slide(job)["reason"]
         assert ("data.trust_mpp" in reason) != trust
