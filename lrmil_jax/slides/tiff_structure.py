@@ -40,6 +40,10 @@ _OLD_JPEG = 6  # its strips may be stored in other fields
 _ALL_ROWS = 2**32 - 1  # RowsPerStrip where it is not said
 
 
+class _HeaderError(ValueError):
+    """It is no TIFF, as far as its first bytes tell."""
+
+
 class _DamageError(Exception):
     """What is wrong, as the end of a sentence."""
 
@@ -74,6 +78,7 @@ def check(path: Path) -> None:
 
     Raises:
       SlideError: naming the first damage.
+      ValueError: the file does not begin as a TIFF does.
     """
     with path.open("rb") as file:
         try:
@@ -110,14 +115,14 @@ class _File:
         start = self._read(0, min(16, self._size), "the header")
         order = {b"II": "<", b"MM": ">"}.get(start[:2])
         if order is None or len(start) < 8:
-            raise _DamageError("its header is no whole TIFF header")
+            raise _HeaderError("it has no TIFF header")
         (version,) = struct.unpack_from(order + "H", start, 2)
         if version == 42:
             return _Layout(order, "I", "H"), struct.unpack_from(order + "I", start, 4)[0]
         if version != 43:
-            raise _DamageError(f"its header gives the version {version}, not 42 or 43")
+            raise _HeaderError(f"its TIFF header gives the version {version}, not 42 or 43")
         if len(start) < 16 or struct.unpack_from(order + "HH", start, 4) != (8, 0):
-            raise _DamageError("its header is no whole BigTIFF header")
+            raise _HeaderError("its BigTIFF header is damaged")
         return _Layout(order, "Q", "Q"), struct.unpack_from(order + "Q", start, 8)[0]
 
     def _read(self, place: int, size: int, what: str) -> bytes:

@@ -40,7 +40,7 @@ def write(mutation: Mutation, folder: Path) -> Path:
     return path
 
 
-def try_out(mutation: Mutation, folder: Path, reader: str = "tiffslide") -> str:
+def try_out(mutation: Mutation, folder: Path, reader: str = "tifffile") -> str:
     """What comes of a mutation: "pixels equal" or the sentence.
 
     Raises:
@@ -53,7 +53,7 @@ def try_out(mutation: Mutation, folder: Path, reader: str = "tiffslide") -> str:
 def main() -> int:
     """Prints a row a mutation as a Markdown table, and the counts by kind."""
     logging.disable(logging.CRITICAL)
-    reader = sys.argv[1] if len(sys.argv) > 1 else "tiffslide"
+    reader = sys.argv[1] if len(sys.argv) > 1 else "tifffile"
     counts: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
     print("| kind | name | expected | what came |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:

@@ -30,7 +30,7 @@ RESOLUTION = [
     Mutation("resolution", "zero_over_zero", "jpeg", _rational(283, 0, 0), _NO_MPP),
     Mutation("resolution", "no_x", "jpeg", without(tiff.X_RESOLUTION), _NO_MPP),
     Mutation("resolution", "no_y", "jpeg", without(tiff.Y_RESOLUTION), _NO_MPP),
-    Mutation("resolution", "no_unit", "jpeg", without(tiff.RESOLUTION_UNIT), _NO_MPP, True),
+    Mutation("resolution", "no_unit", "jpeg", without(tiff.RESOLUTION_UNIT), Pixels(mpp=1.27), True),
     Mutation("resolution", "unit_of_none", "jpeg", setting(tiff.RESOLUTION_UNIT, 1), _NO_MPP),
     Mutation("resolution", "unit_9", "jpeg", setting(tiff.RESOLUTION_UNIT, 9), _NO_MPP, True),
     Mutation(
@@ -42,7 +42,7 @@ RESOLUTION = [
     Mutation("resolution", "as_float", "jpeg", setting(282, 2e4, kind=tiff.FLOAT), _NO_MPP),
     Mutation("resolution", "as_text", "jpeg", text(282, "20000/1"), _NO_MPP),
     Mutation("resolution", "negative", "jpeg", _rational(282, -20000, 1, tiff.SRATIONAL), _NO_MPP),
-    Mutation("resolution", "of_two_values", "jpeg", setting(282, 20000, 1, 20000, 1), _NO_MPP),
+    Mutation("resolution", "of_two_values", "jpeg", setting(282, 20000, 1, 20000, 1), _SAME),
     Mutation("resolution", "past_end", "jpeg", patching(282, value=10**7), _NO_MPP, True),
     Mutation("resolution", "of_unknown_type", "jpeg", patching(282, kind=99), _NO_MPP),
     Mutation("resolution", "not_square", "jpeg", _rational(283, 40000, 1), _NO_MPP),
@@ -54,9 +54,11 @@ def _said(extra: str) -> Change:
     return text(tiff.DESCRIPTION, sources.aperio_text(extra=extra))
 
 
+# Without a description that says "Aperio" the thumbnail is a level like others.
+_ALL_LEVELS = Pixels(levels=(1, 3, 4), mpp=None)
 _APERIO = {
-    "absent": (without(tiff.DESCRIPTION), _NO_MPP),
-    "empty": (text(tiff.DESCRIPTION, ""), _NO_MPP),
+    "absent": (without(tiff.DESCRIPTION), _ALL_LEVELS),
+    "empty": (text(tiff.DESCRIPTION, ""), _ALL_LEVELS),
     "cut": (text(tiff.DESCRIPTION, "Aperio Image Lib"), _NO_MPP),
     "cut_within_value": (_said("AppMag = 20|MPP = "), _NO_MPP),
     "no_value": (_said("AppMag = 20|MPP"), _NO_MPP),
@@ -73,16 +75,16 @@ _APERIO = {
     "objective_absent": (_said("MPP = 0.5"), _SAME),
     "separators_only": (_said("||||=|=|MPP = 0.5||"), _SAME),
     "accents": (_said("AppMag = 20|MPP = 0.5|User = M\xfcller|ScanScope ID = \xb5"), _SAME),
-    "utf16": (text(tiff.DESCRIPTION, sources.aperio_text().encode("utf-16")), _NO_MPP),
-    "not_text": (text(tiff.DESCRIPTION, b"\xff\xfe\x80\0\1\2"), _NO_MPP),
+    "utf16": (text(tiff.DESCRIPTION, sources.aperio_text().encode("utf-16")), _ALL_LEVELS),
+    "not_text": (text(tiff.DESCRIPTION, b"\xff\xfe\x80\0\1\2"), _ALL_LEVELS),
     "no_closing_zero": (
         on_page(lambda p: p.fields.update({270: tiff.Field(2, p.fields[270].values[:-1])})),
         _SAME,
     ),
-    "past_end": (patching(tiff.DESCRIPTION, value=10**7), _NO_MPP),
-    "endless": (patching(tiff.DESCRIPTION, count=2**31), _NO_MPP),
-    "of_bytes": (patching(tiff.DESCRIPTION, kind=tiff.UNDEFINED), _NO_MPP),
-    "of_numbers": (setting(tiff.DESCRIPTION, 1, 2, 3, kind=tiff.SHORT), _NO_MPP),
+    "past_end": (patching(tiff.DESCRIPTION, value=10**7), _ALL_LEVELS),
+    "endless": (patching(tiff.DESCRIPTION, count=2**31), _ALL_LEVELS),
+    "of_bytes": (patching(tiff.DESCRIPTION, kind=tiff.UNDEFINED), _ALL_LEVELS),
+    "of_numbers": (setting(tiff.DESCRIPTION, 1, 2, 3, kind=tiff.SHORT), _ALL_LEVELS),
     "very_long": (_said("AppMag = 20|MPP = 0.5|Note = " + "x" * (1 << 20)), _SAME),
 }
 _QUICK = ("absent", "cut_within_value", "decimal_comma", "nan", "accents", "past_end", "not_text")
@@ -134,23 +136,23 @@ _BOMB = (
 _HALF_PX = 'PhysicalSizeX="0.5" PhysicalSizeY="0.5"'
 _OME = {
     "sound": (lambda data: data, _SAME),
-    "cut": (_xml(sources.ome_text()[:300]), Pixels(levels=(1,))),
-    "malformed": (_xml(sources.ome_text().replace("<Pixels", "<Pixels <")), Refused("XML")),
-    "wrong_root": (_xml("<html><body>OME></body></html>"), Pixels(levels=(1,))),
-    "empty_root": (_xml("<OME/>OME>"), Refused("XML")),
+    "cut": (_xml(sources.ome_text()[:300]), _SAME),
+    "malformed": (_xml(sources.ome_text().replace("<Pixels", "<Pixels <")), _SAME),
+    "wrong_root": (_xml("<html><body>OME></body></html>"), _SAME),
+    "empty_root": (_xml("<OME/>OME>"), _SAME),
     "no_physical_size": (_xml(sources.ome_text("")), _SAME),
     "other_namespace": (_xml(sources.ome_text().replace("openmicroscopy", "example")), _SAME),
     "no_namespace": (_xml(sources.ome_text().replace(' xmlns="', ' name="')), _SAME),
-    "bad_size": (_xml(sources.ome_text(size='SizeX="9999" SizeY="7777"')), Refused("OME|size")),
+    "bad_size": (_xml(sources.ome_text(size='SizeX="9999" SizeY="7777"')), _SAME),
     "size_no_number": (_xml(sources.ome_text(size='SizeX="x" SizeY="y"')), Refused("OME|size|XML")),
-    "bad_directory": (_xml(sources.ome_text().replace('IFD="0"', 'IFD="9"')), Refused("OME|direct")),
-    "physical_size_no_number": (_xml(sources.ome_text(_HALF_PX.replace(".5", ".x"))), _SAME),
+    "bad_directory": (_xml(sources.ome_text().replace('IFD="0"', 'IFD="9"')), _SAME),
+    "physical_size_no_number": (_xml(sources.ome_text(_HALF_PX.replace(".5", ".x"))), _NO_MPP),
     "physical_size_comma": (_xml(sources.ome_text(_HALF_PX.replace(".", ","))), _SAME),
     "physical_size_zero": (_xml(sources.ome_text(_HALF_PX.replace(".5", ""))), _NO_MPP),
     "physical_size_nan": (_xml(sources.ome_text(_HALF_PX.replace("0.5", "nan"))), _NO_MPP),
-    "unit_unheard_of": (_xml(sources.ome_text(_HALF_PX + ' PhysicalSizeXUnit="cubit"')), _SAME),
+    "unit_unheard_of": (_xml(sources.ome_text(_HALF_PX + ' PhysicalSizeXUnit="cubit"')), _NO_MPP),
     "not_utf8": (_xml(sources.ome_text().encode().replace(b"Image:0", b"Im\xff\xfe:0")), _SAME),
-    "entities_without_end": (_xml(_BOMB), Refused("XML")),
+    "entities_without_end": (_xml(_BOMB), _SAME),
 }
 XML = [
     Mutation("OME-XML", name, "ome", change, wanted,
@@ -180,12 +182,12 @@ XML += [
 XML += [
     Mutation(
         *("other XML", "leica_malformed", "jpeg"),
-        _xml('<?xml version="1.0"?><scn><collection></scn>'),
-        Refused("XML|Leica|mismatched"),
+        _xml('<scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01"><collection></scn>'),
+        Refused("Leica"),
         True,
     ),
     Mutation(
-        *("other XML", "leica_empty", "jpeg"), _xml("<scn></scn>"), Refused("Leica|collection|scn")
+        *("other XML", "leica_empty", "jpeg"), _xml("<scn></scn>"), _SAME
     ),
     Mutation(
         *("other XML", "leica_bad_directory", "jpeg"),
@@ -194,16 +196,16 @@ XML += [
             '<dimension sizeX="9" sizeY="9" r="0" ifd="77"/></pixels><view sizeX="9" sizeY="9" '
             'offsetX="1" offsetY="1"/></image></collection></scn>'
         ),
-        Refused("Leica|collection|scn|director|range|77"),
+        _SAME,
     ),
     Mutation(
         *("other XML", "ventana_malformed", "jpeg"),
         edit(lambda t: (t.pages[0].text(305, "Ventana"), t.pages[0].text(700, "<iScan><"))),
-        Refused("XML|Ventana|iScan|token"),
+        Refused("Ventana"),
     ),
     Mutation(
         *("other XML", "hamamatsu_alone", "jpeg"),
         edit(lambda t: (t.pages[0].set(65420, 1, kind=4), t.pages[0].text(271, "Hamamatsu"))),
-        _SAME,
+        Refused("Hamamatsu"),
     ),
 ]

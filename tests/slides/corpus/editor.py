@@ -130,6 +130,7 @@ def _write_page(out: bytearray, page: Page, tiff: Tiff, below: list | tuple) -> 
     for offsets, counts in ((OFFSETS, COUNTS), (STRIP_OFFSETS, STRIP_COUNTS)):
         if offsets in fields:
             fields[offsets] = Field(wide, tuple(starts))
+        if counts in fields:
             fields[counts] = Field(wide, tuple(map(len, page.chunks)))
     if below:
         fields[SUB_IFDS] = Field(wide, tuple(below))

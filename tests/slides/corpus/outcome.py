@@ -97,9 +97,9 @@ def check(path: Path, source: str, wanted: Pixels | Refused | Damaged, *, reader
 
 def _check_pixels(path: Path, source: str, wanted: Pixels, reader: str) -> str:
     if wanted.mpp is None:
-        with pytest.raises(SlideError, match="um/px") as error:
+        with pytest.raises(SlideError) as error:
             open_slide(path, reader=reader)
-        _sentence(error.value, path, "um/px")
+        _sentence(error.value, path, "um/px|MPP|mpp")
     given = None if wanted.mpp is not None else sources.MPP
     expected = {d: p.copy() for d, p in sources.levels(source).items() if d in wanted.levels}
     for row, column in wanted.white:
@@ -160,6 +160,10 @@ def _check_damaged(path: Path, source: str, wanted: Damaged, reader: str) -> str
                 tile = _tile(level, row, column)
                 region = slide.read(corner, side, side * wanted.level)
                 compare(region[: tile.shape[0], : tile.shape[1]], tile, 0)
+        if len(wanted.tiles) * side**2 >= level.shape[0] * level.shape[1]:
+            with pytest.raises(SlideError, match="not one of its pixels can be decoded"):
+                slide.thumbnail(wanted.level * slide.mpp)
+            return sentence
         thumbnail = slide.thumbnail(wanted.level * slide.mpp)
     _check_thumbnail(thumbnail, level, wanted)
     return sentence

@@ -26,6 +26,7 @@ from tests.slides.corpus.outcome import Damaged, Pixels, Refused
 
 _BAD = Damaged(AT, "cannot be decoded")
 _SAME = Pixels()
+_TABLES = Damaged(ALL, "cannot be decoded")
 _NOISE = np.random.default_rng(0).bytes(4000)
 
 
@@ -124,7 +125,7 @@ TILES = [
     for name, change in _JPEG.items()
 ]
 TILES += [
-    Mutation("JPEG tile", "garbage_behind", "jpeg", chunk(lambda d: d + b"garbage" * 9), _SAME),
+    Mutation("JPEG tile", "garbage_behind", "jpeg", chunk(lambda d: d + b"garbage" * 4), _SAME),
     Mutation("JPEG tile", "zeros_behind", "jpeg", chunk(lambda d: d + bytes(50)), _SAME),
     Mutation("JPEG tile", "comment", "jpeg", chunk(_with_comment), _SAME),
     Mutation("JPEG tile", "progressive", "jpeg", chunk(_anew(progressive=True)), Pixels(tolerance=9)),
@@ -140,17 +141,17 @@ TILES += [
         Damaged(((0, 0),), "cannot be decoded", level=4),
         True,
     ),
-    Mutation("JPEG tables", "none", "jpeg", without(tiff.JPEG_TABLES), Refused("tables"), True),
-    Mutation("JPEG tables", "empty", "jpeg", setting(tiff.JPEG_TABLES, 0), Refused("tables")),
+    Mutation("JPEG tables", "none", "tables", without(tiff.JPEG_TABLES), _TABLES, True),
+    Mutation("JPEG tables", "empty", "tables", setting(tiff.JPEG_TABLES, 0), _TABLES),
     Mutation(
-        *("JPEG tables", "cut", "jpeg"),
+        *("JPEG tables", "cut", "tables"),
         on_page(lambda p: p.fields.update({347: tiff.Field(7, p.fields[347].values[:100])})),
-        Refused("tables"),
+        _TABLES,
     ),
     Mutation(
-        *("JPEG tables", "noise", "jpeg"),
+        *("JPEG tables", "noise", "tables"),
         on_page(lambda p: p.fields.update({347: tiff.Field(7, _NOISE[:300])})),
-        Refused("tables"),
+        _TABLES,
     ),
 ]
 
@@ -185,7 +186,8 @@ for _source in ("lzw", "deflate", "packbits", "raw"):
             _source in ("lzw", "deflate"),
         ),
         Mutation(_kind, "one_byte", _source, chunk(_TORN["one_byte"]), _BAD),
-        Mutation(_kind, "zeros_behind", _source, chunk(lambda d: d + bytes(9)), _SAME),
+        Mutation(_kind, "zeros_behind", _source, chunk(lambda d: d + bytes(9)),
+                 _BAD if _source == "packbits" else _SAME),
     ]
 TILES += [
     Mutation(f"{name} tile", kind, source, chunk(_TORN[kind]), _BAD)
@@ -201,7 +203,7 @@ TILES += [
     Mutation("sparse", "one_jpeg", "jpeg", chunk(lambda d: b""), Pixels(white=AT)),
     Mutation("sparse", "one_jpeg2000", "jpeg2000", chunk(lambda d: b""), Pixels(white=AT)),
     Mutation("sparse", "finest", "jpeg", every_chunk(lambda d: b""), Refused("no tile"), True),
-    Mutation("sparse", "level", "jpeg", every_chunk(lambda d: b"", 1), Refused("no tile"), True),
+    Mutation("sparse", "level", "jpeg", every_chunk(lambda d: b"", 1), Pixels(levels=(1,)), True),
 ]
 
 
@@ -263,16 +265,16 @@ COLOURS = [
     Mutation("samples", "zero", "jpeg", setting(tiff.SAMPLES, 0), _FORMAT),
     Mutation("samples", "two", "raw", setting(tiff.SAMPLES, 2), _FORMAT, True),
     Mutation("samples", "one_of_three", "raw", setting(tiff.SAMPLES, 1), _FORMAT),
-    Mutation("samples", "four_of_three", "raw", setting(tiff.SAMPLES, 4), _FORMAT),
+    Mutation("samples", "four_of_three", "raw", setting(tiff.SAMPLES, 4), _all("decoded")),
     Mutation("samples", "one_of_three_jpeg", "jpeg", setting(tiff.SAMPLES, 1), _FORMAT),
     Mutation("samples", "very_many", "raw", setting(tiff.SAMPLES, 65535), _FORMAT),
     Mutation("samples", "signed", "raw", setting(tiff.SAMPLE_FORMAT, 2, 2, 2), _FORMAT, True),
     Mutation("samples", "floats", "raw", setting(tiff.SAMPLE_FORMAT, 3, 3, 3), _FORMAT),
-    Mutation("samples", "level_of_16", "raw", setting(tiff.BITS, 16, 16, 16, page=1), _FORMAT),
+    Mutation("samples", "level_of_16", "raw", setting(tiff.BITS, 16, 16, 16, page=1), Pixels(levels=(1,))),
     Mutation("samples", "planes_apart", "raw", setting(tiff.PLANAR, 2), Refused("tiles|planar")),
-    Mutation("samples", "planes_3", "raw", setting(tiff.PLANAR, 3), Refused("planar")),
+    Mutation("samples", "planes_3", "raw", setting(tiff.PLANAR, 3), _SAME),
     Mutation("samples", "planes_not_said", "raw", without(tiff.PLANAR), _SAME),
-    Mutation("colours", "not_said", "raw", without(tiff.PHOTOMETRIC), _COLOURS),
+    Mutation("colours", "not_said", "raw", without(tiff.PHOTOMETRIC), _SAME),
     Mutation("colours", "palette", "raw", setting(tiff.PHOTOMETRIC, 3), _COLOURS, True),
     Mutation("colours", "mask", "raw", setting(tiff.PHOTOMETRIC, 4), _COLOURS),
     Mutation("colours", "inks", "raw", setting(tiff.PHOTOMETRIC, 5), _COLOURS),
@@ -282,13 +284,13 @@ COLOURS = [
     Mutation("compression", "not_said", "jpeg", without(tiff.COMPRESSION), _all("decoded")),
     Mutation("compression", "zero", "jpeg", setting(tiff.COMPRESSION, 0), _PACKING, True),
     Mutation("compression", "unheard_of", "jpeg", setting(tiff.COMPRESSION, 65000), _PACKING, True),
-    Mutation("compression", "unheard_of_level", "jpeg", setting(259, 60000, page=1), _PACKING),
+    Mutation("compression", "unheard_of_level", "jpeg", setting(259, 60000, page=1), Pixels(levels=(1,))),
     Mutation("compression", "fax", "jpeg", setting(tiff.COMPRESSION, 4), _PACKING),
-    Mutation("compression", "old_jpeg", "jpeg", setting(tiff.COMPRESSION, 6), _all("decoded")),
+    Mutation("compression", "old_jpeg", "jpeg", setting(tiff.COMPRESSION, 6), _SAME),
     Mutation("compression", "lzw_of_jpeg", "jpeg", setting(tiff.COMPRESSION, 5), _all("decoded")),
     Mutation("compression", "jpeg_of_lzw", "lzw", setting(tiff.COMPRESSION, 7), _all("decoded")),
-    Mutation("compression", "j2k_of_jpeg", "jpeg", setting(tiff.COMPRESSION, 34712), _all("decoded")),
+    Mutation("compression", "j2k_of_jpeg", "jpeg", setting(tiff.COMPRESSION, 34712), _PACKING),
     Mutation("compression", "as_text", "jpeg", setting(259, 7, kind=tiff.ASCII), _PACKING),
-    Mutation("predictor", "unheard_of", "lzw", setting(tiff.PREDICTOR, 99), Refused("predictor")),
-    Mutation("predictor", "of_floats", "lzw", setting(tiff.PREDICTOR, 3), Refused("predictor")),
+    Mutation("predictor", "unheard_of", "lzw", setting(tiff.PREDICTOR, 99), _all("predictor")),
+    Mutation("predictor", "of_floats", "lzw", setting(tiff.PREDICTOR, 3), _all("predictor")),
 ]

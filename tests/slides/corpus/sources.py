@@ -11,6 +11,8 @@ import numpy as np
 import tifffile
 from PIL import Image
 
+from tests.slides.corpus import editor
+
 WIDTH, HEIGHT, TILE = 512, 384, 128
 DOWNSAMPLES = (1, 4)
 MPP = 0.5
@@ -144,8 +146,33 @@ def _jpeg2000(compression: str) -> bytes:
     return _pyramid(compression=compression, compressionargs={"codecformat": "j2k", "level": 0})
 
 
+def _tables() -> bytes:
+    """JPEG streams whose tables stand once, in the directory, as Aperio writes them."""
+    tiff = editor.parse(data("jpeg"))
+    for page in tiff.pages:
+        segments, page.chunks[0] = _split(page.chunks[0])
+        page.chunks[1:] = [_split(chunk)[1] for chunk in page.chunks[1:]]
+        tables = b"\xff\xd8" + segments + b"\xff\xd9"
+        page.fields[editor.JPEG_TABLES] = editor.Field(editor.UNDEFINED, tables)
+    return editor.write(tiff)
+
+
+def _split(stream: bytes) -> tuple[bytes, bytes]:
+    """A JPEG stream's tables (DQT and DHT), and the stream without them."""
+    tables, rest, place = b"", stream[:2], 2
+    while stream[place + 1] != 0xDA:
+        end = place + 2 + int.from_bytes(stream[place + 2 : place + 4], "big")
+        if stream[place + 1] in (0xDB, 0xC4):
+            tables += stream[place:end]
+        else:
+            rest += stream[place:end]
+        place = end
+    return tables, rest + stream[place:]
+
+
 _MADE = {
     "jpeg": lambda: _pyramid(**_jpeg()),
+    "tables": _tables,
     "raw": _pyramid,
     "lzw": lambda: _pyramid(compression="lzw", predictor=True),
     "deflate": lambda: _pyramid(compression="deflate"),
@@ -168,8 +195,9 @@ def data(name: str) -> bytes:
 @functools.cache
 def levels(name: str) -> dict[int, np.ndarray]:
     """downsample -> all pixels of that level, as tifffile reads them."""
-    place = {"aperio": 2}.get(name, 1)
     with tifffile.TiffFile(io.BytesIO(data(name))) as tiff:
         first = tiff.pages[0]
-        second = first.pages[0] if first.subifds else tiff.pages[place]
+        if name == "aperio":
+            return {d: tiff.pages[i].asarray() for d, i in ((1, 0), (3, 1), (4, 2))}
+        second = first.pages[0] if first.subifds else tiff.pages[1]
         return {1: first.asarray(), 4: second.asarray()}

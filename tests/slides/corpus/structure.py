@@ -21,7 +21,7 @@ from tests.slides.corpus.changes import (
 from tests.slides.corpus.editor import put
 from tests.slides.corpus.outcome import Damaged, Pixels, Refused
 
-_NO_TIFF = Refused("not a TIFF|magic|header")
+_NO_TIFF = Refused("not a (TIFF|slide)|header")
 _CUT = Refused("cut short|truncated|past the end|beyond the end")
 _SAME = Pixels()
 
@@ -46,8 +46,8 @@ HEADER = [
     Mutation("header", "two_bytes", "jpeg", lambda d: d[:2], _NO_TIFF),
     Mutation("header", "four_bytes", "jpeg", lambda d: d[:4], Refused("not a TIFF|cut short")),
     Mutation("header", "eight_bytes", "jpeg", lambda d: d[:8], _CUT),
-    Mutation("header", "png", "jpeg", lambda d: b"\x89PNG\r\n\x1a\n" + bytes(500), _NO_TIFF),
-    Mutation("header", "zip", "jpeg", lambda d: b"PK\3\4" + bytes(500), _NO_TIFF),
+    Mutation("header", "png", "jpeg", lambda d: b"\x89PNG\r\n\x1a\n" + bytes(500), Refused("PNG")),
+    Mutation("header", "zip", "jpeg", lambda d: b"PK\3\4" + bytes(500), Refused("ZIP")),
     Mutation("header", "gzip", "jpeg", gzip.compress, _NO_TIFF),
     Mutation("header", "web_page", "jpeg", lambda d: b"<!DOCTYPE html><html>" * 30, _NO_TIFF),
     Mutation(
@@ -311,7 +311,7 @@ OTHER_FIELDS = [
     Mutation("unused fields", "bad_profile", "jpeg", text(34675, b"no profile " * 9), _SAME),
     Mutation("unused fields", "bad_date", "jpeg", text(306, "yesterday, about noon"), _SAME),
     Mutation("unused fields", "software_not_text", "jpeg", text(305, b"\xff\xfe\x80\0\1"), _SAME),
-    Mutation("unused fields", "turned", "jpeg", setting(tiff.ORIENTATION, 3), _SAME),
+    Mutation("unused fields", "turned", "jpeg", setting(tiff.ORIENTATION, 3), Refused("turned")),
     Mutation(
         *("unused fields", "subsampling_of_another", "jpeg"), setting(tiff.SUBSAMPLING, 2, 2), _SAME
     ),
