@@ -90,6 +90,8 @@ class TiffReader:
                 size = f"{page.imagewidth} x {page.imagelength} px"
                 notes.append(f"the level of {size} is left out: it holds {error}")
                 continue
+            # A level of one tile cannot tell whether that is whole.
+            level.must_end |= number > 0 and self._levels[0].must_end
             self._levels.append(level)
             pages.append(page)
         return pages, notes

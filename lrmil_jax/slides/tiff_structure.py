@@ -190,6 +190,10 @@ class _File:
                 raise _DamageError(f"the field {_NAMES[tag]} is missing")
             if tag not in (offsets, counts) and not values[tag][0]:
                 raise _DamageError(f"the field {_NAMES[tag]} is 0")
+        if values.get(_SAMPLES, (1,))[0] < 1:
+            raise _DamageError("its pixels have no samples (SamplesPerPixel is 0)")
+        if values.get(_PLANAR, (1,))[0] not in (1, 2):
+            raise _DamageError(f"the field {_NAMES[_PLANAR]} is {values[_PLANAR][0]}, not 1 or 2")
         size = values[_WIDTH][0], values[_LENGTH][0]
         rows = values.get(_ROWS, (_ALL_ROWS,))[0]
         side = tuple(values[tag][0] for tag in sides) or (size[0], min(rows, size[1]))

@@ -146,7 +146,7 @@ TILES += [
     Mutation(
         *("JPEG tables", "cut", "tables"),
         on_page(lambda p: p.fields.update({347: tiff.Field(7, p.fields[347].values[:100])})),
-        _TABLES,
+        _SAME,  # Huffman tables that are not there are libjpeg's own
     ),
     Mutation(
         *("JPEG tables", "noise", "tables"),
@@ -246,7 +246,7 @@ TILES += [
 ]
 
 _FORMAT = Refused("8-bit|bits|samples")
-_COLOURS = Refused("photometric|colou?r|samples")
+_COLOURS = Refused("photometric|colou?r|samples|mask")
 _PACKING = Refused("compression|codec")
 
 
@@ -272,7 +272,7 @@ COLOURS = [
     Mutation("samples", "floats", "raw", setting(tiff.SAMPLE_FORMAT, 3, 3, 3), _FORMAT),
     Mutation("samples", "level_of_16", "raw", setting(tiff.BITS, 16, 16, 16, page=1), Pixels(levels=(1,))),
     Mutation("samples", "planes_apart", "raw", setting(tiff.PLANAR, 2), Refused("tiles|planar")),
-    Mutation("samples", "planes_3", "raw", setting(tiff.PLANAR, 3), _SAME),
+    Mutation("samples", "planes_3", "raw", setting(tiff.PLANAR, 3), Refused("PlanarConf")),
     Mutation("samples", "planes_not_said", "raw", without(tiff.PLANAR), _SAME),
     Mutation("colours", "not_said", "raw", without(tiff.PHOTOMETRIC), _SAME),
     Mutation("colours", "palette", "raw", setting(tiff.PHOTOMETRIC, 3), _COLOURS, True),
@@ -292,5 +292,5 @@ COLOURS = [
     Mutation("compression", "j2k_of_jpeg", "jpeg", setting(tiff.COMPRESSION, 34712), _PACKING),
     Mutation("compression", "as_text", "jpeg", setting(259, 7, kind=tiff.ASCII), _PACKING),
     Mutation("predictor", "unheard_of", "lzw", setting(tiff.PREDICTOR, 99), _all("predictor")),
-    Mutation("predictor", "of_floats", "lzw", setting(tiff.PREDICTOR, 3), _all("predictor")),
+    Mutation("predictor", "of_floats", "lzw", setting(tiff.PREDICTOR, 3), _all("decoded")),
 ]

@@ -57,7 +57,7 @@ HEADER = [
     ),
     Mutation("bigtiff", "big", "jpeg", as_big, _SAME, True),
     Mutation("bigtiff", "big_other_order", "jpeg", lambda d: other_order(as_big(d)), _SAME, True),
-    Mutation("bigtiff", "version_43_alone", "jpeg", lambda d: put(d, 2, "H", 43), _NO_TIFF, True),
+    Mutation("bigtiff", "version_43_alone", "jpeg", lambda d: put(d, 2, "H", 43), _CUT, True),
     Mutation("bigtiff", "offsets_of_4", "jpeg", lambda d: put(as_big(d), 4, "H", 4), _NO_TIFF),
     Mutation("bigtiff", "reserved_1", "jpeg", lambda d: put(as_big(d), 6, "H", 1), _NO_TIFF),
     Mutation("bigtiff", "version_42", "jpeg", lambda d: put(as_big(d), 2, "H", 42), _CUT),
