@@ -2,6 +2,7 @@
 
 import numpy as np
 
+END_WITHIN = 64  # bytes from the end of a tile in which its stream's end marker is looked for
 # What may follow 0xFF in a JPEG scan: stuffing, fill, restarts, end, and tables between scans.
 _AFTER_FF = np.zeros(256, bool)
 _AFTER_FF[[0x00, 0xFF, 0xC4, 0xD9, 0xDA, 0xDB, 0xDD, 0xFE, *range(0xD0, 0xD8)]] = True
@@ -9,7 +10,7 @@ _AFTER_FF[[0x00, 0xFF, 0xC4, 0xD9, 0xDA, 0xDB, 0xDD, 0xFE, *range(0xD0, 0xD8)]] 
 
 def has_end(data: bytes) -> bool:
     """Whether the stream ends with an end marker."""
-    return data.rfind(b"\xff\xd9", max(0, len(data) - 64)) >= 0
+    return data.rfind(b"\xff\xd9", max(0, len(data) - END_WITHIN)) >= 0
 
 
 def _check_frame(data: bytes) -> None:

@@ -166,8 +166,9 @@ class TiledLevel:
         sample = stored[:: max(1, len(stored) // 8)]
         with_end = 0
         for index in sample:
-            self._file.seek(page.dataoffsets[index])
-            with_end += jpeg_damage.has_end(self._file.read(page.databytecounts[index]))
+            size = min(page.databytecounts[index], jpeg_damage.END_WITHIN)
+            self._file.seek(page.dataoffsets[index] + page.databytecounts[index] - size)
+            with_end += jpeg_damage.has_end(self._file.read(size))
         return 2 * with_end > len(sample)
 
 
