@@ -15,7 +15,15 @@ from lrmil_jax.errors import SlideError
 
 # Types whose values are whole numbers: BYTE, SHORT, LONG, IFD, LONG8 and IFD8.
 _WHOLE = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
-_WIDTH, _LENGTH, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR = 256, 257, 258, 259, 262, 277, 284
+_WIDTH, _LENGTH, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR = (
+    256,
+    257,
+    258,
+    259,
+    262,
+    277,
+    284,
+)
 _STRIPS, _ROWS, _STRIP_BYTES, _PREDICTOR = 273, 278, 279, 317
 _TILE_WIDTH, _TILE_LENGTH, _TILES, _TILE_BYTES, _BELOW = 322, 323, 324, 325, 330
 _NAMES = {
@@ -147,7 +155,9 @@ class _File:
         data = self._read(place + head, count * size + layout.inline, what)
         fields: dict[int, _Field] = {}
         for i in range(count):
-            tag, kind, number = struct.unpack_from(layout.order + "HH" + layout.word, data, i * size)
+            tag, kind, number = struct.unpack_from(
+                layout.order + "HH" + layout.word, data, i * size
+            )
             inline = place + head + i * size + 4 + layout.inline
             length = struct.calcsize(_WHOLE.get(kind, "B")) * number
             at = inline
@@ -207,4 +217,3 @@ class _File:
                     f"the field {_NAMES[tag]} has {fields[tag].count:,} values where "
                     f"{size[0]} x {size[1]} px need {wanted:,} {kind}"
                 )
-

@@ -1,11 +1,8 @@
 """Damaged and odd slides: right pixels or one sentence, never anything else."""
 
-import importlib.util
 
 import pytest
 
-from lrmil_jax.errors import SlideError
-from lrmil_jax.slides import open_slide
 from tests.slides import mutations
 from tests.slides.corpus import outcome, sources
 
@@ -21,7 +18,9 @@ def test_sources_are_drawn_as_they_are_read(name):
     """tifffile's pixels, with which all others are compared, are those that were written."""
     levels = sources.levels(name)
     for downsample, drawn in ((1, sources.image()), (4, sources.coarse())):
-        outcome.compare(levels[downsample], drawn, 8 if name in ("jpeg", "aperio", "ome", "philips") else 0)
+        outcome.compare(
+            levels[downsample], drawn, 8 if name in ("jpeg", "aperio", "ome", "philips") else 0
+        )
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,9 @@ RESOLUTION = [
     Mutation("resolution", "zero_over_zero", "jpeg", _rational(283, 0, 0), _NO_MPP),
     Mutation("resolution", "no_x", "jpeg", without(tiff.X_RESOLUTION), _NO_MPP),
     Mutation("resolution", "no_y", "jpeg", without(tiff.Y_RESOLUTION), _NO_MPP),
-    Mutation("resolution", "no_unit", "jpeg", without(tiff.RESOLUTION_UNIT), Pixels(mpp=1.27), True),
+    Mutation(
+        "resolution", "no_unit", "jpeg", without(tiff.RESOLUTION_UNIT), Pixels(mpp=1.27), True
+    ),
     Mutation("resolution", "unit_of_none", "jpeg", setting(tiff.RESOLUTION_UNIT, 1), _NO_MPP),
     Mutation("resolution", "unit_9", "jpeg", setting(tiff.RESOLUTION_UNIT, 9), _NO_MPP, True),
     Mutation(
@@ -38,7 +40,9 @@ RESOLUTION = [
         on_page(lambda p: (p.set(282, 50800, 1), p.set(283, 50800, 1), p.set(296, 2))),
         _SAME,
     ),
-    Mutation("resolution", "as_short", "jpeg", setting(282, _PER_CM, kind=tiff.SHORT), _NO_MPP, True),
+    Mutation(
+        "resolution", "as_short", "jpeg", setting(282, _PER_CM, kind=tiff.SHORT), _NO_MPP, True
+    ),
     Mutation("resolution", "as_float", "jpeg", setting(282, 2e4, kind=tiff.FLOAT), _NO_MPP),
     Mutation("resolution", "as_text", "jpeg", text(282, "20000/1"), _NO_MPP),
     Mutation("resolution", "negative", "jpeg", _rational(282, -20000, 1, tiff.SRATIONAL), _NO_MPP),
@@ -175,7 +179,9 @@ _PHILIPS = {
     "not_utf8": (_xml(_TEXT.encode().replace(b"Hamamatsu", b"Ha\xff\xfe")), _SAME),
 }
 XML += [
-    Mutation("Philips XML", name, "philips", change, wanted, name in ("sound", "malformed", "no_spacing"))
+    Mutation(
+        "Philips XML", name, "philips", change, wanted, name in ("sound", "malformed", "no_spacing")
+    )
     for name, (change, wanted) in _PHILIPS.items()
 ]
 
@@ -186,9 +192,7 @@ XML += [
         Refused("Leica"),
         True,
     ),
-    Mutation(
-        *("other XML", "leica_empty", "jpeg"), _xml("<scn></scn>"), _SAME
-    ),
+    Mutation(*("other XML", "leica_empty", "jpeg"), _xml("<scn></scn>"), _SAME),
     Mutation(
         *("other XML", "leica_bad_directory", "jpeg"),
         _xml(

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import imagecodecs
 import numpy as np
-import tifffile
 from PIL import Image
 
 from tests.slides.corpus import editor as tiff
@@ -128,7 +127,9 @@ TILES += [
     Mutation("JPEG tile", "garbage_behind", "jpeg", chunk(lambda d: d + b"garbage" * 4), _SAME),
     Mutation("JPEG tile", "zeros_behind", "jpeg", chunk(lambda d: d + bytes(50)), _SAME),
     Mutation("JPEG tile", "comment", "jpeg", chunk(_with_comment), _SAME),
-    Mutation("JPEG tile", "progressive", "jpeg", chunk(_anew(progressive=True)), Pixels(tolerance=9)),
+    Mutation(
+        "JPEG tile", "progressive", "jpeg", chunk(_anew(progressive=True)), Pixels(tolerance=9)
+    ),
     Mutation(
         *("JPEG tile", "restarts", "jpeg"),
         chunk(_anew(restart_marker_blocks=4)),
@@ -186,8 +187,13 @@ for _source in ("lzw", "deflate", "packbits", "raw"):
             _source in ("lzw", "deflate"),
         ),
         Mutation(_kind, "one_byte", _source, chunk(_TORN["one_byte"]), _BAD),
-        Mutation(_kind, "zeros_behind", _source, chunk(lambda d: d + bytes(9)),
-                 _BAD if _source == "packbits" else _SAME),
+        Mutation(
+            _kind,
+            "zeros_behind",
+            _source,
+            chunk(lambda d: d + bytes(9)),
+            _BAD if _source == "packbits" else _SAME,
+        ),
     ]
 TILES += [
     Mutation(f"{name} tile", kind, source, chunk(_TORN[kind]), _BAD)
@@ -197,9 +203,7 @@ TILES += [
 TILES += [
     Mutation("deflate tile", "bad_checksum", "deflate", chunk(lambda d: d[:-4] + b"1234"), _BAD),
     Mutation("deflate tile", "bomb", "deflate", chunk(_bomb), _BAD, True),
-    Mutation(
-        *("sparse", "one", "lzw"), chunk(lambda d: b""), Pixels(white=AT), True
-    ),
+    Mutation(*("sparse", "one", "lzw"), chunk(lambda d: b""), Pixels(white=AT), True),
     Mutation("sparse", "one_jpeg", "jpeg", chunk(lambda d: b""), Pixels(white=AT)),
     Mutation("sparse", "one_jpeg2000", "jpeg2000", chunk(lambda d: b""), Pixels(white=AT)),
     Mutation("sparse", "finest", "jpeg", every_chunk(lambda d: b""), Refused("no tile"), True),
@@ -242,7 +246,9 @@ TILES += [
     Mutation("strips", "no_rows", "strips", without(tiff.ROWS), Refused("strip|rows")),
     Mutation("strips", "rows_zero", "strips", setting(tiff.ROWS, 0), Refused("strip|rows|tile")),
     Mutation("strips", "rows_double", "strips", setting(tiff.ROWS, 96), Refused("strip|rows|tile")),
-    Mutation("strips", "offsets_gone", "strips", without(tiff.STRIP_OFFSETS), Refused("strip|tile")),
+    Mutation(
+        "strips", "offsets_gone", "strips", without(tiff.STRIP_OFFSETS), Refused("strip|tile")
+    ),
 ]
 
 _FORMAT = Refused("8-bit|bits|samples")
@@ -270,7 +276,9 @@ COLOURS = [
     Mutation("samples", "very_many", "raw", setting(tiff.SAMPLES, 65535), _FORMAT),
     Mutation("samples", "signed", "raw", setting(tiff.SAMPLE_FORMAT, 2, 2, 2), _FORMAT, True),
     Mutation("samples", "floats", "raw", setting(tiff.SAMPLE_FORMAT, 3, 3, 3), _FORMAT),
-    Mutation("samples", "level_of_16", "raw", setting(tiff.BITS, 16, 16, 16, page=1), Pixels(levels=(1,))),
+    Mutation(
+        "samples", "level_of_16", "raw", setting(tiff.BITS, 16, 16, 16, page=1), Pixels(levels=(1,))
+    ),
     Mutation("samples", "planes_apart", "raw", setting(tiff.PLANAR, 2), Refused("tiles|planar")),
     Mutation("samples", "planes_3", "raw", setting(tiff.PLANAR, 3), Refused("PlanarConf")),
     Mutation("samples", "planes_not_said", "raw", without(tiff.PLANAR), _SAME),
@@ -284,7 +292,9 @@ COLOURS = [
     Mutation("compression", "not_said", "jpeg", without(tiff.COMPRESSION), _all("decoded")),
     Mutation("compression", "zero", "jpeg", setting(tiff.COMPRESSION, 0), _PACKING, True),
     Mutation("compression", "unheard_of", "jpeg", setting(tiff.COMPRESSION, 65000), _PACKING, True),
-    Mutation("compression", "unheard_of_level", "jpeg", setting(259, 60000, page=1), Pixels(levels=(1,))),
+    Mutation(
+        "compression", "unheard_of_level", "jpeg", setting(259, 60000, page=1), Pixels(levels=(1,))
+    ),
     Mutation("compression", "fax", "jpeg", setting(tiff.COMPRESSION, 4), _PACKING),
     Mutation("compression", "old_jpeg", "jpeg", setting(tiff.COMPRESSION, 6), _SAME),
     Mutation("compression", "lzw_of_jpeg", "jpeg", setting(tiff.COMPRESSION, 5), _all("decoded")),

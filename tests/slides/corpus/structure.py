@@ -142,7 +142,10 @@ DIRECTORIES = [
         Refused("no (page|director|image)|not a TIFF|damaged"),
     ),
     Mutation(
-        *("directories", "second_past_end", "jpeg"), linked(lambda at: at.links[1], _far), _CUT, True
+        *("directories", "second_past_end", "jpeg"),
+        linked(lambda at: at.links[1], _far),
+        _CUT,
+        True,
     ),
     Mutation(
         *("directories", "third_past_end", "jpeg"), linked(lambda at: at.last_link, _far), _CUT
@@ -202,7 +205,9 @@ DIRECTORIES = [
     ),
     Mutation(
         *("directories", "sub_directory_loop", "ome"),
-        lambda d: tiff.patch(rewritten(d), 0, tiff.SUB_IFDS, value=tiff.places(rewritten(d)).starts[0]),
+        lambda d: tiff.patch(
+            rewritten(d), 0, tiff.SUB_IFDS, value=tiff.places(rewritten(d)).starts[0]
+        ),
         Pixels(levels=(1,)),
     ),
     Mutation(
@@ -210,12 +215,8 @@ DIRECTORIES = [
         patching(tiff.SUB_IFDS, value=0),
         Pixels(levels=(1,)),
     ),
-    Mutation(
-        *("directories", "subfile_type_absent", "jpeg"), without(tiff.SUBFILE, page=1), _SAME
-    ),
-    Mutation(
-        *("directories", "subfile_type_99", "jpeg"), setting(tiff.SUBFILE, 99, page=1), _SAME
-    ),
+    Mutation(*("directories", "subfile_type_absent", "jpeg"), without(tiff.SUBFILE, page=1), _SAME),
+    Mutation(*("directories", "subfile_type_99", "jpeg"), setting(tiff.SUBFILE, 99, page=1), _SAME),
 ]
 
 _ALL_OF_IT = {
