@@ -172,11 +172,12 @@ def _table_seeds() -> list[bytes]:
 
 
 def _prediction_seeds() -> list[bytes]:
-    head = "slide_id,patient_id,case_id,model,split,task,fold,label,probability_a,probability_b"
-    rows = [f"s{i},p{i},c{i},m,{'test' if i else 'val'},classification,1,{'ab'[i % 2]},0.{i},0.{9 - i}"
+    head = "slide_id,patient_id,case_id,model,split,task,fold,label,prob_a,prob_b"
+    named = "classification,1"
+    rows = [f"s{i},p{i},c{i},m,{'test' if i else 'val'},{named},{'ab'[i % 2]},0.{i},0.{9 - i}"
             for i in range(6)]  # fmt: skip
-    survival = ("slide_id,time,event,risk", *(f"s{i},{i + 1},{i % 2},0.{i}" for i in range(6)))
-    return [_csv(head, *rows), _csv(*survival), _csv("slide_id,label,predicted", "s0,a,b")]
+    numbers = [f"s{i},0.{i},1.{i}" for i in range(6)]
+    return [_csv(head, *rows), _csv("slide_id,number,predicted_number", *numbers)]
 
 
 def _model_seeds() -> list[bytes]:
@@ -208,7 +209,7 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], Callable[[], list[bytes]]]] = 
     "slide_list": (slide_list, _table_seeds),
     "split_json": (
         split_json,
-        lambda: [b'{"splits": [{"train_patients": ["s0"], "val_patients": [], "test_patients": []}]}'],
+        lambda: [b'{"splits": [{"train_patients": ["s0", "s1"], "test_patients": ["s2"]}]}'],
     ),
     "split_csv": (
         split_csv,
@@ -221,7 +222,7 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], Callable[[], list[bytes]]]] = 
         descriptions,
         lambda: [path.read_bytes()[:1500]
                  for path in Path(text_bank.__file__).parent.glob("descriptions/*.toml")]
-        + [b'task = "x"\ntemplates = ["{}"]\n[a]\nlow = ["one"]\n[b]\nhigh = ["two"]\nsource = []\n'],
+        + [b'task = "x"\ntemplates = ["{}"]\n[a]\nlow = ["one"]\n[b]\nhigh = ["two"]\n'],
     ),
     "weights": (weights, _weight_seeds),
 }  # fmt: skip
@@ -312,6 +313,7 @@ def main() -> None:
     end = time.monotonic() + arguments.seconds
     for data in seeds:
         watch(data)
+    print(f"{len(seeds) - watch.refused} of {len(seeds)} seeds are read", flush=True)
     if atheris is None or arguments.plain:
         rng = random.Random(arguments.seed)
         while time.monotonic() < end:
@@ -330,8 +332,8 @@ def main() -> None:
             watch.tell()
 
     watch.told = False
-    options = [f"-max_total_time={arguments.seconds}", f"-seed={arguments.seed + 1}", "-max_len=65536",
-               "-timeout=30", "-rss_limit_mb=8192", "-verbosity=1", str(corpus)]  # fmt: skip
+    options = [f"-max_total_time={arguments.seconds}", f"-seed={arguments.seed + 1}",
+               "-max_len=65536", "-timeout=30", "-rss_limit_mb=8192", "-verbosity=1", str(corpus)]  # fmt: skip
     atheris.Setup([sys.argv[0], *options], once)
     atheris.Fuzz()
 

@@ -34,8 +34,12 @@ _MOST_MEMBERS = 1000
 # Of what type the parts of model.json are; one with None may be missing.
 _TYPES = {
     **dict.fromkeys(("geometry", "prepare", "sha256", "encoder"), dict),
-    "members": list, "features_dtype": str, "guided": dict | None, "high": bool | None,
-    "thresholds": dict | None, "temperature": float | int | None,
+    "members": list,
+    "features_dtype": str,
+    "guided": dict | None,
+    "high": bool | None,
+    "thresholds": dict | None,
+    "temperature": float | int | None,
 }
 _ENCODER_TYPES = {"name": str, "batch": int, "dtype": str}
 

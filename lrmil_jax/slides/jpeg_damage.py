@@ -38,8 +38,9 @@ def check(data: bytes, pixels: int, *, must_end: bool) -> None:
       must_end: the other tiles of the level have end markers.
 
     Raises:
-      ValueError: no frame of 8 bits, no end marker, bytes that no encoder writes, or a longer run of zero bytes than
-        the shortest possible code (2 bits for each 8 x 8 block of 3 channels) can give.
+      ValueError: no frame of 8 bits, no end marker, bytes that no encoder writes, or a longer run
+        of zero bytes than the shortest possible code (2 bits for each 8 x 8 block of 3 channels)
+        can give.
     """
     _check_frame(data)
     if must_end and not has_end(data):

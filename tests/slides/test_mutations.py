@@ -1,6 +1,5 @@
 """Damaged and odd slides: right pixels or one sentence, never anything else."""
 
-
 import pytest
 
 from tests.slides import mutations

@@ -157,44 +157,42 @@ TILES += [
 ]
 
 
-def _short(share: float) -> Callable[[bytes], bytes]:
-    """The bytes of a tile's first rows, packed as their compression packs them."""
-    rows = int(share * sources.TILE)
+def _short(source: str) -> Callable[[bytes], bytes]:
+    """Three quarters of a tile's rows, packed as the source packs whole tiles."""
+    rows = 3 * sources.TILE // 4
     row, column = AT[0]
     side = sources.TILE
     part = sources.image()[row * side :, column * side : (column + 1) * side][:rows]
-    return {
+    packed = {
         "lzw": lambda: imagecodecs.lzw_encode(imagecodecs.delta_encode(part, axis=1).tobytes()),
         "deflate": lambda: zlib.compress(part.tobytes()),
         "packbits": lambda: imagecodecs.packbits_encode(part.tobytes()),
         "raw": part.tobytes,
     }
+    return lambda data: packed[source]()
 
 
 def _bomb(data: bytes) -> bytes:
     return zlib.compress(bytes(200 << 20))
 
 
-for _source in ("lzw", "deflate", "packbits", "raw"):
-    _packed = "raw" if _source == "raw" else _source.upper() if _source == "lzw" else _source
-    _kind = f"{_packed} tile"
-    TILES += [
-        Mutation(_kind, "half", _source, chunk(_half), _BAD, _source in ("lzw", "raw")),
-        Mutation(
-            *(_kind, "partial", _source),
-            chunk(lambda data, made=_short(0.75)[_source]: made()),
-            _BAD,
-            _source in ("lzw", "deflate"),
-        ),
-        Mutation(_kind, "one_byte", _source, chunk(_TORN["one_byte"]), _BAD),
-        Mutation(
-            _kind,
-            "zeros_behind",
-            _source,
-            chunk(lambda d: d + bytes(9)),
-            _BAD if _source == "packbits" else _SAME,
-        ),
+def _lossless(kind: str, source: str) -> list[Mutation]:
+    """Tiles whose bytes are too few or too many; PackBits takes zeros behind for pixels."""
+    behind = _BAD if source == "packbits" else _SAME
+    return [
+        Mutation(kind, "half", source, chunk(_half), _BAD, source in ("lzw", "raw")),
+        Mutation(kind, "partial", source, chunk(_short(source)), _BAD, source == "lzw"),
+        Mutation(kind, "one_byte", source, chunk(_TORN["one_byte"]), _BAD),
+        Mutation(kind, "zeros_behind", source, chunk(lambda d: d + bytes(9)), behind),
     ]
+
+
+TILES += [
+    *_lossless("LZW tile", "lzw"),
+    *_lossless("deflate tile", "deflate"),
+    *_lossless("packbits tile", "packbits"),
+    *_lossless("raw tile", "raw"),
+]
 TILES += [
     Mutation(f"{name} tile", kind, source, chunk(_TORN[kind]), _BAD)
     for name, source in (("LZW", "lzw"), ("deflate", "deflate"))

@@ -66,7 +66,8 @@ def philips_text(spacing: str | None = '"0.0005" "0.0005"') -> str:
     scan = (
         f'<DataObject ObjectType="DPScannedImage">{_philips("PIM_DP_IMAGE_TYPE", "IString", "WSI")}'
         f'{own}<Attribute Name="PIIM_PIXEL_DATA_REPRESENTATION_SEQUENCE" Group="0x1001" '
-        f'Element="0x8B01" PMSVR="IDataObjectArray"><Array>{levels}</Array></Attribute></DataObject>'
+        f'Element="0x8B01" PMSVR="IDataObjectArray"><Array>{levels}</Array></Attribute>'
+        "</DataObject>"
     )
     return (
         '<?xml version="1.0" encoding="UTF-8" ?><DataObject ObjectType="DPUfsImport">'
@@ -77,7 +78,8 @@ def philips_text(spacing: str | None = '"0.0005" "0.0005"') -> str:
 
 
 def _philips(name: str, kind: str, value: str) -> str:
-    return f'<Attribute Name="{name}" Group="0x0028" Element="0x0030" PMSVR="{kind}">{value}</Attribute>'
+    head = f'<Attribute Name="{name}" Group="0x0028" Element="0x0030" PMSVR="{kind}">'
+    return f"{head}{value}</Attribute>"
 
 
 def _page(writer: tifffile.TiffWriter, pixels: np.ndarray, **options) -> None:
