@@ -333,7 +333,7 @@ def main() -> None:
 
     watch.told = False
     options = [f"-max_total_time={arguments.seconds}", f"-seed={arguments.seed + 1}",
-               "-max_len=65536", "-timeout=30", "-rss_limit_mb=8192", "-verbosity=1", str(corpus)]  # fmt: skip
+               "-max_len=65536", "-timeout=30", "-rss_limit_mb=8192", str(corpus)]  # fmt: skip
     atheris.Setup([sys.argv[0], *options], once)
     atheris.Fuzz()
 

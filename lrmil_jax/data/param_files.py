@@ -55,7 +55,7 @@ def load_params(path: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:
             metadata = files.parse_json(header.get(_METADATA_KEY, "{}"))
             flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         tree = flax.traverse_util.unflatten_dict(flat, sep="/")
-    except (safetensors.SafetensorError, OSError, ValueError, TypeError) as error:
+    except (safetensors.SafetensorError, OSError, ValueError, TypeError, IndexError) as error:
         raise WeightsError(
             f"{path} is not a whole safetensors file ({error}): delete it and run again."
         ) from error

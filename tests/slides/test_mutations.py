@@ -17,9 +17,7 @@ def test_sources_are_drawn_as_they_are_read(name):
     """tifffile's pixels, with which all others are compared, are those that were written."""
     levels = sources.levels(name)
     for downsample, drawn in ((1, sources.image()), (4, sources.coarse())):
-        outcome.compare(
-            levels[downsample], drawn, 8 if name in ("jpeg", "aperio", "ome", "philips") else 0
-        )
+        outcome.compare(levels[downsample], drawn, 12 if name in sources.LOSSY else 0)
 
 
 @pytest.mark.parametrize(

@@ -173,7 +173,7 @@ def _short(source: str) -> Callable[[bytes], bytes]:
 
 
 def _bomb(data: bytes) -> bytes:
-    return zlib.compress(bytes(200 << 20))
+    return zlib.compress(bytes(50 << 20))
 
 
 def _lossless(kind: str, source: str) -> list[Mutation]:

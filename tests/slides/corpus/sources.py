@@ -186,6 +186,7 @@ _MADE = {
     "philips": _philips_slide,
 }
 NAMES = tuple(_MADE)
+LOSSY = ("jpeg", "tables", "aperio", "ome", "philips")
 
 
 @functools.cache
