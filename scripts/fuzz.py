@@ -53,7 +53,7 @@ _SECONDS, _BYTES = 10, 1 << 30
 _FOLDER = Path(
     tempfile.mkdtemp(prefix="fuzz_", dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
 )
-_SLIDES = [f"s{i}" for i in range(6)]
+_SLIDES = [f"s{i}" for i in range(24)]
 
 
 def _file(name: str, data: bytes) -> Path:
@@ -126,7 +126,7 @@ def weights(data: bytes) -> None:
         param_files.load_params,
         pretrained.read_tensors,
         pretrained.stored_options,
-        lambda one: pretrained.load("vit_tiny_patch16_224", one),
+        lambda one: pretrained.load("vit-tiny", one),
     ):
         with contextlib.suppress(UserError):
             read(path)
@@ -157,18 +157,17 @@ def _csv(*rows: str) -> bytes:
 
 
 def _table_seeds() -> list[bytes]:
-    rows = [f"{name},p{i},{'ab'[i % 2]},{name}.tif,0.5" for i, name in enumerate(_SLIDES)]
-    split = ["train,train,val,val,test,test"] * 2
+    of = list(enumerate(_SLIDES))
+    parts = ("train", "train", "val", "val", "test", "test")
     return [
-        _csv("slide_id,patient_id,label,path,mpp", *rows),
-        _csv("slide_id,case_id,label,fold_1,fold_2", *(f"s{i},p{i},a,train,val" for i in range(6))),
-        _csv(
-            "slide,label,split",
-            *(f"s{i},{'ab'[i % 2]},{one}" for i, one in enumerate(split[0].split(","))),
-        ),
-        _csv("PATIENT,label,FILENAME", *(f"p{i},{'ab'[i % 2]},s{i}.tif" for i in range(6))),
+        _csv("slide_id,patient_id,label,path,mpp",
+             *(f"{name},p{i},{'ab'[i % 2]},{name}.tif,0.5" for i, name in of)),
+        _csv("slide_id,case_id,label,fold_1,fold_2",
+             *(f"{name},p{i},{'ab'[i % 2]},{parts[i % 6]},{parts[-i % 6]}" for i, name in of)),
+        _csv("slide_id,patient_id,label,split",
+             *(f'"{name}",p{i},{"ab"[i % 2]},{parts[i % 6]}' for i, name in of)),
         _csv("slide_id,patient_id,label", '"s0",p0,"a,""b"""', "s1;p1;c", "s2\tp2\td"),
-    ]
+    ]  # fmt: skip
 
 
 def _prediction_seeds() -> list[bytes]:
@@ -185,9 +184,9 @@ def _model_seeds() -> list[bytes]:
         "schema": 4,
         "members": ["1"],
         "sha256": {},
-        "geometry": {"lr_mpp": 2.0, "hr_mpp": 0.5, "ratio": 4, "patch_px": 256},
-        "prepare": {"tissue_fraction": 0.1},
-        "encoder": {"name": "vit_tiny_patch16_224", "batch": 8, "dtype": "float32"},
+        "geometry": {"lr_mpp": 2.0, "hr_mpp": 0.5, "patch_px": 256},
+        "prepare": {"min_tissue": 0.1},
+        "encoder": {"name": "vit-tiny", "batch": 8, "dtype": "float32"},
         "features_dtype": "float16",
         "thresholds": {"youden": 0.5},
         "temperature": 1.0,
@@ -198,7 +197,7 @@ def _model_seeds() -> list[bytes]:
 
 def _weight_seeds() -> list[bytes]:
     about = json.dumps({"head": "abmil", "options": {}, "task": {"name": "classification"},
-                        "format": pretrained.FORMAT, "name": "vit_tiny_patch16_224"})  # fmt: skip
+                        "format": pretrained.FORMAT, "name": "vit-tiny"})  # fmt: skip
     arrays = {"head/kernel": np.zeros((2, 3), np.float32), "standardise/mean": np.ones(3)}
     return [safetensors.numpy.save(arrays, {"lrmil_jax": about}), safetensors.numpy.save(arrays)]
 
@@ -213,14 +212,13 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], Callable[[], list[bytes]]]] = 
     ),
     "split_csv": (
         split_csv,
-        lambda: [_csv(",train,val,test", "0,s0,s2,s4", "1,s1,s3,"), _csv("slide_id,train,val,test",
-                 "s0,True,False,False", "s1,False,True,False", "s2,False,False,True")],
+        lambda: [_csv(",train,val,test", "0,s0,s2,s4", "1,s1,s3,"), _csv(",train,val,test", "0,s5,s0,s1")],
     ),
     "predictions": (predictions, _prediction_seeds),
     "model": (model, _model_seeds),
     "descriptions": (
         descriptions,
-        lambda: [path.read_bytes()[:1500]
+        lambda: [path.read_bytes()
                  for path in Path(text_bank.__file__).parent.glob("descriptions/*.toml")]
         + [b'task = "x"\ntemplates = ["{}"]\n[a]\nlow = ["one"]\n[b]\nhigh = ["two"]\n'],
     ),
