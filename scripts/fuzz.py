@@ -212,7 +212,10 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], Callable[[], list[bytes]]]] = 
     ),
     "split_csv": (
         split_csv,
-        lambda: [_csv(",train,val,test", "0,s0,s2,s4", "1,s1,s3,"), _csv(",train,val,test", "0,s5,s0,s1")],
+        lambda: [
+            _csv(",train,val,test", "0,s0,s2,s4", "1,s1,s3,"),
+            _csv(",train,val,test", "0,s5,s0,s1"),
+        ],
     ),
     "predictions": (predictions, _prediction_seeds),
     "model": (model, _model_seeds),
