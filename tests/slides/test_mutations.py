@@ -29,3 +29,9 @@ def test_sources_are_drawn_as_they_are_read(name):
 )
 def test_mutation(tmp_path, mutation):
     mutations.try_out(mutation, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutation", mutations.MUTATIONS, ids=mutations.name)
+def test_mutation_with_all_readers(tmp_path, mutation):
+    mutations.try_out(mutation, tmp_path, reader="auto")

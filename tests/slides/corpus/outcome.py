@@ -83,13 +83,17 @@ def check(path: Path, source: str, wanted: Pixels | Refused | Damaged, *, reader
     """Opens and reads a file; what came, in a few words.
 
     Raises:
-      AssertionError: something else came than was wanted.
+      AssertionError: something else came than was wanted. With "auto" the pixels of another
+        reader may come in place of a refusal.
     """
     with limits():
         if isinstance(wanted, Refused):
-            with pytest.raises(SlideError) as error:
+            try:
                 open_slide(path, reader=reader).close()
-            return _sentence(error.value, path, wanted.cause)
+            except SlideError as error:
+                return _sentence(error, path, wanted.cause)
+            assert reader == "auto", "it opens"
+            wanted = Pixels()  # of another reader, which knows the format
         if isinstance(wanted, Damaged):
             return _check_damaged(path, source, wanted, reader)
         return _check_pixels(path, source, wanted, reader)
