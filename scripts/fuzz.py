@@ -14,6 +14,7 @@ import json
 import logging
 import random
 import resource
+import shutil
 import signal
 import sys
 import tempfile
@@ -230,10 +231,11 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], Callable[[], list[bytes]]]] = 
 
 
 class _Watch:
-    """Calls a target within limits, and keeps each finding once."""
+    """Calls a target within limits, keeps each finding once, and tells all at the end."""
 
-    def __init__(self, target: Callable[[bytes], None], findings: Path):
+    def __init__(self, target: Callable[[bytes], None], findings: Path, *, seconds: int):
         self._target, self._findings = target, findings
+        self._end, self.told = time.monotonic() + seconds, False
         self._places: dict[str, int] = {}
         self.runs = self.refused = 0
         findings.mkdir(parents=True, exist_ok=True)
@@ -247,6 +249,8 @@ class _Watch:
         raise TimeoutError(f"not done after {_SECONDS} s")
 
     def __call__(self, data: bytes) -> None:
+        if self.told:
+            return
         self.runs += 1
         signal.alarm(_SECONDS)
         try:
@@ -261,6 +265,10 @@ class _Watch:
             self._keep(data, error)
         finally:
             signal.alarm(0)
+        if time.monotonic() > self._end:
+            self.told = True
+            self._tell()
+            shutil.rmtree(_FOLDER)
 
     def _keep(self, data: bytes, error: Exception) -> None:
         frames = traceback.extract_tb(error.__traceback__)
@@ -274,7 +282,7 @@ class _Watch:
             print(f"FINDING {name}: {place} ({Path(last.filename).name}:{last.lineno}): "
                   f"{' '.join(str(error).split())[:200]}", flush=True)  # fmt: skip
 
-    def tell(self) -> None:
+    def _tell(self) -> None:
         print(f"{self._target.__name__}: {self.runs} runs, {self.refused} refused in a sentence, "
               f"{len(self._places)} findings {self._places}", flush=True)  # fmt: skip
 
@@ -310,33 +318,23 @@ def main() -> None:
         _file(f"slides/{name}.tif", b"II*\0")
     target, make_seeds = TARGETS[arguments.target]
     seeds = make_seeds()
-    watch = _Watch(target, arguments.findings)
-    end = time.monotonic() + arguments.seconds
+    watch = _Watch(target, arguments.findings, seconds=arguments.seconds)
     for data in seeds:
         watch(data)
     print(f"{len(seeds) - watch.refused} of {len(seeds)} seeds are read", flush=True)
     if atheris is None or arguments.plain:
         rng = random.Random(arguments.seed)
-        while time.monotonic() < end:
+        while not watch.told:
             watch(_mutated(rng, seeds))
-        watch.tell()
         return
     corpus = _FOLDER / "corpus"
     corpus.mkdir()
     for number, data in enumerate(seeds):
         (corpus / str(number)).write_bytes(data)
-
-    def once(data: bytes) -> None:
-        watch(data)
-        if time.monotonic() > end - 1 and not watch.told:
-            watch.told = True
-            watch.tell()
-
-    watch.told = False
-    options = [f"-max_total_time={arguments.seconds}", f"-seed={arguments.seed + 1}",
-               "-max_len=65536", "-timeout=30", "-rss_limit_mb=8192", str(corpus)]  # fmt: skip
-    atheris.Setup([sys.argv[0], *options], once)
-    atheris.Fuzz()
+    options = [f"-max_total_time={arguments.seconds + 1}", f"-seed={arguments.seed + 1}",
+               "-max_len=65536", "-rss_limit_mb=8192", str(corpus)]  # fmt: skip
+    atheris.Setup([sys.argv[0], *options], watch)
+    atheris.Fuzz()  # ends the process
 
 
 if __name__ == "__main__":
