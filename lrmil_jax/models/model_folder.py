@@ -133,6 +133,7 @@ def _read(folder: Path) -> dict[str, Any]:
         _check_types(facts, _TYPES)
         _check_types(facts["encoder"], _ENCODER_TYPES)
         _refuse_absurd(path, facts)
+        loading.DTYPES[facts["encoder"]["dtype"]], schema.FEATURE_DTYPES[facts["features_dtype"]]
         geometry = schema.Geometry(**facts["geometry"])
         slide_jobs.TilingSettings(geometry=geometry, **facts["prepare"])
         if not all(isinstance(name, str) for name in facts["members"]) or not facts["members"]:

@@ -48,6 +48,8 @@ FACTS = {
         json.dumps(FACTS | {"prepare": {"colour": "red"}}).encode(),
         json.dumps(FACTS | {"encoder": {"name": "vit_s16"}}).encode(),
         json.dumps(FACTS | {"encoder": FACTS["encoder"] | {"batch": "8"}}).encode(),
+        json.dumps(FACTS | {"encoder": FACTS["encoder"] | {"dtype": "flo+t32"}}).encode(),
+        json.dumps(FACTS | {"features_dtype": "float17"}).encode(),
         json.dumps(FACTS | {"thresholds": [0.5]}).encode(),
     ],
     ids=lambda content: content[:30].decode("latin-1"),
