@@ -136,9 +136,10 @@ def _read(folder: Path) -> dict[str, Any]:
         loading.DTYPES[facts["encoder"]["dtype"]], schema.FEATURE_DTYPES[facts["features_dtype"]]
         geometry = schema.Geometry(**facts["geometry"])
         slide_jobs.TilingSettings(geometry=geometry, **facts["prepare"])
-        if not all(isinstance(name, str) for name in facts["members"]) or not facts["members"]:
-            raise TypeError("members are no names")
         _check_types(facts["sha256"], dict.fromkeys(facts["sha256"], str))
+        names = [*facts["members"], *facts["sha256"]]
+        if not facts["members"] or not all(isinstance(n, str) and n.isprintable() for n in names):
+            raise TypeError("members or files are no names")
         if geometry.hr_mpp >= geometry.lr_mpp:
             raise ValueError(f"{geometry} cannot be")
     except (OSError, KeyError, TypeError, ValueError) as error:
