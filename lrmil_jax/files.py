@@ -55,6 +55,18 @@ def disk_errors(path: Path | str) -> Iterator[None]:
         raise WorkdirError(f"cannot write under {path}: {_SENTENCES[code]}.") from error
 
 
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text that others wrote.
+
+    Raises:
+      ValueError: it is none, is not UTF-8, or is nested beyond all use.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 @contextlib.contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """Gives a temporary path beside `path` that becomes `path` when the block ends well.

@@ -9,6 +9,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from lrmil_jax import files
 from lrmil_jax.errors import WeightsError
 from lrmil_jax.files import atomic_path
 
@@ -51,10 +52,13 @@ def load_params(path: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}
+            metadata = files.parse_json(header.get(_METADATA_KEY, "{}"))
             flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        tree = flax.traverse_util.unflatten_dict(flat, sep="/")
+    except (safetensors.SafetensorError, OSError, ValueError, TypeError, IndexError) as error:
         raise WeightsError(
             f"{path} is not a whole safetensors file ({error}): delete it and run again."
         ) from error
-    tree = flax.traverse_util.unflatten_dict(flat, sep="/")
-    return tree, json.loads(header.get(_METADATA_KEY, "{}"))
+    if not isinstance(metadata, dict):
+        raise WeightsError(f"the metadata of {path} are no JSON object: delete it and run again.")
+    return tree, metadata

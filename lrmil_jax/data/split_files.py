@@ -1,12 +1,12 @@
 """Splits kept beside the label table: STAMP's `splits.json`, CLAM's folder of `splits_<k>.csv`."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from lrmil_jax import files
 from lrmil_jax.data import clam_splits
 from lrmil_jax.errors import DataError
 
@@ -45,7 +45,7 @@ def with_splits(frame: pd.DataFrame, path: Path, labels: Path) -> pd.DataFrame:
 
 def _read(path: Path) -> Iterator[dict[str, set[str]]]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = files.parse_json(path.read_bytes())
         splits = content["splits"]
         yield from (
             {
@@ -57,7 +57,7 @@ def _read(path: Path) -> Iterator[dict[str, set[str]]]:
         )
     except FileNotFoundError as error:
         raise DataError(f"data.splits names {path}, which does not exist") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError, KeyError, TypeError) as error:
+    except (ValueError, OSError, KeyError, TypeError) as error:
         raise DataError(
             f"data.splits names {path}, which is not STAMP's splits.json "
             '({"splits": [{"train_patients": [..], "test_patients": [..]}]})'

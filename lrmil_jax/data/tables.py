@@ -60,7 +60,8 @@ def read(path: Path, *, what: str = "the label CSV") -> pd.DataFrame:
     if not rows:
         raise DataError(f"{what} {path} cannot be read as CSV: it is empty")
     (_, header), *rows = rows
-    header = header[: _last_filled(header)]
+    # Spreadsheets break the lines of long names.
+    header = [" ".join(name.split()) for name in header[: _last_filled(header)]]
     _refuse_doubles(header, path, what)
     if not rows:
         raise DataError(f"{what} {path} has no rows")

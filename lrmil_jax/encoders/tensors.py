@@ -80,7 +80,9 @@ def open_tensors(path: str | Path) -> tuple[Tensors, dict[str, Any]]:
         opened = safetensors.safe_open(path, framework="numpy")
         header = opened.metadata() or {}
         if METADATA_KEY in header:
-            header = json.loads(header[METADATA_KEY])
+            header = files.parse_json(header[METADATA_KEY])
+            if not isinstance(header, dict):
+                raise ValueError(f"its metadata {METADATA_KEY} are no JSON object")
         names = opened.keys()
         return {name: _Finite(path, name, _LazyTensor(opened, name)) for name in names}, header
     except (safetensors.SafetensorError, OSError, ValueError) as error:

@@ -13,7 +13,8 @@ from lrmil_jax.errors import ConfigError
 from lrmil_jax.train import sharding
 from lrmil_jax.train.encode import Encoder
 
-_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+# What encoders compute in, by name.
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 def load_encoder(name: str, path: Path, *, dtype: str, fsdp: bool = False) -> Encoder:
@@ -28,7 +29,7 @@ def load_encoder(name: str, path: Path, *, dtype: str, fsdp: bool = False) -> En
     def place(key: str, value: np.ndarray):
         return value if mesh is None else sharding.place_params(value, mesh, fsdp=True)
 
-    module, params = pretrained.load(name, path, place=place, dtype=_DTYPES[dtype])
+    module, params = pretrained.load(name, path, place=place, dtype=DTYPES[dtype])
     options = pretrained.stored_options(path)
     return Encoder(
         name=name,

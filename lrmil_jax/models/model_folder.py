@@ -31,6 +31,17 @@ _BOUNDS = {
     "guided.select.count": (0, 10**9),
 }
 _MOST_MEMBERS = 1000
+# Of what type the parts of model.json are; one with None may be missing.
+_TYPES = {
+    **dict.fromkeys(("geometry", "prepare", "sha256", "encoder"), dict),
+    "members": list,
+    "features_dtype": str,
+    "guided": dict | None,
+    "high": bool | None,
+    "thresholds": dict | None,
+    "temperature": float | int | None,
+}
+_ENCODER_TYPES = {"name": str, "batch": int, "dtype": str}
 
 
 def write(
@@ -71,21 +82,13 @@ def load(folder: Path | str) -> SlideModel:
         broken.
     """
     folder = _find(Path(folder))
-    path = folder / "model.json"
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-        _refuse_other_schema(folder, facts["schema"])
-        _refuse_absurd(path, facts)
-        geometry = schema.Geometry(**facts["geometry"])
-        settings = slide_jobs.TilingSettings(geometry=geometry, with_hr=False, **facts["prepare"])
-        hashes = dict(facts["sha256"])
-        guided, high = "guided" in facts, bool(facts.get("high", False))
-        encoder = dict(facts["encoder"])
-        parts = [folder / name for name in facts["members"]]
-        facts["features_dtype"], encoder["name"], encoder["batch"], encoder["dtype"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise WeightsError(f"{path} is broken ({error!r}); copy the model folder again") from error
-    for name, digest in hashes.items():
+    facts = _read(folder)
+    geometry = schema.Geometry(**facts["geometry"])
+    settings = slide_jobs.TilingSettings(geometry=geometry, with_hr=False, **facts["prepare"])
+    guided, high = facts.get("guided") is not None, bool(facts.get("high"))
+    encoder = facts["encoder"]
+    parts = [folder / name for name in facts["members"]]
+    for name, digest in facts["sha256"].items():
         if pretrained.weights_hash(folder / name) != digest:
             raise WeightsError(
                 f"{folder / name} is not the file that the model was saved with; "
@@ -102,7 +105,7 @@ def load(folder: Path | str) -> SlideModel:
         dtype=facts["features_dtype"],
         high=high,
         guide=_guide(folder, facts, tower) if guided else None,
-        thresholds=facts.get("thresholds", {}),
+        thresholds=facts.get("thresholds") or {},
         temperature=facts.get("temperature"),
         folder=folder,
     )
@@ -115,6 +118,42 @@ def identity(folder: Path) -> str:
         if path.suffix in (".json", ".safetensors"):
             digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """What model.json says, each part of the type that it should be.
+
+    Raises:
+      WeightsError: it is broken, or of another version.
+    """
+    path = folder / "model.json"
+    try:
+        facts = files.parse_json(path.read_bytes())
+        _refuse_other_schema(folder, facts["schema"])
+        _check_types(facts, _TYPES)
+        _check_types(facts["encoder"], _ENCODER_TYPES)
+        _refuse_absurd(path, facts)
+        loading.DTYPES[facts["encoder"]["dtype"]], schema.FEATURE_DTYPES[facts["features_dtype"]]
+        geometry = schema.Geometry(**facts["geometry"])
+        slide_jobs.TilingSettings(geometry=geometry, **facts["prepare"])
+        _check_types(facts["sha256"], dict.fromkeys(facts["sha256"], str))
+        names = [*facts["members"], *facts["sha256"]]
+        if not facts["members"] or not all(isinstance(n, str) and n.isprintable() for n in names):
+            raise TypeError("members or files are no names")
+        if geometry.hr_mpp >= geometry.lr_mpp:
+            raise ValueError(f"{geometry} cannot be")
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{path} is broken ({error!r}); copy the model folder again") from error
+    return facts
+
+
+def _check_types(facts: Mapping[str, Any], types: Mapping[str, Any]) -> None:
+    """Raises TypeError for the first value of another type; a type may allow for None."""
+    for name, wanted in types.items():
+        optional = not isinstance(wanted, type) and isinstance(None, wanted)
+        value = facts.get(name) if optional else facts[name]
+        if not isinstance(value, wanted):
+            raise TypeError(f"{name} is {value!r:.40}")
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
@@ -184,7 +223,12 @@ def _reader(
 
 def _guide(folder: Path, facts: dict, tower: Encoder) -> Guide:
     config = configuration.default()
-    config.update_from_flattened_dict(facts["guided"])
+    try:
+        config.update_from_flattened_dict(facts["guided"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(
+            f"{folder / 'model.json'} is broken: guided has {error}; copy the model folder again"
+        ) from error
     return Guide(
         hr_encoder=BatchEncoder(tower, batch=facts["encoder"]["batch"]),
         space=SharedSpace(folder / "text.safetensors"),

@@ -1,11 +1,13 @@
 """The space that images and the classes' descriptions share."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lrmil_jax.data import param_files
 from lrmil_jax.encoders import contrastive
+from lrmil_jax.errors import WeightsError
 from lrmil_jax.selection import ClassTexts
 
 
@@ -25,6 +27,15 @@ class SharedSpace:
           WeightsError: the file is missing or broken.
         """
         tree, facts = param_files.load_params(file)
+        try:
+            self._read(tree, facts)
+        except (KeyError, TypeError, ValueError) as error:
+            raise WeightsError(
+                f"{file} holds no classes in words ({error!r}); copy the model folder again, or "
+                "delete the file and run again"
+            ) from error
+
+    def _read(self, tree: dict[str, Any], facts: dict[str, Any]) -> None:
         ends = np.cumsum(tree["counts"])[:-1]
         self.texts = ClassTexts(
             classes=tuple(facts["classes"]),

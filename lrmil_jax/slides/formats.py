@@ -4,6 +4,7 @@ A suffix proves nothing: a Ventana scan named .tif opens as a plain TIFF, and it
 are then read unstitched. A format that a reader knows in part is not in that reader's list.
 """
 
+import contextlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 from tifffile import TiffFile, TiffPage
 
 from lrmil_jax.errors import SlideError
+from lrmil_jax.slides import tiff_structure
 
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _LEICA = "leica-microsystems.com/scn"
@@ -93,6 +95,8 @@ def _identify_tiff(path: Path) -> Format:
     except Exception as error:  # tifffile raises anything at all on damaged bytes
         if path.suffix.lower() == ".ndpi":  # a large one has offsets that no other TIFF has
             return HAMAMATSU
+        with contextlib.suppress(ValueError):  # of the header, of which tifffile tells as well
+            tiff_structure.check(path)
         reason = " ".join(str(error).split()) or type(error).__name__
         raise SlideError(f"{path}: not a slide, or cut short ({reason[:120]}).") from error
 

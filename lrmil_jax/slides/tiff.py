@@ -8,7 +8,7 @@ from jaxtyping import UInt8
 from tifffile import PHOTOMETRIC, TiffFile, TiffPage
 
 from lrmil_jax.errors import SlideError
-from lrmil_jax.slides import formats, ome, tiff_pages, tiff_pixels, tiff_scale
+from lrmil_jax.slides import formats, ome, tiff_pages, tiff_pixels, tiff_scale, tiff_structure
 from lrmil_jax.slides.levels import StoredLevel
 from lrmil_jax.slides.tiff_pixels import PixelsError
 from lrmil_jax.slides.tiff_tiles import Cache, TiledLevel
@@ -23,6 +23,7 @@ class TiffReader:
     def __init__(self, path: Path):
         self.name = f"tifffile {importlib.metadata.version('tifffile')}"
         self.bounds = None
+        tiff_structure.check(path)
         self._tiff = TiffFile(path, is_ndpi=False)  # NDPI is openslide's, whatever its name
         try:
             self._open(path)
@@ -89,6 +90,8 @@ class TiffReader:
                 size = f"{page.imagewidth} x {page.imagelength} px"
                 notes.append(f"the level of {size} is left out: it holds {error}")
                 continue
+            # A level of one tile cannot tell whether that is whole.
+            level.must_end |= number > 0 and self._levels[0].must_end
             self._levels.append(level)
             pages.append(page)
         return pages, notes

@@ -86,7 +86,9 @@ def _rank(page: TiffPage) -> tuple[int, bool]:
 
 def _name(page: TiffPage, first: TiffPage, kind: Format) -> str:
     """What a page is if it is no image of the tissue at any level; "" else."""
-    if page.subfiletype & _MASK or page.photometric == PHOTOMETRIC.MASK:
+    if page.subfiletype & _MASK or (
+        page.photometric == PHOTOMETRIC.MASK and page.samplesperpixel == 1
+    ):
         return "mask"
     if page.subfiletype == _MACRO:
         return "macro"

@@ -87,11 +87,14 @@ def _philips(description: str, count: int) -> Scale | None:
         node.text for node in root.iterfind(path) if node.get("Name") == "DICOM_PIXEL_SPACING"
     ] or [node.text for node in root.iter("Attribute") if node.get("Name") == "DICOM_PIXEL_SPACING"]
     pairs = [tuple(map(number, (text or "").replace('"', " ").split())) for text in texts]
-    pairs = [pair for pair in pairs if len(pair) == 2 and all(pair)]
-    if not pairs:
+    valid = [len(pair) == 2 and all(pair) for pair in pairs]
+    if not texts:
         return None
+    if not valid[0]:
+        problem = f"its XML gives DICOM_PIXEL_SPACING as {texts[0]!r}, which is no pair of numbers"
+        return Scale(None, problem=problem)
     down, across = pairs[0]
-    scales = [pair[1] / across for pair in pairs]
+    scales = [pair[1] / across for pair, is_valid in zip(pairs, valid, strict=True) if is_valid]
     stated = tuple(scales) if len(scales) == count else ()
     return Scale((across * 1e3, down * 1e3), levels=stated)
 

@@ -11,12 +11,15 @@ import numpy as np
 from jaxtyping import UInt8
 from tifffile import COMPRESSION, PLANARCONFIG, FileHandle, TiffPage
 
-from lrmil_jax.slides import jpeg_damage
+from lrmil_jax.slides import jpeg2000_damage, jpeg_damage
 from lrmil_jax.slides.tiff_pixels import Conversion, PixelsError
 
 _CACHE_BYTES = 96 << 20  # about a row of 256 px tiles across a slide 128,000 px wide
 _STRIP_CACHE_BYTES = 1 << 30
 _MAX_CHUNK_BYTES = 512 << 20
+_JPEG_2000 = {
+    *(COMPRESSION.JPEG2000, COMPRESSION.APERIO_JP2000_YCBC, COMPRESSION.APERIO_JP2000_RGB),
+}
 _ROWS_READ = 64  # of an uncompressed image, which can be read from any row on
 
 
@@ -54,12 +57,15 @@ class TiledLevel:
     Attributes:
       size: (width, height) in pixels; chunk: of a tile or strip, the same.
       in_strips: stored in strips as wide as the level.
+      must_end: its JPEG tiles carry end markers, so that a missing one is damage.
     """
 
     def __init__(
         self, file: FileHandle, pages: tuple[TiffPage, ...], convert: Conversion, *, number: int
     ):
         page = pages[0]
+        if not all(np.any(one.databytecounts) and np.any(one.dataoffsets) for one in pages):
+            raise PixelsError("no tiles, only places where they should be")
         self.size = page.imagewidth, page.imagelength
         self.in_strips = not page.is_tiled
         self._file, self._pages, self._convert, self._number = file, pages, convert, number
@@ -79,7 +85,7 @@ class TiledLevel:
                 "--pyramid --compression jpeg --Q 90 --bigtiff"
             )
         self._check_count()
-        self._must_end = self._tiles_end_properly()
+        self.must_end = self._tiles_end_properly()
 
     def _check_count(self) -> None:
         """Every tile has its place: a damaged size would have us read, and allocate, for hours."""
@@ -141,7 +147,9 @@ class TiledLevel:
             return None
         data = self._bytes(page, index)
         if page.compression == COMPRESSION.JPEG:
-            jpeg_damage.check(data, math.prod(self.chunk), must_end=self._must_end)
+            jpeg_damage.check(data, math.prod(self.chunk), must_end=self.must_end)
+        if page.compression in _JPEG_2000:
+            jpeg2000_damage.check(data)
         tables = {} if page.jpegtables is None else {"jpegtables": page.jpegtables}
         segment, _, _ = page.decode(data, index, **tables)
         return segment[0]
@@ -172,8 +180,9 @@ class TiledLevel:
         sample = stored[:: max(1, len(stored) // 8)]
         with_end = 0
         for index in sample:
-            self._file.seek(page.dataoffsets[index])
-            with_end += jpeg_damage.has_end(self._file.read(page.databytecounts[index]))
+            size = min(page.databytecounts[index], jpeg_damage.END_WITHIN)
+            self._file.seek(page.dataoffsets[index] + page.databytecounts[index] - size)
+            with_end += jpeg_damage.has_end(self._file.read(size))
         return 2 * with_end > len(sample)
 
 

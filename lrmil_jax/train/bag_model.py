@@ -13,6 +13,7 @@ from jaxtyping import Float, Num
 from lrmil_jax import heads, tasks
 from lrmil_jax.data import param_files
 from lrmil_jax.data.patient_bags import PatientBags
+from lrmil_jax.errors import WeightsError
 from lrmil_jax.tasks import Task
 from lrmil_jax.train import bags
 from lrmil_jax.train.bags import standardise
@@ -104,14 +105,19 @@ class BagModel:
           WeightsError: the file is missing, broken or of another version.
         """
         tree, metadata = param_files.load_params(path)
-        return cls(
-            name=metadata["head"],
-            options=metadata["options"],
-            task=tasks.of_facts(metadata["task"]),
-            params=tree["head"],
-            mean=tree["standardise"]["mean"],
-            sd=tree["standardise"]["sd"],
-        )
+        try:
+            return cls(
+                name=metadata["head"],
+                options=metadata["options"],
+                task=tasks.of_facts(metadata["task"]),
+                params=tree["head"],
+                mean=tree["standardise"]["mean"],
+                sd=tree["standardise"]["sd"],
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise WeightsError(
+                f"{path} holds no trained head ({error!r}); copy the model folder again"
+            ) from error
 
 
 class SlidePredictions:

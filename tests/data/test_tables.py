@@ -106,3 +106,10 @@ def test_values_are_numbers_only_where_all_are(tmp_path):
     assert frame.real.tolist() == [0.1, 1e-300, 0.1 + 0.2]
     assert frame.gaps.isna().tolist() == [True, False, True]
     assert frame.words.isna().tolist() == [False, False, True]
+
+
+def test_names_of_columns_are_one_line(tmp_path):
+    frame = read(tmp_path, 'slide_id,"Time to\nevent"," label "\na,3,x\n')
+    assert list(frame) == ["slide_id", "Time to event", "label"]
+    with pytest.raises(DataError, match="its columns are slide_id, Time to event, label"):
+        tables.require_columns(frame, ("fold_1",), tmp_path)

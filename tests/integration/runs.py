@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ STAGES = (
 )
 # What must not depend on interruptions; timings may.
 _RESULTS = ("*.safetensors", "predictions.csv", "metrics.json", "metrics.jsonl", "result.json")
+_BEGINNING = re.compile(r"\[\d+/\d+\] (\w+)")
 _started: list["Run"] = []
 
 
@@ -65,6 +67,11 @@ class Run:
     def stage(self) -> int:
         """Stages begun so far."""
         return sum("] " in line and f"/{len(STAGES)}] " in line for line in list(self.lines))
+
+    def begun(self) -> list[str]:
+        """Names of the stages begun so far, also of those that were done before."""
+        matches = (_BEGINNING.search(line) for line in list(self.lines))
+        return [match[1] for match in matches if match]
 
     def wait(self) -> int:
         """The exit status, however long that takes: a busy machine is no mistake of the run.
