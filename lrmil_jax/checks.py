@@ -76,7 +76,7 @@ _CHECKS = {
     "geometry.hr_mpp": _range(0.1, 10),
     "geometry.lr_mpp": _range(0.1, 10),
     "geometry.patch_px": _range(16, 4096),
-    "prepare.reader": _one_of("auto", "tifffile", "openslide", "fastslide", "tiffslide"),
+    "prepare.reader": _one_of("auto", "tifffile", "tiffslide", "openslide", "fastslide"),
     "prepare.hr": _one_of("store", "skip"),
     "prepare.min_tissue": _range(0, 1),
     "prepare.tissue_mpp": _range(0.5, 64),

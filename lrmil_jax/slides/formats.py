@@ -34,11 +34,11 @@ class Format:
     advice: str = ""
 
 
-APERIO = Format("Aperio SVS", ("tifffile", "openslide", "fastslide"))
+APERIO = Format("Aperio SVS", ("tifffile", "tiffslide", "openslide", "fastslide"))
 OME = Format("OME-TIFF", ("tifffile",))
 PHILIPS = Format("Philips TIFF", ("tifffile", "openslide"))
 QPTIFF = Format("Akoya QPTIFF", ("tifffile", "fastslide"))
-TIFF = Format("TIFF", ("tifffile", "openslide"))
+TIFF = Format("TIFF", ("tifffile", "tiffslide", "openslide"))
 VENTANA = Format("Ventana BIF", ("openslide",))
 HAMAMATSU = Format("Hamamatsu NDPI", ("openslide",))
 LEICA = Format("Leica SCN", ("openslide",))

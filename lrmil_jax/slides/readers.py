@@ -1,13 +1,13 @@
 """Libraries that read slides behind one small protocol, and the choice among them.
 
-tifffile comes along; openslide and fastslide are optional extras. A reader serves in-bounds
-regions in pixels of one level; everything else (white outside, resampling, um/px rules) is in
-`slide.py`, so that all formats behave alike. The file's content decides which reader is right.
+tifffile and tiffslide come along; openslide and fastslide are optional extras. A reader serves
+in-bounds regions in pixels of one level; everything else (white outside, resampling, um/px rules)
+is in `slide.py`, so that all formats behave alike. The file's content decides which reader is
+right.
 """
 
 import importlib.util
 import logging
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -16,15 +16,14 @@ import numpy as np
 from jaxtyping import UInt8
 
 from lrmil_jax.errors import ConfigError, SlideError
-from lrmil_jax.slides import dicom, formats
+from lrmil_jax.slides import formats
 from lrmil_jax.slides.levels import StoredLevel, verify
-from lrmil_jax.slides.ome import number
+from lrmil_jax.slides.libraries import FastSlideReader, OpenSlideReader, TiffSlideReader
 from lrmil_jax.slides.tiff import TiffReader
-from lrmil_jax.slides.tiff_pixels import over_white
 
-READERS = ("tifffile", "openslide", "fastslide")
-_CLEAR = ("finest", "whole number")
-_FORMER_NAMES = {"tiffslide": "tifffile"}  # in configs and models of 0.1
+READERS = ("tifffile", "tiffslide", "openslide", "fastslide")
+# Asked by name alone: where tifffile fails, tiffslide, which is built on it, fails too.
+_BY_NAME = ("tiffslide",)
 
 
 @runtime_checkable
@@ -66,14 +65,13 @@ def open_reader(path: Path, reader: str) -> Reader:
       ConfigError: the reader is unknown, or its extra is not installed.
       SlideError: no reader opens the file, or none that gives its true pixels is installed.
     """
-    name = _FORMER_NAMES.get(reader, reader)
-    if name != "auto" and name not in READERS:
+    if reader != "auto" and reader not in READERS:
         raise ConfigError(f"reader {reader!r} is unknown; use auto, {', '.join(READERS)}.")
-    if name != "auto" and not _installed(name):
-        raise ConfigError(f"reader {reader!r} is not installed; run {_install(name)}.")
+    if reader != "auto" and not _installed(reader):
+        raise ConfigError(f"reader {reader!r} is not installed; run {_install(reader)}.")
     kind = formats.identify(path)
-    opened = _open_first(path, kind, _suitable(path, kind, name))
-    if name not in ("auto", "tifffile") and "tifffile" in kind.readers:
+    opened = _open_first(path, kind, _suitable(path, kind, reader))
+    if reader not in ("auto", "tifffile") and "tifffile" in kind.readers:
         try:
             _check_same_image(path, opened)
         except BaseException:
@@ -118,7 +116,7 @@ def _suitable(path: Path, kind: formats.Format, reader: str) -> list[str]:
                 f"prepare.reader to auto or {kind.readers[0]}."
             )
         return [reader]
-    names = [name for name in kind.readers if _installed(name)]
+    names = [name for name in kind.readers if name not in _BY_NAME and _installed(name)]
     if not names:
         raise SlideError(
             f"{path}: a {kind.name} file, which {' or '.join(kind.readers)} reads, and it is not "
@@ -165,101 +163,9 @@ def _one_line(error: Exception) -> str:
     return text if len(text) <= 120 else text[:117] + "..."
 
 
-class OpenSlideReader:
-    """Any format of the openslide library."""
-
-    def __init__(self, path: Path):
-        import openslide
-
-        self._path = path
-        self._open: Callable = openslide.OpenSlide
-        self._slide = openslide.OpenSlide(path)
-        self.name = f"openslide-python {openslide.__version__} ({openslide.__library_version__})"
-        properties = self._slide.properties
-        x, y = (number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy")
-        self.mpp = None if x is None or y is None else (x, y)
-        self.mpp_problem, self.notes = "", ()
-        self.objective = number(properties.get("openslide.objective-power"))
-        box = [properties.get(f"openslide.bounds-{side}") for side in ("x", "y", "width", "height")]
-        self.bounds = None if None in box else tuple(int(side) for side in box)
-        self.levels = self._levels({})
-        clear = [level for level in verify(self.levels)[0] if level.evidence in _CLEAR]
-        # Only where sizes do not tell it all: it takes a look at every file in the folder.
-        if len(clear) < len(self.levels) and properties.get("openslide.vendor") == "dicom":
-            self.levels = self._levels(dicom.spacings(path))
-
-    def _levels(self, spacings: dict[tuple[int, int], float]) -> tuple[StoredLevel, ...]:
-        return tuple(self._level(index, spacings) for index in range(self._slide.level_count))
-
-    def _level(self, index: int, spacings: dict[tuple[int, int], float]) -> StoredLevel:
-        finest, size = self._slide.level_dimensions[0], self._slide.level_dimensions[index]
-        tile = [
-            self._slide.properties.get(f"openslide.level[{index}].tile-{side}")
-            for side in ("width", "height")
-        ]
-        scale = self._slide.level_downsamples[index]
-        # Where a format states no scale, openslide gives the mean ratio of the sizes.
-        if math.isclose(scale, sum(n / m for n, m in zip(finest, size, strict=True)) / 2):
-            scale = None
-        if size in spacings and finest in spacings:
-            scale = spacings[size] / spacings[finest]
-        sides = None if None in tile else (int(tile[0]), int(tile[1]))
-        return StoredLevel(size, sides, scale if index else None)
-
-    def read_region(
-        self, level: int, x: int, y: int, width: int, height: int
-    ) -> UInt8[np.ndarray, "h w 3"]:
-        """See `Reader`; the handle is opened anew after an error, which openslide latches."""
-        scale = self._slide.level_downsamples[level]
-        location = (round(x * scale), round(y * scale))
-        try:
-            rgba = np.asarray(self._slide.read_region(location, level, (width, height)))
-        except Exception:
-            self._slide.close()
-            self._slide = self._open(self._path)
-            raise
-        return np.ascontiguousarray(over_white(rgba))
-
-    def close(self) -> None:
-        """Release the file."""
-        self._slide.close()
-
-
-class FastSlideReader:
-    """Any format of the fastslide library.
-
-    fastslide 0.8.1 never returns from a region with a damaged tile, so it comes last in "auto".
-    """
-
-    def __init__(self, path: Path):
-        import fastslide
-
-        self._slide = fastslide.FastSlide.from_file_path(str(path))
-        self.name = f"fastslide {fastslide.__version__}"
-        self.levels = tuple(StoredLevel(tuple(size)) for size in self._slide.level_dimensions)
-        self.bounds, self.mpp_problem, self.notes = None, "", ()
-        x, y = (number(v) for v in self._slide.mpp)
-        self.mpp = (x, y) if x and y else None  # fastslide says 0 where the file says nothing
-        self.objective = number(self._slide.properties.get("objective_magnification")) or None
-
-    def read_region(
-        self, level: int, x: int, y: int, width: int, height: int
-    ) -> UInt8[np.ndarray, "h w 3"]:
-        """See `Reader`."""
-        image = self._slide.read_region((x, y), level, (width, height)).to_interleaved()
-        pixels = np.asarray(image.numpy())
-        if pixels.dtype != np.uint8 or pixels.shape[:2] != (height, width):
-            raise ValueError(f"fastslide gave {pixels.dtype} {pixels.shape}")
-        rgb = over_white(pixels) if pixels.shape[2] == 4 else pixels[..., :3]
-        return np.array(rgb)  # a copy: the view dies with fastslide's image
-
-    def close(self) -> None:
-        """Release the file."""
-        self._slide.close()
-
-
 _OPENERS: dict[str, Callable[[Path], Reader]] = {
     "tifffile": TiffReader,
+    "tiffslide": TiffSlideReader,
     "openslide": OpenSlideReader,
     "fastslide": FastSlideReader,
 }

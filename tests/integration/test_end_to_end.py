@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 
 from lrmil_jax import load_model, pipeline
 from lrmil_jax.errors import DataError, WorkdirError
-from lrmil_jax.slides import readers, tiff
+from lrmil_jax.slides import libraries, tiff
 from lrmil_jax.stages import external, predict
 from lrmil_jax.train.bag_model import BagModel
 from lrmil_jax.workspace import feature_sets, layout, statuses
@@ -295,7 +295,7 @@ def test_predict_agrees_with_evaluate(finished, model, tmp_path):
 def log_levels(monkeypatch):
     """Gathers the pyramid level of every read, below all that keeps account of it."""
     levels = []
-    for reader in (tiff.TiffReader, readers.OpenSlideReader):
+    for reader in (tiff.TiffReader, libraries.OpenSlideReader):
 
         def logged(self, level, *arguments, read=reader.read_region):
             levels.append(level)

@@ -4,6 +4,7 @@ import importlib.util
 
 import numpy as np
 import pytest
+import tifffile
 
 from lrmil_jax.errors import ConfigError, SlideError
 from lrmil_jax.slides import formats, open_slide, readers
@@ -137,7 +138,23 @@ def test_openslide_asked_for_by_name_gets_no_other_image(tmp_path):
         open_slide(grey, reader="openslide")
 
 
-def test_former_name_of_the_reader(tmp_path):
-    path = write_tiff(tmp_path / "s.tif", [gradient(64, 64)])
-    with open_slide(path, reader="tiffslide") as slide:
-        assert slide.reader.startswith("tifffile")
+def test_tiffslide_by_name_gives_the_same_pixels(tmp_path):
+    levels = [gradient(400, 600), gradient(200, 300)]
+    path = write_tiff(tmp_path / "s.tif", levels, compression="deflate", mpp=0.5)
+    with open_slide(path, reader="tiffslide") as slide, open_slide(path) as ours:
+        assert slide.reader.startswith("tiffslide")
+        assert ours.reader.startswith("tifffile")
+        assert slide.mpp == pytest.approx(ours.mpp)
+        assert slide.level_downsamples == ours.level_downsamples
+        for size, side in ((128, 128), (96, 192)):
+            read = slide.read((37, 11), size, side)
+            np.testing.assert_array_equal(read, ours.read((37, 11), size, side))
+
+
+def test_tiffslide_refuses_tiles_that_it_reads_wrongly(tmp_path):
+    path = write_tiff(tmp_path / "s.tif", [gradient(400, 600)], mpp=0.5)
+    with tifffile.TiffFile(path, mode="r+b") as tiff:  # a tile that was never written
+        counts = tiff.pages[0].tags["TileByteCounts"]
+        counts.overwrite([0, *counts.value[1:]])
+    with pytest.raises(SlideError, match="tiffslide does not give the true pixels"):
+        open_slide(path, reader="tiffslide")
