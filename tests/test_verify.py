@@ -104,7 +104,7 @@ def test_what_is_not_there_is_one_sentence(made, folder, tmp_path, caplog):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("encoder.batch", 10**9), ("encoder.batch", "16"), ("geometry.patch_px", 10**6),
+    [("encoder.batch", 10**9), ("geometry.patch_px", 10**6), ("geometry.patch_px", "64"),
      ("geometry.lr_mpp", 0), ("prepare.tissue_mpp", 1e-9), ("encoder.batch", True)],
 )  # fmt: skip
 def test_sizes_that_no_model_has_are_refused(made, tmp_path, key, value):
