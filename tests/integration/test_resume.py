@@ -13,7 +13,7 @@ import pytest
 from tests.integration import runs
 
 SEED = 20260
-# Of both methods together; takes about a quarter of a minute each on two cores.
+# Of both methods together.
 KILLS = int(os.environ.get("LRMIL_TEST_KILLS", "200"))
 # Seconds into a stage at which it is still at work, compiled programs at hand.
 LONGEST_DELAY = {"prepare": 8.0, "encode_hr": 1.0, "encode_lr": 0.8, "evaluate": 0.7, "report": 0.3}
