@@ -130,10 +130,10 @@ def test_slides_of_a_patient_are_pooled_by_value_or_by_output(given, tmp_path):
             if pooling == "logit":
                 wanted = np.asarray(task.link(logits[part].astype(np.float64).mean(0)[None]))[0]
             np.testing.assert_allclose(found[patient], wanted, rtol=1e-5, atol=1e-6)
-    with pytest.raises(DataError, match="pooled by bag"):
-        tasks.of_columns(rows.assign(pooling="bag"))
+    with pytest.raises(DataError, match="pooled by sum"):
+        tasks.of_columns(rows.assign(pooling="sum"))
     rows.loc[0, "pooling"] = None  # as of a table that was joined to another
-    with pytest.raises(DataError, match="pooled by probability and logit"):
+    with pytest.raises(DataError, match="pooled by probability and bag"):
         tasks.of_columns(rows)
 
 
