@@ -60,9 +60,7 @@ def inspect_slide(job: SlideJob, pictures: Path | None = None) -> dict:
 
 def _inspect(job: SlideJob, pictures: Path | None) -> dict:
     start, settings = time.perf_counter(), job.settings
-    with regions.open_at(
-        job.path, mpp=job.mpp, settings=settings, trust_mpp=job.trust_mpp
-    ) as slide:
+    with regions.open_at(job) as slide:
         try:
             found = tissue.detect(slide, settings.tissue_rule)
         except tissue.NoTissueError as error:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int, Num
 
-from lrmil_jax.places import NO_PLACE
+from lrmil_jax.places import NO_PLACE, lattice_step
 
 # Empty columns between two slides of one bag, so that no patch has a neighbour across.
 _GAP = 8
@@ -74,14 +74,8 @@ def side_by_side(places: Sequence[Num[np.ndarray, "_ 2"]]) -> Int[np.ndarray, "n
         return np.full((count, 2), NO_PLACE, np.int64)
     moved, right = [np.zeros((0, 2), np.int64)], 0
     for xy in places:
-        lattice = np.rint((xy - xy.min(0)) / _step(xy)).astype(np.int64)
+        lattice = np.rint((xy - xy.min(0)) / lattice_step(xy)).astype(np.int64)
         lattice[:, 0] += right
         moved.append(lattice)
         right = int(lattice[:, 0].max()) + 1 + _GAP
     return np.concatenate(moved)
-
-
-def _step(xy: Int[np.ndarray, "n 2"]) -> int:
-    """The smallest distance of two columns or rows that hold a patch, level-0 px."""
-    steps = [np.diff(np.unique(axis)) for axis in xy.T]
-    return min((int(each.min()) for each in steps if each.size), default=1)

@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import imagecodecs
 import numpy as np
@@ -18,7 +17,7 @@ from lrmil_jax.data import writer
 from lrmil_jax.data.schema import Geometry, mosaic_features, region_features
 from lrmil_jax.data.slide_jobs import SlideJob, TilingSettings
 from lrmil_jax.errors import SlideError, TileError, WorkdirError
-from lrmil_jax.slides import Slide, lattice, likeness, open_slide, tissue
+from lrmil_jax.slides import Slide, lattice, likeness, tissue
 
 
 @dataclasses.dataclass
@@ -34,37 +33,21 @@ class SlidePlan:
     seconds: float
 
 
-def plan_slide(
-    path: Path,
-    *,
-    mpp: float | None,
-    settings: TilingSettings,
-    high_resolution: bool = True,
-    trust_mpp: bool = False,
-) -> SlidePlan:
+def plan_slide(job: SlideJob, *, high_resolution: bool = True) -> SlidePlan:
     """Opens a slide and finds its LR patches, at low power alone.
 
     Args:
-      path: the slide.
-      mpp: um/px to use instead of the file's.
-      settings: reader, tissue and geometry.
+      job: the slide.
       high_resolution: HR patches will be read; without them a slide scanned at LR will do.
-      trust_mpp: `mpp` wins against a file and an objective that agree with each other.
 
     Raises:
       SlideError: the slide cannot be opened, has no usable um/px, no tissue, or is too small.
     """
     start = time.perf_counter()
-    slide = open_at(
-        path,
-        mpp=mpp,
-        settings=settings,
-        high_resolution=high_resolution,
-        trust_mpp=trust_mpp,
-    )
+    slide = open_at(job, high_resolution=high_resolution)
     try:
-        found = tissue.detect(slide, settings.tissue_rule)
-        cells = lay_lattice(slide, found, settings)
+        found = tissue.detect(slide, job.settings.tissue_rule)
+        cells = lay_lattice(slide, found, job.settings)
     except BaseException:
         slide.close()
         raise
@@ -72,17 +55,9 @@ def plan_slide(
     return SlidePlan(slide, found, cells, picture, time.perf_counter() - start)
 
 
-def open_at(
-    path: Path,
-    *,
-    mpp: float | None,
-    settings: TilingSettings,
-    high_resolution: bool = True,
-    trust_mpp: bool = False,
-) -> Slide:
-    """Opens a slide that can give patches of these settings; see `plan_slide`."""
-    slide = open_slide(path, mpp, reader=settings.reader, trust_mpp=trust_mpp)
-    geometry = settings.geometry
+def open_at(job: SlideJob, *, high_resolution: bool = True) -> Slide:
+    """Opens a slide that can give patches of the job's geometry; see `plan_slide`."""
+    slide, geometry = job.open(), job.settings.geometry
     try:
         if high_resolution:
             lattice.check_resolution(slide, geometry.hr_mpp, "HR")
@@ -111,17 +86,6 @@ def lay_lattice(slide: Slide, found: tissue.Tissue, settings: TilingSettings) ->
     )
 
 
-def plan_job(job: SlideJob, *, high_resolution: bool = True) -> SlidePlan:
-    """`plan_slide` of a job."""
-    return plan_slide(
-        job.path,
-        mpp=job.mpp,
-        settings=job.settings,
-        high_resolution=high_resolution,
-        trust_mpp=job.trust_mpp,
-    )
-
-
 def identify_slide(job: SlideJob) -> dict:
     """By what a slide is known again, as a status has it; without `picture` where it cannot be
     opened, and without `source` where it is not there. Never raises for a bad slide."""
@@ -129,7 +93,7 @@ def identify_slide(job: SlideJob) -> dict:
         return {"source": None}
     facts = {"source": job.source()}
     try:
-        plan = plan_job(job, high_resolution=False)
+        plan = plan_slide(job, high_resolution=False)
     except Exception:  # what is wrong with it is told where it is read
         return facts
     with plan.slide:
@@ -183,7 +147,7 @@ def _keep_status(job: SlideJob, status: dict) -> dict:
 
 
 def _tile(job: SlideJob) -> dict:
-    return write_planned(job, plan_job(job))
+    return write_planned(job, plan_slide(job))
 
 
 def write_planned(job: SlideJob, plan: SlidePlan) -> dict:

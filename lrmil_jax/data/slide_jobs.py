@@ -5,6 +5,7 @@ import hashlib
 from pathlib import Path
 
 from lrmil_jax.data.schema import Geometry
+from lrmil_jax.slides import Slide, open_slide
 from lrmil_jax.slides.tissue import TissueRule
 
 _SAMPLE = 1 << 16  # bytes
@@ -41,6 +42,12 @@ class SlideJob:
     folder: Path
     settings: TilingSettings
     trust_mpp: bool = False
+
+    def open(self) -> Slide:
+        """The slide itself; raises as `open_slide` does."""
+        return open_slide(
+            self.path, self.mpp, reader=self.settings.reader, trust_mpp=self.trust_mpp
+        )
 
     @property
     def shard(self) -> Path:

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lrmil_jax.errors import DataError
-from lrmil_jax.places import NO_PLACE
+from lrmil_jax.places import NO_PLACE, lattice_step
 
 
 def in_patches(xy: Int[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
@@ -26,6 +26,4 @@ def in_patches(xy: Int[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
             "the features have no coordinates, which this head needs; choose a head without "
             "positions, such as gated_abmil, or give features with coordinates"
         )
-    steps = [np.diff(np.unique(axis)) for axis in xy.T]
-    step = min((int(each.min()) for each in steps if each.size), default=1)
-    return ((xy - xy.min(0)) / step).astype(np.float32)
+    return ((xy - xy.min(0)) / lattice_step(xy)).astype(np.float32)

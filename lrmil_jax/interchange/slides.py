@@ -226,7 +226,7 @@ def _plan(job: FeatureJob, opened: OpenBags, seconds: float) -> regions.SlidePla
       SlideError: it is another slide than the features', or of another resolution than the config.
     """
     high, geometry = opened.bags["hr"], job.settings.geometry
-    slide = open_slide(job.path, job.mpp, reader=job.settings.reader, trust_mpp=job.trust_mpp)
+    slide = job.open()
     try:
         lattice.check_resolution(slide, geometry.lr_mpp, "LR")
         size = tuple(int(side) for side in slide.dimensions)
@@ -243,11 +243,8 @@ def _plan(job: FeatureJob, opened: OpenBags, seconds: float) -> regions.SlidePla
                 f"geometry.lr_mpp is {geometry.lr_mpp:g}: set geometry.hr_mpp and lr_mpp to those "
                 "of the features"
             )
-        thumbnail = slide.thumbnail(job.settings.tissue_mpp)
-        rule = job.settings.tissue_rule
-        rule = dataclasses.replace(rule, mpp=thumbnail.downsample * slide.mpp)
-        mask, _ = tissue.tissue_mask(thumbnail.image, rule)
-        picture = likeness.fingerprint(thumbnail.image, mask)
+        found = tissue.find(slide, job.settings.tissue_rule)
+        picture = likeness.fingerprint(found.thumbnail, found.mask)
     except BaseException:
         slide.close()
         raise

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from lrmil_jax.data import regions
-from lrmil_jax.data.slide_jobs import TilingSettings
+from lrmil_jax.data.slide_jobs import SlideJob, TilingSettings
 from lrmil_jax.errors import SlideError, UserError
 from lrmil_jax.models import result
 from lrmil_jax.patches import PatchSource
@@ -42,13 +42,10 @@ class Visit:
         """Opens the slide and finds its patches; a mistake is kept for when it is read."""
         start = time.perf_counter()
         try:
-            self.plan = regions.plan_slide(
-                self.path,
-                mpp=self._mpp,
-                settings=settings,
-                high_resolution=high,
-                trust_mpp=self._trust_mpp,
+            job = SlideJob(
+                self.path.stem, self.path, self._mpp, Path(), settings, trust_mpp=self._trust_mpp
             )
+            self.plan = regions.plan_slide(job, high_resolution=high)
         except UserError as error:
             self._error = error
         except Exception as error:  # one slide's surprise must not stop the others

@@ -9,7 +9,6 @@ from lrmil_jax.data.slide_jobs import SlideJob
 from lrmil_jax.errors import SlideError
 from lrmil_jax.patches.origins import OpenSlide, Region, stored_places
 from lrmil_jax.processes import Answer, LostError, Workers, usable_cores
-from lrmil_jax.slides import open_slide
 
 _GROUP_SIZE = 4  # regions asked for at a time: 12 MB of children at 256 px and r = 4
 
@@ -29,11 +28,8 @@ class SlideFiles:
             if self._job is not None:
                 self._slide.close()
             self._job = None
-            settings = job.settings
-            self._slide = open_slide(
-                job.path, job.mpp, reader=settings.reader, trust_mpp=job.trust_mpp
-            )
-            self._places = stored_places(job.shard, settings.geometry)
+            self._slide = job.open()
+            self._places = stored_places(job.shard, job.settings.geometry)
             self._job = job
         slide = OpenSlide(self._slide, self._places, job.settings.geometry)
         before = slide.levels

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int, UInt8
 from lrmil_jax.data import regions, schema, slide_jobs, source
 from lrmil_jax.data.schema import Geometry
 from lrmil_jax.errors import TileError
-from lrmil_jax.slides import Slide, open_slide
+from lrmil_jax.slides import Slide
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,12 +168,7 @@ class SlideAtRegions(ReadHere):
             return
         settings = self._job.settings
         places = stored_places(self._job.shard, settings.geometry)
-        with open_slide(
-            self._job.path,
-            self._job.mpp,
-            reader=settings.reader,
-            trust_mpp=self._job.trust_mpp,
-        ) as slide:
+        with self._job.open() as slide:
             origin = OpenSlide(slide, places, settings.geometry)
             yield from origin.regions(indices, high=high)
             self.damage, self.levels = origin.damage, origin.levels

@@ -144,11 +144,19 @@ class Tissue:
 
 
 def detect(slide: Slide, rule: TissueRule = TissueRule()) -> Tissue:
-    """Find the tissue of a slide on a thumbnail of about `rule.mpp` um/px.
+    """`find`, of a slide that must have tissue.
 
     Raises:
       NoTissueError: there is none.
     """
+    found = find(slide, rule)
+    if not found.mask.any():
+        raise NoTissueError(f"{slide.path}: {_why_none(found.findings)}", found)
+    return found
+
+
+def find(slide: Slide, rule: TissueRule) -> Tissue:
+    """The tissue of a slide, on a thumbnail of about `rule.mpp` um/px; there may be none."""
     thumbnail = slide.thumbnail(rule.mpp)
     mask, findings = tissue_mask(
         thumbnail.image, dataclasses.replace(rule, mpp=thumbnail.downsample * slide.mpp)
@@ -156,10 +164,7 @@ def detect(slide: Slide, rule: TissueRule = TissueRule()) -> Tissue:
     for x, y, side in thumbnail.unreadable:  # else the filling of holes would fill them
         first, last = (int(n / thumbnail.downsample) for n in (y, y + side))
         mask[first:last, int(x / thumbnail.downsample) : int((x + side) / thumbnail.downsample)] = 0
-    found = Tissue(mask, thumbnail.downsample, thumbnail.image, thumbnail.unreadable, findings)
-    if not mask.any():
-        raise NoTissueError(f"{slide.path}: {_why_none(findings)}", found)
-    return found
+    return Tissue(mask, thumbnail.downsample, thumbnail.image, thumbnail.unreadable, findings)
 
 
 def _why_none(findings: Findings) -> str:

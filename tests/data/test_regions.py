@@ -88,7 +88,7 @@ def test_lr_tiles_are_the_pixels_that_predict_reads(tile, tmp_path, image, level
 
 def test_children_lie_where_child_xy_says(tile, slide_file, image):
     _, job = tile(slide_file, jpeg_quality=98)
-    plan = regions.plan_slide(slide_file, mpp=None, settings=job.settings)
+    plan = regions.plan_slide(job)
     found = records(job)
     cells = plan.lattice
     with plan.slide as slide:
@@ -287,9 +287,9 @@ def test_a_full_disk_is_every_slides_failure(tile, slide_file, monkeypatch):
 
 def test_every_handle_is_closed_after_a_failure(tile, tmp_path, image, monkeypatch):
     opened = []
-    real = regions.open_slide
+    real = slide_jobs.open_slide
     monkeypatch.setattr(
-        regions, "open_slide", lambda *a, **k: opened.append(real(*a, **k)) or opened[-1]
+        slide_jobs, "open_slide", lambda *a, **k: opened.append(real(*a, **k)) or opened[-1]
     )
     closed = []
     synthetic.write_slide(tmp_path / "small.tif", image[300:555, 300:555], mpp=0.5)
