@@ -25,6 +25,7 @@ from sklearn.preprocessing import StandardScaler
 from lrmil_jax import config as configuration
 from lrmil_jax.tasks.classification import Classification
 from lrmil_jax.train import mil
+from lrmil_jax.train.many_heads import HeadJob, train_heads
 
 SETS = ("musk1", "musk2", "elephant", "ucsb_breast_cancer")
 # Accuracy of attention (gated in brackets) in Ilse et al. 2018, table 1, five times ten folds.
@@ -137,13 +138,12 @@ def trained_head(head: str, bags: Bags, arguments) -> np.ndarray:
     for name, train, test in splits(bags.labels):
         data = mil.BagData(store=bags, targets=targets, task=task, cases=bags.slide_ids,
                            train=train, val=test)  # fmt: skip
-        jobs[name], tests[name] = (data, int(name[0])), test
+        jobs[name], tests[name] = HeadJob(data=data, seed=int(name[0])), test
     said = np.zeros((REPEATS, len(bags.labels)))
     with tempfile.TemporaryDirectory() as folder:
-        models = mil.train_heads(
-            name=head, directory=Path(folder), block=training_block(head, arguments),
-            loss=mil.SlideLoss(), jobs=jobs,
-        )  # fmt: skip
+        models = train_heads(
+            name=head, directory=Path(folder), block=training_block(head, arguments), jobs=jobs
+        )
     for name, model in models.items():
         for bag in tests[name]:
             said[int(name[0]), bag] = task.link(model.predict_slide(bags, int(bag))[0])[1]

@@ -9,10 +9,10 @@ but means nothing, so the caller weighs it 0.
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
-from lrmil_jax.distill.masked import Number, positive
+from lrmil_jax.distill.masked import positive
 from lrmil_jax.distill.slide import bag_loss
 from lrmil_jax.encoders.contrastive import normalise
-from lrmil_jax.types import AnyArray
+from lrmil_jax.types import AnyArray, Number
 
 
 def children_mean(

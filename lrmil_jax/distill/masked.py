@@ -4,13 +4,10 @@ import numbers
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from lrmil_jax.errors import ConfigError
 from lrmil_jax.types import AnyArray
-
-Number = float | int | np.floating | Float[AnyArray, ""]
 
 
 def f32(values: Float[AnyArray, "..."]) -> Float[Array, "..."]:

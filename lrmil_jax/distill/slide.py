@@ -9,13 +9,12 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from lrmil_jax.distill.masked import (
-    Number,
     f32,
     masked_log_softmax,
     masked_mean,
     positive,
 )
-from lrmil_jax.types import AnyArray
+from lrmil_jax.types import AnyArray, Number
 
 
 def bag_loss(
@@ -113,6 +112,7 @@ def attention_rank_loss(
     mask: Shaped[AnyArray, "B N"],
     *,
     k: int,
+    counted: Number | None = None,
 ) -> Float[Array, "B"]:
     """L_hard, `"rank"`: the k most guided patches must outrank the k least guided ones.
 
@@ -123,6 +123,7 @@ def attention_rank_loss(
       guide: a distribution over the patches.
       mask: True for real patches.
       k: at most half of the bag is used on either side; see `extremes` for ties.
+      counted: how many of the k count, see `extremes`.
 
     Returns:
       The loss of each bag; 0 for a bag of one patch.
@@ -130,7 +131,7 @@ def attention_rank_loss(
     Raises:
       ConfigError: k is below 1.
     """
-    top, bottom, valid = extremes(guide, mask, k=k)
+    top, bottom, valid = extremes(guide, mask, k=k, counted=counted)
     logits = f32(student_attention_logits)
     upper = jnp.take_along_axis(logits, top, -1)
     lower = jnp.take_along_axis(logits, bottom, -1)
@@ -145,6 +146,7 @@ def instance_loss(
     mask: Shaped[AnyArray, "B N"],
     *,
     k: int,
+    counted: Number | None = None,
 ) -> Float[Array, "B"]:
     """L_hard, `"instance"`: the k most guided patches are class 1, the k least guided class 0.
 
@@ -157,7 +159,7 @@ def instance_loss(
       instance_logits: two logits per patch.
       guide: a distribution over the patches.
       mask: True for real patches.
-      k: as in `attention_rank_loss`.
+      k, counted: as in `attention_rank_loss`.
 
     Returns:
       The loss of each bag.
@@ -165,7 +167,7 @@ def instance_loss(
     Raises:
       ConfigError: k is below 1.
     """
-    top, bottom, valid = extremes(guide, mask, k=k)
+    top, bottom, valid = extremes(guide, mask, k=k, counted=counted)
     log_p = jax.nn.log_softmax(f32(instance_logits))
     upper = jnp.take_along_axis(log_p[..., 1], top, -1)
     lower = jnp.take_along_axis(log_p[..., 0], bottom, -1)
@@ -173,12 +175,17 @@ def instance_loss(
 
 
 def extremes(
-    guide: Float[AnyArray, "B N"], mask: Shaped[AnyArray, "B N"], *, k: int
+    guide: Float[AnyArray, "B N"],
+    mask: Shaped[AnyArray, "B N"],
+    *,
+    k: int,
+    counted: Number | None = None,
 ) -> tuple[Int[Array, "B k"], Int[Array, "B k"], Bool[Array, "B k"]]:
     """Indices of the k patches with most and the k with least guide, and which of them count.
 
     k is cut to half of the bag's patches, and further to where the guide tells top from bottom:
-    of patches with one and the same guide, none may be made to outrank another.
+    of patches with one and the same guide, none may be made to outrank another. `counted`, at most
+    k, is a smaller k that may be an array: shapes depend on k alone.
 
     Returns:
       `top` by falling and `bottom` by rising guide, and `valid`, True at the first places up to
@@ -194,6 +201,8 @@ def extremes(
     k = min(k, width // 2)
     most, top = jax.lax.top_k(jnp.where(mask, guide, -jnp.inf), k)
     least, bottom = jax.lax.top_k(jnp.where(mask, -guide, -jnp.inf), k)
-    half = mask.sum(-1, keepdims=True) // 2
-    valid = (jnp.arange(k)[None, :] < half) & (most > -least)
+    limit = mask.sum(-1, keepdims=True) // 2
+    if counted is not None:
+        limit = jnp.minimum(limit, counted)
+    valid = (jnp.arange(k)[None, :] < limit) & (most > -least)
     return top, bottom, valid

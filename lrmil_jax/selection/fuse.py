@@ -13,10 +13,10 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from lrmil_jax.arrays import f32, namespace, softmax
-from lrmil_jax.distill.masked import Number, positive
+from lrmil_jax.distill.masked import positive
 from lrmil_jax.encoders.contrastive import normalise
 from lrmil_jax.errors import ConfigError
-from lrmil_jax.types import AnyArray
+from lrmil_jax.types import AnyArray, Number
 
 
 def text_context(

@@ -20,7 +20,7 @@ from lrmil_jax.evals.calibration import Forecast
 from lrmil_jax.evals.intervals import Figure
 from lrmil_jax.tasks import columns
 from lrmil_jax.tasks.task import Task
-from lrmil_jax.types import AnyArray
+from lrmil_jax.types import AnyArray, Number
 
 _LEAST = 1e-12  # of a probability, before its logarithm
 
@@ -88,7 +88,7 @@ class Classification(Task):
         student: Float[AnyArray, "B C"],
         teacher: Float[AnyArray, "B C"],
         *,
-        temperature: float,
+        temperature: Number,
     ) -> Array:
         """`slide.bag_loss`."""
         return slide_losses.bag_loss(student, teacher, temperature=temperature)

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 
 from lrmil_jax import arrays
 from lrmil_jax.tasks.survival import Survival
-from lrmil_jax.types import AnyArray
+from lrmil_jax.types import AnyArray, Number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Cox(Survival):
         student: Float[AnyArray, "B 1"],
         teacher: Float[AnyArray, "B 1"],
         *,
-        temperature: float,
+        temperature: Number,
     ) -> Array:
         """Squared difference of the log risks; the temperature plays no part. Their common level,
         of which the labels know nothing, is the teacher's."""

@@ -20,7 +20,7 @@ from lrmil_jax.evals.calibration import Forecast
 from lrmil_jax.evals.intervals import SHARE, Bounds
 from lrmil_jax.tasks import columns
 from lrmil_jax.tasks.task import Task
-from lrmil_jax.types import AnyArray
+from lrmil_jax.types import AnyArray, Number
 
 _PREFIX = "finding_"
 
@@ -106,7 +106,7 @@ class MultiLabel(Task):
         student: Float[AnyArray, "B f"],
         teacher: Float[AnyArray, "B f"],
         *,
-        temperature: float,
+        temperature: Number,
     ) -> Array:
         """`T^2 KL` between both sides' tempered probabilities, mean over the findings."""
         return slide_losses.bernoulli_loss(student, teacher, temperature=temperature).mean(-1)

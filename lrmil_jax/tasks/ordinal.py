@@ -16,7 +16,7 @@ from lrmil_jax.evals import metrics
 from lrmil_jax.evals.intervals import SHARE, Bounds
 from lrmil_jax.tasks.classification import Classification
 from lrmil_jax.tasks.task import Task
-from lrmil_jax.types import AnyArray
+from lrmil_jax.types import AnyArray, Number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Ordinal(Classification):
         student: Float[AnyArray, "B s"],
         teacher: Float[AnyArray, "B s"],
         *,
-        temperature: float,
+        temperature: Number,
     ) -> Array:
         """`T^2 KL` between both sides' tempered steps, mean over them."""
         return slide_losses.bernoulli_loss(student, teacher, temperature=temperature).mean(-1)

@@ -14,7 +14,7 @@ from lrmil_jax.evals import intervals, jackknife
 from lrmil_jax.evals.intervals import ANYTHING, Bounds
 from lrmil_jax.tasks import columns
 from lrmil_jax.tasks.task import Task
-from lrmil_jax.types import AnyArray
+from lrmil_jax.types import AnyArray, Number
 
 _STRATA = 4  # of equal size, by the number, so that folds are alike
 
@@ -76,7 +76,7 @@ class Regression(Task):
         student: Float[AnyArray, "B 1"],
         teacher: Float[AnyArray, "B 1"],
         *,
-        temperature: float,
+        temperature: Number,
     ) -> Array:
         """Squared difference, on the same scale."""
         del temperature

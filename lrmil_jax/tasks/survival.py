@@ -21,7 +21,7 @@ from lrmil_jax.evals.intervals import SHARE, Figure
 from lrmil_jax.tasks import columns
 from lrmil_jax.tasks.regression import strata
 from lrmil_jax.tasks.task import Task
-from lrmil_jax.types import AnyArray
+from lrmil_jax.types import AnyArray, Number
 
 _LEAST = 1e-12  # of a probability that others are divided by
 
@@ -113,7 +113,7 @@ class Survival(Task):
         student: Float[AnyArray, "B j"],
         teacher: Float[AnyArray, "B j"],
         *,
-        temperature: float,
+        temperature: Number,
     ) -> Array:
         """`T^2 KL` between both sides' tempered hazards, summed over intervals, each weighted by
         the teacher's probability of coming so far."""

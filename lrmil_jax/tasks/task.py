@@ -15,7 +15,7 @@ from lrmil_jax.evals import calibration, jackknife
 from lrmil_jax.evals.calibration import Forecast
 from lrmil_jax.evals.intervals import Bounds, Figure
 from lrmil_jax.tasks import columns
-from lrmil_jax.types import AnyArray
+from lrmil_jax.types import AnyArray, Number
 
 # How the slides of a patient become one prediction: the mean of the values, or of the outputs.
 # How the slides of a patient become one prediction: the mean over them, or all in one bag.
@@ -128,7 +128,7 @@ class Task(abc.ABC):
         student: Float[AnyArray, "B W"],
         teacher: Float[AnyArray, "B W"],
         *,
-        temperature: float,
+        temperature: Number,
     ) -> Array:
         """[B], L_bag: what a student's outputs cost against its teacher's, 0 where they agree."""
 

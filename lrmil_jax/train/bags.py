@@ -188,7 +188,7 @@ def stacked(trees: Sequence[Any]) -> Any:
 
 
 def together(loaders: Sequence[BagLoader]) -> dict[str, Any]:
-    """The constants of several trainings on the same slides: a scale [M, D] of each, one bank."""
+    """The constants of several trainings on the same slides: a scale [S, D] of each, one bank."""
     return stacked([loader.scale for loader in loaders]) | loaders[0].bank
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from lrmil_jax.train import sharding
 from lrmil_jax.train.state import Several, TrainState
-from lrmil_jax.train.step import batch_key
+from lrmil_jax.train.step import BATCH_ROLES, batch_key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,8 @@ class JointPass:
     Args:
       joint: the loss.
       mesh: from `make_mesh`.
-      several: models with an axis of their own, before that of the examples.
+      several: models with an axis of their own, before that of the examples; each has a stream of
+        batches to itself, which take what is computed here along.
     """
 
     def __init__(self, joint: Joint, mesh: Mesh, several: Several | None = None):
@@ -65,7 +66,7 @@ class JointPass:
             return value, slope
 
         if several is not None:
-            outputs, slope = jax.vmap(outputs, several.axes), jax.vmap(slope)
+            outputs, slope = several.over_models(outputs, BATCH_ROLES), jax.vmap(slope)
         self._outputs = jax.jit(
             outputs,
             out_shardings=sharding.replicated(mesh),

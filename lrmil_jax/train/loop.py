@@ -103,7 +103,7 @@ def fit_several(
       several: what the models differ in.
       params: of all, leaves [M, ...].
       loss_fn: of one model, as for `fit`.
-      batches: as for `fit`, with leaves [M, B, ...]; `ends_update` is one for all.
+      batches: as for `fit`, with leaves [S, B, ...]; `ends_update` is one for all.
       validate: `params of all -> metrics of each`.
       constants: as for `fit`; some may be each model's own, see `Several`.
 

@@ -12,10 +12,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from lrmil_jax import heads
-from lrmil_jax.data.stacked import StackedBatches
 from lrmil_jax.errors import ConfigError
 from lrmil_jax.progress import progress
 from lrmil_jax.tasks import Task
@@ -24,9 +25,10 @@ from lrmil_jax.train.bag_model import BagModel
 from lrmil_jax.train.bags import BagData
 from lrmil_jax.train.checkpoint import FitResult
 from lrmil_jax.train.joint import Joint
-from lrmil_jax.train.loop import fit, fit_several
+from lrmil_jax.train.loop import fit
 from lrmil_jax.train.slide_loss import SlideLoss
-from lrmil_jax.train.state import Several, TrainSettings
+from lrmil_jax.train.state import TrainSettings
+from lrmil_jax.train.step import LossFn
 from lrmil_jax.train.validation import Validation
 
 
@@ -92,13 +94,12 @@ def train_head(
       TrainingError: a bag is too long for the device, or training diverged.
     """
     mesh = sharding.make_mesh()
-    xy = _places(block, loss, data)
-    one = _Job(name, block, loss, data, seed, mesh, xy)
+    one = HeadTraining(name, block, loss, data, seed, mesh, places(block, loss, data))
     result = fit(
         name=name,
         directory=directory,
         params=one.start(),
-        loss_fn=_loss_fn(one.module, loss, data.task),
+        loss_fn=loss_function(one.module, loss, data.task),
         batches=one.batches.dataset(),
         validate=Validation(one.module, [one.loader], mesh),
         settings=one.settings(examples=one.batches.bags_of_an_update),
@@ -110,101 +111,43 @@ def train_head(
     return one.model(result)
 
 
-def train_heads(
-    *,
-    name: str,
-    directory: Path,
-    block: Mapping[str, Any] | ConfigDict,
-    loss: SlideLoss,
-    jobs: Mapping[str, tuple[BagData, int]],
-) -> dict[str, BagModel]:
-    """`train_head` of several folds and seeds on the same slides, in as few programs as it takes.
-
-    Each model is what it would be alone (to rounding; a head that draws chance in training draws
-    other numbers). One program trains those whose epochs have equally many updates and whose task
-    is the same (the scale of a regression and the intervals of survival are each fold's own), as
-    many at once as the device has room for; where the features do not stay on the device, one
-    model after another is trained.
-
-    Args:
-      name, directory, block, loss: as for `train_head`, of all of them.
-      jobs: data and seed of each, by a name that makes a folder; all have one store.
-
-    Raises:
-      As `train_head`.
-    """
-    mesh, (first, _) = sharding.make_mesh(), next(iter(jobs.values()))
-    if any(data.store is not first.store for data, _ in jobs.values()):
-        raise ValueError("heads that are trained together must have one store of features")
-    xy = _places(block, loss, first)
-    prepared = {
-        key: _Job(f"{name}, {key}", block, loss, data, seed, mesh, xy)
-        for key, (data, seed) in jobs.items()
-    }
-    if not next(iter(prepared.values())).loader.resident:
-        return {
-            key: train_head(name=f"{name}, {key}", directory=directory / key, block=block,
-                            loss=loss, data=data, seed=seed)
-            for key, (data, seed) in jobs.items()
-        }  # fmt: skip
-    models = {}
-    for number, keys in enumerate(_groups(prepared)):
-        chosen = {key: prepared[key] for key in keys}
-        models |= _train_group(f"{name}, {len(keys)} models", directory / f"group_{number}", chosen)
-    return {key: models[key] for key in jobs}
-
-
-def _groups(jobs: Mapping[str, "_Job"]) -> list[list[str]]:
-    """Names of those that one program trains."""
-    first = next(iter(jobs.values()))
-    params = sum(leaf.size for leaf in jax.tree.leaves(first.start()))
-    # Parameters, their best, two moments, a gradient, and a copy of some of them.
-    each = first.loader.need + 6 * 4 * params
-    most = max(1, first.loader.room // each)
-    alike: dict[Any, list[str]] = {}
-    for key, job in jobs.items():
-        alike.setdefault((job.batches.updates, job.data.task), []).append(key)
-    return [keys[at : at + most] for keys in alike.values() for at in range(0, len(keys), most)]
-
-
-def _train_group(name: str, directory: Path, jobs: Mapping[str, "_Job"]) -> dict[str, BagModel]:
-    several = Several(
-        names=tuple(jobs),
-        seeds=tuple(job.seed for job in jobs.values()),
-        examples=tuple(job.batches.bags_of_an_update for job in jobs.values()),
-        constants={"mean": 0, "sd": 0, "bank": None},
-    )
-    each = list(jobs.values())
-    first, loaders = each[0], [job.loader for job in each]
-    stacked = StackedBatches([job.batches for job in each], budget=first.block["budget"])
-    results = fit_several(
-        name=name,
-        directory=directory,
-        several=several,
-        params=bags.stacked([job.start() for job in each]),
-        loss_fn=_loss_fn(first.module, first.loss, first.data.task),
-        batches=stacked.dataset(),
-        validate=Validation(first.module, loaders, first.mesh, several),
-        settings=first.settings(),
-        constants=bags.together(loaders),
-        mesh=first.mesh,
-        joint=first.joint,
-    )
-    models = zip(each, results, strict=True)
-    return dict(zip(jobs, [job.model(result) for job, result in models], strict=True))
-
-
-def _places(block, loss: SlideLoss, data: BagData) -> np.ndarray | None:
-    """Where the instances lie, for a head that needs to know."""
+def places(
+    block: Mapping[str, Any] | ConfigDict, loss: SlideLoss, data: BagData
+) -> Float[np.ndarray, "rows 2"] | None:
+    """Where the instances lie, in patches, for a head that needs to know."""
     options = _head_options(block, loss)
     module = heads.create(block["head"], num_classes=data.task.width, **options)
     return bags.places_of(data.store) if module.needs_xy else None
 
 
-class _Job:
-    """One head to be trained: module, batches, and the model that comes of it."""
+class HeadTraining:
+    """One head to be trained: module, batches, and the model that comes of it.
 
-    def __init__(self, name, block, loss, data: BagData, seed: int, mesh, xy):
+    Attributes:
+      block, loss, seed, mesh, data: as given; data with the places, if there are some.
+      options, module: of the head.
+      loader, batches: of its bags.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        block: Mapping[str, Any] | ConfigDict,
+        loss: SlideLoss,
+        data: BagData,
+        seed: int,
+        mesh: Mesh,
+        xy: Float[np.ndarray, "rows 2"] | None,
+    ):
+        """
+        Args:
+          name, block, loss, data, seed: as for `train_head`.
+          mesh: of the training.
+          xy: from `places`.
+
+        Raises:
+          As `train_head`.
+        """
         self.block, self.loss, self.seed, self.mesh = block, loss, seed, mesh
         self.options = _head_options(block, loss)
         self.module = heads.create(block["head"], num_classes=data.task.width, **self.options)
@@ -228,6 +171,11 @@ class _Job:
         """The parameters that training starts from."""
         dummy = (jnp.zeros((1, 8, self.loader.mean.size)), jnp.ones((1, 8), bool))
         return _initial(self.module)(jax.random.key(self.seed), *dummy)["params"]
+
+    @functools.cached_property
+    def parameters(self) -> int:
+        """Numbers that the head learns."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.start()))
 
     def settings(self, **options: Any) -> TrainSettings:
         """Of its training."""
@@ -271,7 +219,7 @@ def _initial(module: heads.Head) -> Callable:
 def _head_options(block: Mapping[str, Any] | ConfigDict, loss: SlideLoss) -> dict[str, Any]:
     known = heads.defaults(heads.find(block["head"]))
     options = {key: block[key] for key in ("dropout", "dtype", "hidden") if key in known}
-    if loss.lambda_hard and loss.hard == "instance":
+    if loss.by_instance:
         options["instance_classes"] = 2
     return options | heads.parse_options(block["head"], block["options"])
 
@@ -282,9 +230,15 @@ def _output(module: heads.Head, params, constants, batch, key, train) -> heads.H
     return module.apply({"params": params}, instances, batch["mask"], **options)
 
 
-def _loss_fn(module: heads.Head, loss: SlideLoss, task: Task) -> Callable:
+def loss_function(
+    module: heads.Head, loss: SlideLoss, task: Task, own: tuple[str, ...] = ()
+) -> LossFn:
+    """What a head learns from, as `fit` takes it; constants named by `own` replace those of the
+    loss."""
+
     def loss_fn(*arguments):
         output = _output(module, *arguments)
-        return loss.terms(output, arguments[2], task=task, head=module)
+        this = dataclasses.replace(loss, **{name: arguments[1][name] for name in own})
+        return this.terms(output, arguments[2], task=task, head=module)
 
     return loss_fn

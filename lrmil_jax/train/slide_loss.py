@@ -1,29 +1,51 @@
 """What a head learns of a slide: its label, and what a teacher says of it."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from lrmil_jax import heads
 from lrmil_jax.distill import slide as slide_losses
 from lrmil_jax.tasks import Task
 from lrmil_jax.train.joint import carried
+from lrmil_jax.types import Number
+
+# Weights of terms; a term whose weight is the number 0 is not computed at all.
+_WEIGHTS = ("lambda_ce", "lambda_bag", "lambda_soft", "lambda_hard")
+_COUNTS = ("counted", "guide")
+_ARRAYS = (*_WEIGHTS, "temperature_bag", "temperature_attn", *_COUNTS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SlideLoss:
-    """Weights and options of L_stage2 (`method.md` part 2); a teacher has cross-entropy alone."""
+    """Weights and options of L_stage2 (`method.md` part 2); a teacher has cross-entropy alone.
 
-    lambda_ce: float = 1.0
-    lambda_bag: float = 0.0
-    lambda_soft: float = 0.0
-    lambda_hard: float = 0.0
-    temperature_bag: float = 1.0
-    temperature_attn: float = 1.0
+    All but `topk` and `hard` may be arrays [], so that models which differ in them are one program.
+
+    Attributes:
+      counted: how many of the `topk` count; None: all.
+      guide: which of several guides, where the batch's have an axis of them.
+    """
+
+    lambda_ce: Number = 1.0
+    lambda_bag: Number = 0.0
+    lambda_soft: Number = 0.0
+    lambda_hard: Number = 0.0
+    temperature_bag: Number = 1.0
+    temperature_attn: Number = 1.0
     topk: int = 8
     hard: str = "rank"
+    counted: Number | None = None
+    guide: Number | None = None
+
+    @property
+    def by_instance(self) -> bool:
+        """Whether the head needs a classifier of instances."""
+        return not _off(self.lambda_hard) and self.hard == "instance"
 
     def terms(
         self,
@@ -47,25 +69,52 @@ class SlideLoss:
             return task.loss(logits, batch["target"])
 
         terms, own = {}, {}
-        if self.lambda_ce:
+        if not _off(self.lambda_ce):
             labels = batch["target"][:, 0].astype(jnp.int32) if task.has_classes else None
             own = head.label_losses(output, labels, batch["mask"], of_logits)
-        if self.lambda_bag:
+        if not _off(self.lambda_bag):
             terms["bag"] = task.distillation(
                 output.logits, batch["teacher_logits"], temperature=self.temperature_bag
             )
-        if self.lambda_soft or self.lambda_hard:
-            guided = (batch["guide"], batch["mask"] & batch["covered"])
-        if self.lambda_soft:
+        if not (_off(self.lambda_soft) and _off(self.lambda_hard)):
+            guide = batch["guide"] if self.guide is None else batch["guide"][..., self.guide]
+            guided = (guide, batch["mask"] & batch["covered"])
+        if not _off(self.lambda_soft):
             terms["soft"] = slide_losses.attention_kl_loss(
                 output.attention_logits, *guided, temperature=self.temperature_attn
             )
-        if self.lambda_hard and self.hard == "rank":
-            terms["hard"] = slide_losses.attention_rank_loss(
-                output.attention_logits, *guided, k=self.topk
-            )
-        elif self.lambda_hard:
-            terms["hard"] = slide_losses.instance_loss(output.instance_logits, *guided, k=self.topk)
+        if not _off(self.lambda_hard):
+            options = {"k": self.topk, "counted": self.counted}
+            if self.hard == "rank":
+                attention = output.attention_logits
+                terms["hard"] = slide_losses.attention_rank_loss(attention, *guided, **options)
+            else:
+                instances = output.instance_logits
+                terms["hard"] = slide_losses.instance_loss(instances, *guided, **options)
         total = sum(getattr(self, f"lambda_{name}") * value for name, value in terms.items())
         total += self.lambda_ce * sum(own.values())
         return {"loss": total, **own, **terms}
+
+
+def _off(weight: Any) -> bool:
+    return isinstance(weight, int | float) and weight == 0
+
+
+def together(losses: Sequence[SlideLoss]) -> tuple[SlideLoss, dict[str, np.ndarray]]:
+    """Several losses as one: what they have in common, and arrays [M] of what they differ in, with
+    which `dataclasses.replace` makes each of them again.
+
+    Raises:
+      ValueError: they differ in what no array can say.
+    """
+    whole = [dataclasses.replace(one, counted=one.counted or one.topk) for one in losses]
+    kinds = {one.hard for one in whole if not _off(one.lambda_hard)}
+    if len(kinds) > 1:
+        raise ValueError("losses of attention and losses of instances are no one program")
+    arrays = {}
+    for name in _ARRAYS:
+        values = [getattr(one, name) for one in whole]
+        if len(set(values)) > 1:
+            arrays[name] = np.array(values, np.int32 if name in _COUNTS else np.float32)
+    most = max(one.topk for one in whole)
+    return dataclasses.replace(whole[0], topk=most, hard=(*kinds, "rank")[0]), arrays

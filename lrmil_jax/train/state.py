@@ -1,9 +1,11 @@
 """What training is told (TrainSettings) and what it carries from step to step (TrainState)."""
 
 import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.struct
+import jax
 
 from lrmil_jax.errors import ConfigError
 
@@ -30,25 +32,69 @@ class TrainState:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Several:
-    """M models that are trained as one: all that is theirs has a leading axis of models.
+    """M models that are trained as one: S streams of batches, and P models that learn from each.
+
+    Models lie in the order of their streams. What is a model's own has a leading axis [M], what is
+    a stream's own [S]; a batch is read once for all models of its stream.
 
     Attributes:
-      names: of the models, for messages, rows of metrics and folders.
-      seeds: of each one's chance in the steps.
-      examples: `TrainSettings.examples` of each.
-      constants: which constants are each model's own, as `in_axes` of `jax.vmap`: 0 for [M, ...],
-        None for what all share.
+      names: [M] of the models, for messages, rows of metrics and folders.
+      seeds: [S] of the chance in the steps of each stream's models.
+      examples: [S] `TrainSettings.examples` of each stream.
+      rates: [M] each model's learning rate as a multiple of `TrainSettings.learning_rate`.
+      by_stream, by_model: names of those constants that are each stream's or each model's own; all
+        others are shared.
     """
 
     names: tuple[str, ...]
     seeds: tuple[int, ...]
     examples: tuple[float, ...]
-    constants: Any = None
+    rates: tuple[float, ...] | None = None
+    by_stream: tuple[str, ...] = ()
+    by_model: tuple[str, ...] = ()
 
     @property
-    def axes(self) -> tuple[Any, ...]:
-        """`in_axes` of a function of (params, step, constants, batch, key, index)."""
-        return (0, None, self.constants, 0, 0, None)
+    def points(self) -> int:
+        """P, models that learn from one stream."""
+        return len(self.names) // len(self.seeds)
+
+    def over_models(
+        self, function: Callable[..., Any], roles: Sequence[str | None]
+    ) -> Callable[..., Any]:
+        """A function of one model as one of all, whose results have a leading axis [M].
+
+        Args:
+          function: of arrays.
+          roles: of each argument: "model" and "stream" say what its leading axis is, "constants" a
+            dict of which some entries have one, None none at all.
+        """
+        inner = [0 if role == "model" else None for role in roles]
+        outer = [None if role is None else 0 for role in roles]
+        split = (len(self.seeds), self.points)
+
+        def whole(*arguments):
+            folded, axes = list(arguments), (list(inner), list(outer))
+            for place, role in enumerate(roles):
+                if role == "model":
+                    folded[place] = _split(arguments[place], split)
+                elif role == "constants":
+                    axes[0][place], axes[1][place] = self._constant_axes(arguments[place])
+                    own = {name: _split(arguments[place][name], split) for name in self.by_model}
+                    folded[place] = {**arguments[place], **own}
+            results = jax.vmap(jax.vmap(function, axes[0]), axes[1])(*folded)
+            return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), results)
+
+        return whole
+
+    def _constant_axes(self, constants: Mapping[str, Any]) -> tuple[dict, dict]:
+        """`in_axes` of constants, over the models of a stream and over streams."""
+        models = {name: 0 if name in self.by_model else None for name in constants}
+        own = (*self.by_stream, *self.by_model)
+        return models, {name: 0 if name in own else None for name in constants}
+
+
+def _split(tree: Any, shape: tuple[int, int]) -> Any:
+    return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), tree)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

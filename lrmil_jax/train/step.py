@@ -24,6 +24,8 @@ from lrmil_jax.train.state import Several, TrainState
 LossFn = Callable[[Any, Any, dict[str, Any], Any, bool], dict[str, Array]]
 
 _SMALLEST_WEIGHT = 1e-8
+# What the arguments (params, step, constants, batch, key, index) are to `Several.over_models`.
+BATCH_ROLES = ("model", None, "constants", "stream", "stream", None)
 
 
 @flax.struct.dataclass
@@ -81,6 +83,7 @@ def update(
     state: TrainState,
     totals: Totals,
     examples: float | int | Array | None = None,
+    rate: Array | None = None,
 ) -> tuple[TrainState, dict[str, Any]]:
     """One optimiser update; gives the new state and the step's sums.
 
@@ -89,11 +92,14 @@ def update(
       state: before the update.
       totals: of all batches of the update.
       examples: see `TrainSettings`; None divides by the update's own weight.
+      rate: a multiple of the optimiser's learning rate; None is 1.
     """
     own = jnp.maximum(totals.weight, _SMALLEST_WEIGHT)
     weight = own if examples is None else jnp.float32(examples)
     grads = jax.tree.map(lambda grad: grad / weight.astype(grad.dtype), totals.grads)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    if rate is not None:  # every optimiser of `optim` is linear in it
+        updates = jax.tree.map(lambda change: rate.astype(change.dtype) * change, updates)
     params = optax.apply_updates(state.params, updates)
     measured = {
         "terms": totals.terms,
@@ -115,8 +121,8 @@ class Stepper:
       mesh: from `make_mesh`.
       shardings: of the state.
       examples: see `TrainSettings`.
-      several: models whose state, batches [M, B, ...] and keys [M] have a leading axis; their
-        `examples` take the place of those above.
+      several: models whose state has a leading axis [M], and batches [S, B, ...] and keys [S] one
+        of streams; their `examples` take the place of those above.
     """
 
     def __init__(
@@ -136,19 +142,21 @@ class Stepper:
             summed = gradients(loss_fn, params, constants, batch, batch_key(key, step, index))
             return summed, summed.weight
 
-        one_update = functools.partial(_updated, tx)
+        one_update, rates = functools.partial(_updated, tx), None
         if several is not None:
-            batch_totals = jax.vmap(batch_totals, several.axes)
-            examples = jnp.asarray(several.examples, jnp.float32)
+            batch_totals = several.over_models(batch_totals, BATCH_ROLES)
+            examples = jnp.repeat(jnp.asarray(several.examples, jnp.float32), several.points)
             models = TrainState(step=None, params=0, opt_state=0, best=0)
-            one_update = jax.vmap(one_update, (models, 0, 0, 0), (models, 0))
+            rates = several.rates and jnp.asarray(several.rates, jnp.float32)
+            axes = (models, 0, 0, 0, None if rates is None else 0)
+            one_update = jax.vmap(one_update, axes, (models, 0))
         options = sharding.compiler_options(mesh)
         self._totals = jax.jit(
             batch_totals, out_shardings=(totals, copied), compiler_options=options
         )
         self._merge = jax.jit(merge, out_shardings=totals, donate_argnums=0)
         self._update = jax.jit(
-            lambda state, summed, active: one_update(state, summed, examples, active),
+            lambda state, summed, active: one_update(state, summed, examples, active, rates),
             out_shardings=(shardings, copied),
             donate_argnums=0,
         )
@@ -173,10 +181,15 @@ class Stepper:
 
 
 def _updated(
-    tx: optax.GradientTransformation, state: TrainState, summed: Totals, examples: Any, active: Any
+    tx: optax.GradientTransformation,
+    state: TrainState,
+    summed: Totals,
+    examples: Any,
+    active: Any,
+    rate: Any,
 ) -> tuple[TrainState, dict[str, Any]]:
     """`update`, of a model among several only as long as it is active."""
-    after, measured = update(tx, state, summed, examples)
+    after, measured = update(tx, state, summed, examples, rate)
     if active is not None:
         kept = jax.tree.map(
             lambda new, old: jnp.where(active, new, old),

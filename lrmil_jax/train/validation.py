@@ -1,5 +1,6 @@
 """What a MIL head in training says of the validation slides."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ class Validation:
     """Figures per patient on the validation slides; all that chooses a checkpoint.
 
     Called with the parameters of one head it gives its metrics, with those of several a list.
+    `loaders` are those of the streams of several, one of one head.
     """
 
     def __init__(
@@ -47,8 +49,10 @@ class Validation:
         else:
             sources = [loader.validation() for loader in loaders]
             self._batches = StackedBatches(sources, budget=first.block["budget"])
-            self._constants = sharding.replicate(bags.together(loaders), mesh)
-            values = jax.vmap(values, (0, several.constants, 0))
+            constants = bags.together(loaders)
+            self._constants = sharding.replicate(constants, mesh)
+            streams = dataclasses.replace(several, by_model=())
+            values = streams.over_models(values, ("model", "constants", "stream"))
         copied = sharding.replicated(mesh)
         self._values = jax.jit(values, out_shardings=(copied, copied))
 
@@ -65,7 +69,8 @@ class Validation:
         )
         if self._several is None:
             return _measured(self._data[0], rows, places)
-        return [_measured(*one) for one in zip(self._data, rows, places, strict=True)]
+        data = [one for one in self._data for _ in range(self._several.points)]
+        return [_measured(*one) for one in zip(data, rows, places, strict=True)]
 
 
 def _measured(data: BagData, rows: np.ndarray, places: np.ndarray) -> Metrics:

@@ -12,6 +12,7 @@ from lrmil_jax.errors import ConfigError
 from lrmil_jax.tasks.cox import Cox
 from lrmil_jax.train import bag_model, mil, sharding
 from lrmil_jax.train.joint import Joint, JointPass, carried
+from lrmil_jax.train.many_heads import HeadJob, train_heads
 from lrmil_jax.train.state import TrainState
 from lrmil_jax.train.step import Stepper
 from tests.train import bags
@@ -62,10 +63,8 @@ def test_batches_and_devices_have_no_say(tmp_path, data, monkeypatch):
 def test_several_models_have_risk_sets_of_their_own(tmp_path, data, monkeypatch):
     monkeypatch.setattr(sharding, "make_mesh", lambda: make_mesh(jax.devices()[:1]))
     block = bags.block(epochs=1, bags=8, select="loss", head="abmil", budget=4096)
-    models = mil.train_heads(
-        name="cox", directory=tmp_path / "both", block=block, loss=mil.SlideLoss(),
-        jobs={"a": (data, 1), "b": (data, 2)},
-    )  # fmt: skip
+    jobs = {"a": HeadJob(data=data, seed=1), "b": HeadJob(data=data, seed=2)}
+    models = train_heads(name="cox", directory=tmp_path / "both", block=block, jobs=jobs)
     alone = train(tmp_path / "alone", data, epochs=1)
     assert_alike(models["a"], alone, data.store)
 

@@ -13,6 +13,7 @@ from lrmil_jax.data.stacked import StackedBatches
 from lrmil_jax.errors import TrainingError
 from lrmil_jax.tasks.regression import Regression
 from lrmil_jax.train import checkpoint, mil, sharding
+from lrmil_jax.train.many_heads import HeadJob, train_heads
 from tests.train import bags
 
 CHANGES = {
@@ -33,7 +34,11 @@ def jobs_of(store, labels):
     data = bags.data_of(store, labels)
     places = np.arange(len(labels))
     other = dataclasses.replace(data, train=places[5:], val=places[:5])
-    return {"fold_1": (data, 1), "fold_2": (other, 1), "fold_1_again": (data, 2)}
+    return {
+        "fold_1": HeadJob(data=data, seed=1),
+        "fold_2": HeadJob(data=other, seed=1),
+        "fold_1_again": HeadJob(data=data, seed=2),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +47,8 @@ def jobs(tmp_path_factory):
 
 
 def together(folder, jobs, **changes):
-    return mil.train_heads(name="toy", directory=folder, block=bags.block(**CHANGES | changes),
-                           loss=mil.SlideLoss(), jobs=jobs)  # fmt: skip
+    block = bags.block(**CHANGES | changes)
+    return train_heads(name="toy", directory=folder, block=block, jobs=jobs)
 
 
 def test_each_model_is_what_it_is_alone(tmp_path, jobs, monkeypatch):
@@ -52,10 +57,10 @@ def test_each_model_is_what_it_is_alone(tmp_path, jobs, monkeypatch):
     models = together(tmp_path / "together", jobs)
     monkeypatch.setattr(sharding, "make_mesh", lambda: make_mesh(jax.devices()[:1]))
     steps = set()
-    for key, (data, seed) in jobs.items():
+    for key, job in jobs.items():
         alone = mil.train_head(
             name="toy", directory=tmp_path / key, block=bags.block(**CHANGES | {"budget": 48}),
-            loss=mil.SlideLoss(), data=data, seed=seed,
+            loss=job.loss, data=job.data, seed=job.seed,
         )  # fmt: skip
         jax.tree.map(
             lambda one, other: np.testing.assert_allclose(one, other, atol=1e-5),
@@ -72,6 +77,52 @@ def test_each_model_is_what_it_is_alone(tmp_path, jobs, monkeypatch):
             (tmp_path / "together/group_0/metrics.jsonl").read_text().splitlines()]  # fmt: skip
     ends = {key: max(row["step"] for row in rows if f"{key}/train/loss" in row) for key in jobs}
     assert min(ends.values()) < max(ends.values())  # and one stopped before another
+
+
+def guided(data):
+    """With teacher outputs, and two guides of which a point takes one."""
+    rng = np.random.default_rng(4)
+    slides, rows = len(data.store.sizes), int(data.store.sizes.sum())
+    guides = np.abs(rng.normal(size=(rows, 2))).astype(np.float32)
+    logits = rng.normal(size=(slides, 2)).astype(np.float32)
+    instances = {"guide": guides, "covered": rng.random(rows) < 0.9}
+    return dataclasses.replace(data, per_bag={"teacher_logits": logits}, per_instance=instances)
+
+
+def test_points_of_a_sweep_are_what_they_are_alone(tmp_path, jobs, one_device):
+    """Two streams of batches, and on each of them five models that differ in all that a point may
+    differ in; another loss goes into a program of its own."""
+    every = {"lambda_bag": 1.0, "lambda_soft": 1.0, "lambda_hard": 0.5, "topk": 3, "guide": 0}
+    points = {
+        "plain": ({}, None),
+        "no terms": ({"lambda_bag": 0.0, "lambda_soft": 0.0, "lambda_hard": 0.0}, None),
+        "no label": ({"lambda_ce": 0.0, "temperature_bag": 4.0}, 0.1),
+        "warm": ({"temperature_attn": 2.0, "guide": 1}, None),
+        "few": ({"topk": 1, "lambda_hard": 3.0}, 0.05),
+        "instances": ({"hard": "instance"}, None),
+    }
+    data = guided(jobs["fold_1"].data)
+    other = dataclasses.replace(data, train=data.train[::-1].copy())
+    heads = {
+        f"{name}, {place}": HeadJob(data=one, seed=place, learning_rate=rate,
+                                    loss=mil.SlideLoss(**every | changes))
+        for place, one in enumerate((data, other)) for name, (changes, rate) in points.items()
+    }  # fmt: skip
+    models = together(tmp_path / "together", heads, epochs=3)
+    folders = sorted(path.name for path in (tmp_path / "together").iterdir())
+    assert folders == ["group_0", "group_1"]
+    for key in ("plain, 1", "no terms, 0", "no label, 1", "warm, 0", "few, 1", "instances, 1"):
+        job = heads[key]
+        changes = {"epochs": 3, "learning_rate": job.learning_rate or CHANGES["learning_rate"]}
+        alone = mil.train_head(
+            name="toy", directory=tmp_path / key, block=bags.block(**CHANGES | changes),
+            loss=job.loss, data=job.data, seed=job.seed,
+        )  # fmt: skip
+        jax.tree.map(
+            lambda one, other: np.testing.assert_allclose(one, other, atol=2e-5),
+            models[key].params, alone.params,
+        )  # fmt: skip
+    assert models["instances, 0"].options["instance_classes"] == 2
 
 
 def test_a_second_call_returns_what_was_trained(tmp_path, jobs, one_device):
@@ -112,24 +163,25 @@ def test_what_was_killed_goes_on_bit_for_bit(tmp_path, jobs, one_device, monkeyp
 def test_the_one_that_diverges_is_named(tmp_path, jobs, one_device):
     numbers = {
         key: dataclasses.replace(
-            data, task=Regression(), targets=data.targets * (1e30 if key == "fold_2" else 1.0)
+            job.data, task=Regression(),
+            targets=job.data.targets * (1e30 if key == "fold_2" else 1.0),
         )
-        for key, (data, _) in jobs.items()
-    }
+        for key, job in jobs.items()
+    }  # fmt: skip
     with pytest.raises(TrainingError, match=r"toy, 3 models, fold_2'; no checkpoint was made"):
-        together(tmp_path, {key: (data, 1) for key, data in numbers.items()})
+        together(tmp_path, {key: HeadJob(data=data, seed=1) for key, data in numbers.items()})
 
 
 def test_unlike_trainings_are_trained_apart(tmp_path, jobs, one_device):
     """By updates of an epoch, and where features do not stay on the device."""
-    alone = dataclasses.replace(jobs["fold_1"][0], train=np.arange(4))
-    models = together(tmp_path / "a", dict(jobs, small=(alone, 1)), epochs=1)
+    alone = dataclasses.replace(jobs["fold_1"].data, train=np.arange(4))
+    models = together(tmp_path / "a", dict(jobs, small=HeadJob(data=alone, seed=1)), epochs=1)
     assert list(models) == [*jobs, "small"]
     assert (tmp_path / "a/group_1/small/result.json").is_file()
     streamed = together(
         tmp_path / "b", {"fold_2": jobs["fold_2"]}, epochs=1, resident_gib=0.0, budget=48
     )
-    assert (tmp_path / "b/fold_2/result.json").is_file()
+    assert (tmp_path / "b/group_0/fold_2/result.json").is_file()
     jax.tree.map(
         lambda one, other: np.testing.assert_allclose(one, other, atol=1e-5),
         models["fold_2"].params, streamed["fold_2"].params,
