@@ -106,6 +106,7 @@ _CHECKS = {
     "distill.val_patches": _range(1, _INFINITE),
     "distill.lambda_layer": _range(0, _INFINITE),
     "distill.lambda_attn": _range(0, _INFINITE),
+    "student.seed": _optional(_range(0, 2**32 - 1)),
     "student.lambda_ce": _range(0, _INFINITE),
     "student.lambda_bag": _range(0, _INFINITE),
     "student.lambda_soft": _range(0, _INFINITE),

@@ -224,6 +224,7 @@ def _student(config: ConfigDict) -> None:
     student.topk = 8
     student.guide = "mass"  # or "mean", "max": how the teacher's attention reaches LR patches
     student.hard = "rank"  # or "instance"
+    student.seed = placeholder(int)  # of start and order of bags; unset: the run's
     student.no_distillation = True  # also train the baseline: undistilled encoder, cross-entropy
 
 
@@ -293,6 +294,11 @@ def _results(config: ConfigDict) -> None:
     study.budgets = ()
     study.variants = ()  # "name: key=value key=value", the keys as in flags: a row of the table
 
+    config.sweep = sweep = ConfigDict()  # settings beside each other, as few programs as it takes
+    sweep.each = ()  # every value of a key alone: "student.lambda_bag: 0 0.3 3"
+    sweep.grid = ()  # all combinations of the values of several such texts
+    sweep.points = ()  # those with names: "name: key=value key=value"
+
 
 def finish(config: ConfigDict, arg: str | None) -> ConfigDict:
     """Applies what follows the colon in `--config file.py:arg`."""
@@ -333,6 +339,7 @@ def tiny(config: ConfigDict) -> ConfigDict:
     config.report.heatmaps = 1
     study = config.study
     study.update(seeds=study.seeds[:2], variants=study.variants[:2], budgets=study.budgets[:1])
+    config.sweep.update(each=config.sweep.each[:2], grid=config.sweep.grid[:1])
     study.workers = 1
     return config
 

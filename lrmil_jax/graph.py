@@ -76,6 +76,8 @@ STAGES = {
         Stage("encode_lr", after=("distill",), per_fold=True, looks_again=True),
         Stage("student", keys=("student.",), except_keys=("student.no_distillation",),
               after=("teacher", "encode_lr"), per_fold=True),
+        Stage("sweep", keys=("student.", "sweep.points"), except_keys=("student.no_distillation",),
+              after=("teacher", "encode_lr", "student"), per_fold=True),
         Stage("baseline", keys=("student.", "encoder.name", "encoder.weights", "encoder.dtype",
                                 "features.dtype"),
               except_keys=_TEACHING, after=("pretrain", "prepare", "import_features"),

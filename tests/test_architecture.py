@@ -17,6 +17,7 @@ ORDER = (
     *("selection", "distill", "interchange", "evals", "heads", "patches", "encoders", "data"),
     *(
         "slides",
+        "points",
         "config",
         "arrays",
         "types",

@@ -7,27 +7,29 @@ Run:   python -m lrmil_jax.main --config configs/sweeps/distillation_weights.py 
 Smoke: python -m lrmil_jax.main --config configs/sweeps/distillation_weights.py:tiny \
          --workdir /tmp/weights
 
-What a variant shares with the runs before it is not done again: one that changes only stage 2 takes
-features, teacher, stage 1 and LR features as they are. Choose by `val_auc`, report `auc`.
+Settings of stage 2 differ in nothing that costs: one program trains them all, beside the config as
+it is, and each is what it would be alone. Every other value is a run of its own, which shares with
+the others what does not depend on it. Choose by validation, as the last line of the table does.
 """
 
 from lrmil_jax import config as configuration
 
-# One setting at a time around the config's own values; add your own lines.
-GRID = {
-    "distill.lambda_layer": ("0", "0.3", "3"),
-    "distill.lambda_attn": ("0", "0.3", "3"),
-    "distill.layers": ("(0,)", "(2,)", "(0,1,2)"),
-    "student.lambda_ce": ("0", "0.3", "3"),
-    "student.lambda_bag": ("0", "0.3", "3"),
-    "student.lambda_soft": ("0", "0.3", "3"),
-    "student.lambda_hard": ("0", "0.3", "1"),
-    "student.temperature_bag": ("1", "4"),
-    "student.temperature_attn": ("0.5", "2"),
-    "student.topk": ("1", "4"),
-    "student.guide": ("mean", "max"),
-    "student.hard": ("instance",),
-}
+# One setting at a time around the config's own values; add your own lines. `sweep.grid` takes the
+# same lines and tries all their combinations.
+EACH = (
+    "student.lambda_ce: 0 0.3 3",
+    "student.lambda_bag: 0 0.3 3",
+    "student.lambda_soft: 0 0.3 3",
+    "student.lambda_hard: 0 0.3 1",
+    "student.temperature_bag: 1 4",
+    "student.temperature_attn: 0.5 2",
+    "student.topk: 1 4",
+    "student.guide: mean max",
+    "student.hard: instance",
+    "distill.lambda_layer: 0 0.3 3",
+    "distill.lambda_attn: 0 0.3 3",
+    "distill.layers: (0,) (2,) (0,1,2)",
+)
 
 
 def get_config(arg: str | None = None):
@@ -46,7 +48,5 @@ def get_config(arg: str | None = None):
     config.teacher.update(bags=4, learning_rate=3e-3)
     config.student.topk = 2
     config.study.update(seeds=(11, 12), workers=0)
-    config.study.variants = tuple(
-        f"{key} {value}: {key}={value}" for key, values in GRID.items() for value in values
-    )
+    config.sweep.each = EACH
     return configuration.finish(config, arg)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from lrmil_jax import heads
+from lrmil_jax import config as configuration
+from lrmil_jax import heads, points
 from lrmil_jax.data.features import FeatureStore
 from lrmil_jax.errors import ConfigError
 from lrmil_jax.methods.method import ComparedModel, Method
@@ -39,15 +40,16 @@ class Lrmil(Method):
     bags = ("hr", "lr")
     stages = (
         *("pretrain", "prepare", "encode_hr", "teacher", "distill", "encode_lr", "student"),
-        *("baseline", "evaluate", "report"),
+        *("sweep", "baseline", "evaluate", "report"),
     )
     main = STUDENT
+    swept = "student"
     gap = (_BASELINE, TEACHER)
 
     def stage_names(self, config: ConfigDict) -> tuple[str, ...]:
-        if config.student.no_distillation:
-            return self.stages
-        return tuple(name for name in self.stages if name != "baseline")
+        left_out = () if config.student.no_distillation else ("baseline",)
+        left_out += () if config.sweep.points else ("sweep",)
+        return tuple(name for name in self.stages if name not in left_out)
 
     def models(self, config: ConfigDict) -> tuple[ComparedModel, ...]:
         baseline = (_BASELINE,) if config.student.no_distillation else ()
@@ -74,20 +76,27 @@ class Lrmil(Method):
     def preflight(self, config: ConfigDict, module) -> None:
         if foreign.reads_slides(config):
             self.layers(config, module)
-        student, name = heads.find(config.student.head), config.student.head
-        if not student.has_attention and (config.student.lambda_soft or config.student.lambda_hard):
-            raise ConfigError(
-                f"student.head={name} has no attention to guide; set student.lambda_soft and "
-                "student.lambda_hard to 0, or choose another head"
-            )
-        by_instance = config.student.lambda_hard and config.student.hard == "instance"
-        if by_instance and "instance_classes" not in heads.defaults(student):
-            raise ConfigError(
-                f"student.head={name} has no classifier of instances for student.hard=instance; "
-                "set student.hard=rank, or choose abmil or gated_abmil"
-            )
+        _check_guidance(config.student)
+        for changes in points.parse(config.sweep.points, key="sweep.points").values():
+            _check_guidance(configuration.replaced(config, changes).student)
         if not heads.find(config.teacher.head).has_attention:
             log.warning(
                 "teacher.head=%s looks at all patches alike, so it guides nobody's attention",
                 config.teacher.head,
             )
+
+
+def _check_guidance(student: ConfigDict) -> None:
+    """Refuses to guide a head that cannot be guided."""
+    head, name = heads.find(student.head), student.head
+    if not head.has_attention and (student.lambda_soft or student.lambda_hard):
+        raise ConfigError(
+            f"student.head={name} has no attention to guide; set student.lambda_soft and "
+            "student.lambda_hard to 0, or choose another head"
+        )
+    by_instance = student.lambda_hard and student.hard == "instance"
+    if by_instance and "instance_classes" not in heads.defaults(head):
+        raise ConfigError(
+            f"student.head={name} has no classifier of instances for student.hard=instance; "
+            "set student.hard=rank, or choose abmil or gated_abmil"
+        )

@@ -63,6 +63,7 @@ class Method:
       stages: every stage that it may have, in order.
       main: the model that it is about and delivers; None if it trains none.
       gap: models, low and high, between which the main one stands, or None.
+      swept: the config block whose settings the stage `sweep` tries together; None without it.
       has_budgets: `study.budgets` can ask for it at several.
       bags: resolutions, "hr" and "lr", of which it can take the features of another tool.
     """
@@ -71,6 +72,7 @@ class Method:
     stages: tuple[str, ...]
     main: ComparedModel | None = None
     gap: tuple[ComparedModel, ComparedModel] | None = None
+    swept: str | None = None
     has_budgets: bool = False
     bags: tuple[str, ...] = ()
 

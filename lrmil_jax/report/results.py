@@ -20,7 +20,7 @@ def result_rows(config: ConfigDict, workdir: Path, tested: pd.DataFrame) -> list
 
     Metrics are those of `evaluation.over_folds`.
     """
-    folders = _evaluate_folders(config, workdir)
+    folders = _folders(config, workdir)
     seconds = _read_json(layout.stage_folder(workdir, "report") / "timing.json")
     measured = [_read_json(f / "metrics.json") for f in folders]
     scored = localisation_columns(pooled_localisation(config, workdir))
@@ -117,16 +117,19 @@ def _selection(folds: list[dict]) -> dict[str, float]:
 
 def test_predictions(config: ConfigDict, workdir: Path) -> pd.DataFrame:
     """Rows of every fold's `predictions.csv` with their `fold`; a patient may be in several."""
-    return _all_folds(config, workdir, prediction_files.TEST)
+    return all_folds(config, workdir, prediction_files.TEST)
 
 
 def validation_predictions(config: ConfigDict, workdir: Path) -> pd.DataFrame:
     """The same of every fold's validation patients."""
-    return _all_folds(config, workdir, prediction_files.VALIDATION)
+    return all_folds(config, workdir, prediction_files.VALIDATION)
 
 
-def _all_folds(config: ConfigDict, workdir: Path, name: str) -> pd.DataFrame:
-    folders = enumerate(_evaluate_folders(config, workdir), 1)
+def all_folds(
+    config: ConfigDict, workdir: Path, name: str, *, stage: str = "evaluate"
+) -> pd.DataFrame:
+    """Rows of a file of predictions that a stage leaves in every fold, with their `fold`."""
+    folders = enumerate(_folders(config, workdir, stage), 1)
     frames = [prediction_files.read(folder / name).assign(fold=fold) for fold, folder in folders]
     return pd.concat(frames, ignore_index=True)
 
@@ -135,7 +138,7 @@ def temperatures(config: ConfigDict, workdir: Path) -> dict[tuple[int, str], flo
     """By fold and model, as each fold's validation patients chose; None where they tell none."""
     return {
         (fold, model): measured["calibration"].get("temperature")
-        for fold, folder in enumerate(_evaluate_folders(config, workdir), 1)
+        for fold, folder in enumerate(_folders(config, workdir), 1)
         for model, measured in _read_json(folder / "metrics.json").items()
     }
 
@@ -143,7 +146,7 @@ def temperatures(config: ConfigDict, workdir: Path) -> dict[tuple[int, str], flo
 def pooled_localisation(config: ConfigDict, workdir: Path) -> pd.DataFrame:
     """Rows of every fold's `localisation.csv` with their `fold`; empty without masks."""
     frames = []
-    for fold, folder in enumerate(_evaluate_folders(config, workdir), 1):
+    for fold, folder in enumerate(_folders(config, workdir), 1):
         if (folder / "localisation.csv").is_file():
             names = {"slide_id": str, "case_id": str}
             frame = pd.read_csv(folder / "localisation.csv", dtype=names).assign(fold=fold)
@@ -170,8 +173,8 @@ def localisation_columns(scored: pd.DataFrame) -> dict[str, dict]:
     return columns
 
 
-def _evaluate_folders(config: ConfigDict, workdir: Path) -> list[Path]:
-    return [layout.stage_folder(workdir, "evaluate", fold) for fold in range(1, config.folds + 1)]
+def _folders(config: ConfigDict, workdir: Path, stage: str = "evaluate") -> list[Path]:
+    return [layout.stage_folder(workdir, stage, fold) for fold in range(1, config.folds + 1)]
 
 
 def _read_json(path: Path) -> dict:

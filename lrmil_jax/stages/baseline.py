@@ -40,5 +40,5 @@ def _train(config: ConfigDict, workdir: Path, fold: int, path: Path) -> None:
             fold,
             feature_sets.undistilled_store(config, workdir, slide_ids),
         ),
-        seed=config.seed,
+        seed=config.seed if config.student.seed is None else config.student.seed,
     ).save(path)

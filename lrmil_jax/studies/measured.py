@@ -2,17 +2,17 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from lrmil_jax import methods, tasks
+from lrmil_jax import methods, points, tasks
 from lrmil_jax.evals import intervals
 from lrmil_jax.evals.intervals import Figure, Summary
 from lrmil_jax.report import results, table
 from lrmil_jax.studies.plan import BASE, Run
-from lrmil_jax.tasks import predictions
+from lrmil_jax.tasks import evaluation, prediction_files, predictions
 from lrmil_jax.workspace import layout
 
 
@@ -40,7 +40,8 @@ class Measured:
 
 
 def measure(run: Run) -> list[Measured]:
-    """The models of one run: all models of the config itself, and of a variant its own one."""
+    """The models of one run: all models of the config itself, of a variant its own one, and the
+    points of its sweep."""
     tested = results.test_predictions(run.config, run.folder)
     note = predictions.pool_note(tested)
     measured = []
@@ -52,7 +53,36 @@ def measure(run: Run) -> list[Measured]:
         else:
             continue
         folds = _fold_figures(run, tested[tested.model == row["model"]])
-        measured.append(Measured(model, _record(run, model, row), folds, note))
+        record = _record(run, model, row, run.changes, _validation_figure(run, row))
+        measured.append(Measured(model, record, folds, note))
+        if run.points and row["model"] == methods.of(run.config).main.name:
+            measured += _points(run, row["patches"], note)
+    return measured
+
+
+def _points(run: Run, patches: float, note: str | None) -> list[Measured]:
+    """What the stage `sweep` of a run has trained; its models read as many patches as the run's."""
+    tested, validated = (
+        results.all_folds(run.config, run.folder, name, stage="sweep")
+        for name in (prediction_files.TEST, prediction_files.VALIDATION)
+    )
+    task, main = tasks.of_columns(tested), methods.of(run.config).main
+    measured = []
+    for point in run.points:
+        rows, chosen_by = (side[side.model == point.key] for side in (tested, validated))
+        row = {
+            "model": main.name,
+            "folds": rows.fold.nunique(),
+            "patients": rows.case_id.nunique(),
+            **evaluation.over_folds(task, rows),
+            "patches": patches,
+        }
+        figures = [
+            task.measure(*predictions.patients(task, fold)[1:])[task.headline]
+            for _, fold in chosen_by.groupby("fold")
+        ]
+        record = _record(run, point.name, row, {**run.changes, **point.changes}, _mean(figures))
+        measured.append(Measured(point.name, record, _fold_figures(run, rows), note))
     return measured
 
 
@@ -67,17 +97,19 @@ def _fold_figures(run: Run, tested: pd.DataFrame) -> tuple[Figure, ...]:
     )
 
 
-def _record(run: Run, model: str, row: dict) -> dict:
+def _record(
+    run: Run, model: str, row: dict, changes: Mapping[str, str], val_figure: float | None
+) -> dict:
     return {
         "seed": run.seed,
         "variant": run.variant,
         "model": model,
-        "changes": " ".join(f"{key}={value}" for key, value in run.changes.items()),
+        "changes": points.title(changes),
         "budget": methods.of(run.config).budget(run.config),
         "name": row["model"],
         **{key: value for key, value in table.flat(row).items() if key not in ("model", "title")},
         "figure": row[row["headline"]],
-        "val_figure": _validation_figure(run, row),
+        "val_figure": val_figure,
     }
 
 
@@ -88,6 +120,10 @@ def _validation_figure(run: Run, row: dict) -> float | None:
         path = layout.stage_folder(run.folder, "evaluate", fold) / "metrics.json"
         known = json.loads(path.read_text(encoding="utf-8"))[row["model"]].get("validation")
         values.append(None if known is None else known["metrics"][row["headline"]])
+    return _mean(values)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
     return None if None in values else float(np.mean(values))
 
 

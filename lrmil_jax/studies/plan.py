@@ -1,13 +1,20 @@
-"""Which runs a study consists of: every seed with the config as it is, then with each variant."""
+"""Which runs a study consists of: every seed with the config as it is, then with each variant.
 
+Points of a sweep that differ from a run in settings of stage 2 alone are no runs of their own: the
+run's stage `sweep` trains them together. All others, whatever else they change, share a run with
+those that change the same.
+"""
+
+import ast
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from lrmil_jax import checks, graph, methods
+from lrmil_jax import checks, graph, methods, points
 from lrmil_jax import config as configuration
 from lrmil_jax.errors import ConfigError
 
@@ -28,6 +35,21 @@ _SEEDED = (
 
 
 @dataclasses.dataclass(frozen=True)
+class Point:
+    """A model that the stage `sweep` of a run trains.
+
+    Attributes:
+      name: in the study's table.
+      key: in the run's `sweep.points`.
+      changes: the keys that it changes of the run's.
+    """
+
+    name: str
+    key: str
+    changes: Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
 class Run:
     """One run of the pipeline within a study.
 
@@ -37,6 +59,7 @@ class Run:
       changes: the keys that the variant changes, as it spells their values.
       config: of the run, without the study.
       folder: its working directory.
+      points: of its stage `sweep`.
     """
 
     seed: int
@@ -44,11 +67,14 @@ class Run:
     changes: Mapping[str, str]
     config: ConfigDict
     folder: Path
+    points: Sequence[Point] = ()
 
 
 def is_study(config: ConfigDict) -> bool:
-    """Whether the config asks for more than one run."""
-    return bool(config.study.seeds or config.study.variants or config.study.budgets)
+    """Whether the config asks for more than one training of a kind."""
+    study, sweep = config.study, config.sweep
+    asked = (study.seeds, study.variants, study.budgets, sweep.each, sweep.grid, sweep.points)
+    return any(asked)
 
 
 def plan(config: ConfigDict, workdir: Path) -> list[Run]:
@@ -60,10 +86,11 @@ def plan(config: ConfigDict, workdir: Path) -> list[Run]:
     """
     methods.of(config).check(config)
     variants = {BASE: {}} | methods.of(config).budget_variants(config)
-    given = parse_variants(config.study.variants)
+    given = points.parse(config.study.variants, key="study.variants")
     for name in given.keys() & variants.keys():
         raise ConfigError(f"study.variants has the name {name!r} twice")
     variants |= given
+    within = _swept(config, variants)
     seeds = tuple(config.study.seeds) or (config.seed,)
     if len(set(seeds)) < len(seeds):
         raise ConfigError(f"study.seeds has a seed twice: {seeds}")
@@ -71,10 +98,48 @@ def plan(config: ConfigDict, workdir: Path) -> list[Run]:
     for seed in seeds:
         for name, changes in variants.items():
             folder = workdir / "runs" / f"seed_{seed}" / re.sub(r"[^\w.=-]+", "_", name)
-            runs.append(Run(seed, name, changes, _config(config, seed, name, changes), folder))
+            own = within.get(name, ())
+            made = _config(config, seed, name, changes, own)
+            runs.append(Run(seed, name, changes, made, folder, own))
     if len({run.folder for run in runs}) < len(runs):
         raise ConfigError("two study.variants have the same name but for signs; rename one")
     return runs
+
+
+def _swept(config: ConfigDict, variants: dict[str, dict[str, str]]) -> dict[str, list[Point]]:
+    """The points of each variant's sweep; variants that points need are added."""
+    wanted = {points.title(one): one for one in _listed(config)}
+    named = points.parse(config.sweep.points, key="sweep.points")
+    for name in named.keys() & (wanted.keys() | variants.keys()):
+        raise ConfigError(f"sweep.points has the name {name!r} twice")
+    block, flat = methods.of(config).swept, configuration.flatten(config)
+    within: dict[str, list[Point]] = {}
+    for name, changes in (wanted | named).items():
+        changes = {key: value for key, value in changes.items() if not _is(flat, key, value)}
+        inner = {key: value for key, value in changes.items()
+                 if block is not None and key.startswith(f"{block}.")}  # fmt: skip
+        outer = {key: value for key, value in changes.items() if key not in inner}
+        alike = [one for one, others in variants.items() if others == outer]
+        run = alike[0] if alike else points.title(outer) if inner else name
+        variants.setdefault(run, outer)
+        if inner:
+            key = name if name in named else points.title(inner)
+            within.setdefault(run, []).append(Point(name, key, inner))
+    return within
+
+
+def _listed(config: ConfigDict) -> list[dict[str, str]]:
+    return points.each(config.sweep.each) + points.grid(config.sweep.grid)
+
+
+def _is(flat: Mapping[str, Any], key: str, value: str) -> bool:
+    """Whether a key is so already."""
+    if key not in flat:
+        return False  # a mistake that is told where it is applied
+    try:
+        return flat[key] == ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return flat[key] == value
 
 
 def first(config: ConfigDict, workdir: Path) -> ConfigDict:
@@ -82,33 +147,13 @@ def first(config: ConfigDict, workdir: Path) -> ConfigDict:
     return plan(config, workdir)[0].config if is_study(config) else config
 
 
-def parse_variants(variants: tuple[str, ...]) -> dict[str, dict[str, str]]:
-    """{name: {key: value}} of `"name: key=value key=value"`.
-
-    Raises:
-      ConfigError: a text of another form, or a name given twice.
-    """
-    parsed: dict[str, dict[str, str]] = {}
-    for text in variants:
-        name, colon, rest = text.partition(":")
-        name, pairs = name.strip(), [pair.partition("=") for pair in rest.split()]
-        if (
-            not colon
-            or not name
-            or not pairs
-            or not all(sign and value for _, sign, value in pairs)
-        ):
-            raise ConfigError(
-                f"the variant {text!r} of study.variants cannot be read; write "
-                "'name: key=value key=value', values without spaces"
-            )
-        if name in parsed or name == BASE:  # those of the budgets: see `plan`
-            raise ConfigError(f"study.variants has the name {name!r} twice")
-        parsed[name] = {key: value for key, _, value in pairs}
-    return parsed
-
-
-def _config(config: ConfigDict, seed: int, name: str, changes: Mapping[str, str]) -> ConfigDict:
+def _config(
+    config: ConfigDict,
+    seed: int,
+    name: str,
+    changes: Mapping[str, str],
+    swept: Sequence[Point],
+) -> ConfigDict:
     flat = configuration.flatten(config)
     seeded = {
         key: flat[key].replace("{seed}", str(seed))
@@ -117,6 +162,8 @@ def _config(config: ConfigDict, seed: int, name: str, changes: Mapping[str, str]
     }
     alone = {"seed": str(seed), "study.workers": "1"}
     alone |= dict.fromkeys(("study.seeds", "study.variants", "study.budgets"), "()")
+    alone |= dict.fromkeys(("sweep.each", "sweep.grid"), "()")
+    alone["sweep.points"] = repr(tuple(points.text(one.key, one.changes) for one in swept))
     lean = {} if name == BASE else dict(_LEAN)
     if any(key.startswith(_COSTLY) for key in changes):
         lean.pop("evaluate.timed_slides", None)
@@ -125,8 +172,15 @@ def _config(config: ConfigDict, seed: int, name: str, changes: Mapping[str, str]
         made = configuration.replaced(config, alone | seeded | lean | spelled)
         checks.validate(made)
     except ConfigError as error:
-        where = "" if name == BASE else f"the variant {name!r} of study.variants: "
+        given = points.parse(config.study.variants, key="study.variants")
+        of = "study.variants" if name in given else "the sweep"
+        where = "" if name == BASE else f"the variant {name!r} of {of}: "
         raise ConfigError(f"{where}{error}") from error
+    for one in swept:
+        try:
+            checks.validate(configuration.replaced(made, one.changes))
+        except ConfigError as error:
+            raise ConfigError(f"{one.name!r} of the sweep: {error}") from error
     return made
 
 

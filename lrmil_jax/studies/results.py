@@ -10,11 +10,12 @@ import pandas as pd
 from lrmil_jax import config as configuration
 from lrmil_jax import files, methods
 from lrmil_jax.methods import Method
-from lrmil_jax.report import comparison
+from lrmil_jax.report import comparison, table
 from lrmil_jax.report import curve as curve_report
 from lrmil_jax.studies import curve
 from lrmil_jax.studies.measured import Measured, measure, over_seeds, paired
 from lrmil_jax.studies.plan import BASE, Run
+from lrmil_jax.tasks.task import LESS_IS_BETTER
 
 
 def save(folder: Path, runs: Sequence[Run], *, side_by_side: bool) -> None:
@@ -24,12 +25,16 @@ def save(folder: Path, runs: Sequence[Run], *, side_by_side: bool) -> None:
     method = methods.of(runs[0].config)
     rows = summarise(measured, method.main.title)
     closed = gap_closed(measured, method)
+    best = winner(measured, method) if swept(runs) else None
     told = notes(measured, method, closed)
+    if best is not None:
+        told.append(_told(best))
     if side_by_side:
         told.append("Seconds are those of a machine on which other seeds ran at the same time.")
     comparison.save_table(folder, rows, told)
     comparison.save_plot(folder / "comparison.png", rows)
-    files.write_json(folder / "summary.json", {"rows": rows, "gap_closed": closed})
+    summary = {"rows": rows, "gap_closed": closed, "winner": best}
+    files.write_json(folder / "summary.json", summary)
     points = curve.points(measured)
     if len({point["budget"] for point in points} - {None}) > 1:
         curve_report.save(folder, points, told + curve.notes(points))
@@ -96,12 +101,64 @@ def gap_closed(measured: Sequence[Measured], method: Method) -> float | None:
     return (main - low) / (high - low) if high > low else None
 
 
+def swept(runs: Sequence[Run]) -> bool:
+    """Whether settings were tried from which one is to be chosen."""
+    return any(run.points for run in runs)
+
+
+def winner(measured: Sequence[Measured], method: Method) -> dict | None:
+    """The settings whose mean over seeds is best on validation patients, the config's own among
+    them; None where validation tells none.
+
+    Returns:
+      `model`, `changes`, `among` (how many settings), `val_figure`, `title`, and of the test the
+      `figure_*` of `intervals.Summary`, and `as_it_is`, the same mean of the config itself.
+    """
+    groups: dict[str, list[Measured]] = {}
+    for one in measured:
+        if one.record["name"] == method.main.name and one.record["val_figure"] is not None:
+            groups.setdefault(one.model, []).append(one)
+    if not groups:
+        return None
+    chosen_by = {
+        name: float(np.mean([one.record["val_figure"] for one in own]))
+        for name, own in groups.items()
+    }
+    less_is_better = groups[next(iter(groups))][0].record["headline"] in LESS_IS_BETTER
+    name = (min if less_is_better else max)(chosen_by, key=chosen_by.get)
+    own, plain = groups[name], groups.get(method.main.title)
+    return {
+        "model": name,
+        "changes": own[0].record["changes"],
+        "among": len(groups),
+        "val_figure": chosen_by[name],
+        "title": own[0].record["headline_title"],
+        **{f"figure_{key}": value for key, value in dataclasses.asdict(over_seeds(own)).items()},
+        "as_it_is": None if plain is None else over_seeds(plain).mean,
+    }
+
+
+def _told(best: dict) -> str:
+    flags = " ".join(f"--config.{one}" for one in best["changes"].split()) or "none"
+    bounds = table.mean_and_spread(
+        best["figure_mean"], best["figure_sd"], (best["figure_low"], best["figure_high"])
+    )
+    return (
+        f"Best of {best['among']} settings on validation patients: {best['model']} "
+        f"({best['title']} {best['val_figure']:.3f} there, which flatters the best of many); on "
+        f"test patients {bounds}, the config as it is {table.number(best['as_it_is'])}. Its flags: "
+        f"{flags}"
+    )
+
+
 def effect_rows(runs: Sequence[Run], measured: Sequence[Measured]) -> list[dict]:
-    """One row for each run of a variant that changes a single key, and for the config itself under
-    every key that some variant changes: `factor`, `value`, `seed`, test and validation figure."""
+    """One row for each model whose settings differ in a single key, and for the config itself under
+    every such key: `factor`, `value`, `seed`, test and validation figure."""
     base = next(run for run in runs if run.variant == BASE)
     flat, main = configuration.flatten(base.config), methods.of(base.config).main
-    factors = dict.fromkeys(key for run in runs if len(run.changes) == 1 for key in run.changes)
+    own = [one.record["changes"] for one in measured if one.record["name"] == main.name]
+    alone = [changes for changes in own if len(changes.split()) == 1]
+    factors = dict.fromkeys(changes.partition("=")[0] for changes in alone)
     rows = []
     for one in measured:
         single = one.record["changes"].split() if one.record["changes"] else []

@@ -35,6 +35,23 @@ def _applied(module: heads.Head) -> Any:
     return jax.jit(apply)
 
 
+def _padded(
+    module: heads.Head, features: Float[np.ndarray, "n D"], xy: Num[np.ndarray, "n 2"] | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """A bag, its mask and its places, filled up to one of few lengths."""
+    count = len(features)
+    length = next((size for size in _PREDICT_LENGTHS if size >= count), count)
+    padded = np.zeros((1, length, features.shape[1]), features.dtype)
+    padded[0, :count] = features
+    places = None
+    if module.needs_xy:
+        if xy is None:
+            raise ValueError("this head needs to know where patches lie: give xy")
+        places = np.zeros((1, length, 2), np.float32)
+        places[0, :count] = heads.in_patches(xy)
+    return padded, np.arange(length)[None] < count, places
+
+
 @dataclasses.dataclass(frozen=True)
 class BagModel:
     """A trained head with all that a prediction needs: options, task, standardisation."""
@@ -71,21 +88,22 @@ class BagModel:
           features: of the bag's patches, as stored.
           xy: where they lie, level-0 px; a head with positions must have it, others ignore it.
         """
+        padded, present, places = _padded(self._module, features, xy)
+        logits, attention = _applied(self._module)(self.variables, padded, present, places)
         count = len(features)
-        length = next((size for size in _PREDICT_LENGTHS if size >= count), count)
-        padded = np.zeros((1, length, features.shape[1]), features.dtype)
-        padded[0, :count] = features
-        places = None
-        if self._module.needs_xy:
-            if xy is None:
-                raise ValueError(f"the head {self.name} needs to know where patches lie: give xy")
-            places = np.zeros((1, length, 2), np.float32)
-            places[0, :count] = heads.in_patches(xy)
-        variables = {"params": self.params, "mean": self.mean, "sd": self.sd}
-        present = np.arange(length)[None] < count
-        logits, attention = _applied(self._module)(variables, padded, present, places)
         attention = np.zeros(count) if attention is None else np.asarray(attention)[0, :count]
         return np.asarray(logits)[0], attention.astype(np.float32)
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """All numbers that a prediction needs."""
+        return {"params": self.params, "mean": self.mean, "sd": self.sd}
+
+    @property
+    def kind(self) -> tuple[Any, str]:
+        """What models must have in common to be computed as one: head, options, and whose slides
+        a bag holds."""
+        return self._module, self.task.pooling
 
     def on(self, store: bags.BagStore, cases: Sequence[str]) -> "SlidePredictions":
         """What the head says of the slides of a store; `cases` as for `PatientBags`."""
@@ -124,7 +142,7 @@ class SlidePredictions:
     """What a head says of each slide of a store, alone or, where a patient is one bag, with the
     other slides of its patient."""
 
-    def __init__(self, head: BagModel, store: bags.BagStore, cases: Sequence[str]):
+    def __init__(self, head: "BagModel | BagModels", store: bags.BagStore, cases: Sequence[str]):
         self._head, self._store = head, store
         self._bags = PatientBags(store, cases) if head.task.one_bag else None
         self._last: tuple[int, Any] = -1, None
@@ -140,3 +158,35 @@ class SlidePredictions:
         logits, attention = self._last[1]
         edges = np.cumsum([self._store.sizes[slide] for slide in self._bags.slides(bag)])
         return logits, np.split(attention, edges[:-1])[place - self._bags.first[bag]]
+
+
+class BagModels:
+    """Trained heads of one `kind` that read each bag together.
+
+    Attributes:
+      task: of the first.
+    """
+
+    def __init__(self, models: Sequence[BagModel]):
+        """
+        Raises:
+          ValueError: they are not of one kind.
+        """
+        if any(model.kind != models[0].kind for model in models):
+            raise ValueError("models that are computed as one must be of one kind")
+        self._module, self.task = models[0].kind[0], models[0].task
+        self._variables = bags.stacked([model.variables for model in models])
+        self._apply = jax.jit(jax.vmap(_applied(self._module), (0, None, None, None)))
+
+    def predict_slide(
+        self, store: bags.BagStore, slide: int
+    ) -> tuple[Float[np.ndarray, "M W"], Float[np.ndarray, " n"]]:
+        """Logits of all models for the slide at this place in a store; attention is not told."""
+        xy = store.places(slide)["xy"] if self._module.needs_xy else None
+        bag = store.embedding(slide)
+        logits, _ = self._apply(self._variables, *_padded(self._module, bag, xy))
+        return np.asarray(logits)[:, 0], np.zeros(len(bag), np.float32)
+
+    def on(self, store: bags.BagStore, cases: Sequence[str]) -> SlidePredictions:
+        """As `BagModel.on`, with logits [M, W]."""
+        return SlidePredictions(self, store, cases)

@@ -2,11 +2,12 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
+from ml_collections import ConfigDict
 
 from lrmil_jax import heads
 from lrmil_jax.distill import slide as slide_losses
@@ -31,6 +32,11 @@ class SlideLoss:
       guide: which of several guides, where the batch's have an axis of them.
     """
 
+    KEYS: ClassVar[tuple[str, ...]] = (
+        *("lambda_ce", "lambda_bag", "lambda_soft", "lambda_hard"),
+        *("temperature_bag", "temperature_attn", "topk", "hard", "guide"),
+    )  # of a config block
+
     lambda_ce: Number = 1.0
     lambda_bag: Number = 0.0
     lambda_soft: Number = 0.0
@@ -41,6 +47,12 @@ class SlideLoss:
     hard: str = "rank"
     counted: Number | None = None
     guide: Number | None = None
+
+    @classmethod
+    def of(cls, block: Mapping[str, Any] | ConfigDict, guides: Sequence[str]) -> "SlideLoss":
+        """The loss of a config block that has KEYS; `guides` are those that batches hold."""
+        options = {key: block[key] for key in cls.KEYS if key != "guide"}
+        return cls(guide=guides.index(block["guide"]), **options)
 
     @property
     def by_instance(self) -> bool:
