@@ -44,6 +44,7 @@ _TRAINING_CHECKS = {
     "eval_every": _range(1, _INFINITE),
     "log_every": _range(1, _INFINITE),
     "patience": _range(0, _INFINITE),
+    "checkpoint_seconds": _range(0, 1e6),
     "epochs": _range(1, _INFINITE),
     "steps": _range(1, _INFINITE),
     "batch": _range(1, _INFINITE),

@@ -27,7 +27,9 @@ def training(**changes: Any) -> ConfigDict:
     block.weight_decay = 1e-2  # never on biases and norms
     block.clip_norm = 1.0  # global gradient norm; 0 switches clipping off
     block.accumulate = 1  # batches per update
-    block.eval_every = 50  # steps between validations; a checkpoint is kept at each
+    block.eval_every = 50  # steps between validations
+    # A kill costs at most so many seconds and the steps to the next validation; 0: none but those.
+    block.checkpoint_seconds = 20.0
     block.log_every = 25
     block.patience = 20  # validations without improvement before stopping; 0 never stops early
     block.fsdp = False  # shard parameters over the devices too (large encoders)

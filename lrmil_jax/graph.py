@@ -56,6 +56,8 @@ _TEACHING = (
     *("student.no_distillation", "student.lambda_", "student.temperature_"),
     *("student.topk", "student.guide", "student.hard"),
 )
+# Config blocks of trainings; how often these save changes no result.
+_LEARNING = ("pretrain", "teacher", "distill", "student", "align", "mil")
 STAGES = {
     stage.name: stage
     for stage in (
@@ -192,7 +194,8 @@ def needed_keys(flat: dict, stage: Stage, names: Collection[str]) -> list[str]:
       names: the stages that there may be before it.
     """
     own = (key for key in flat if key.startswith(stage.keys))
-    keys = {key for key in own if not key.startswith(stage.except_keys)}
+    left_out = (*stage.except_keys, *(f"{block}.checkpoint_seconds" for block in _LEARNING))
+    keys = {key for key in own if not key.startswith(left_out)}
     before = (STAGES[name] for name in stage.after if name in names)
     return sorted(keys.union(*(needed_keys(flat, one, names) for one in before)))
 

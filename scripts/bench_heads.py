@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrmil_jax import heads
-from lrmil_jax.data.batching import BagBatches
+from lrmil_jax.data.bag_batches import BagBatches
 from lrmil_jax.tasks.classification import Classification
 from lrmil_jax.train import TrainSettings, make_mesh, mil, place_batch, replicate, sharding
 from lrmil_jax.train.optim import create
@@ -53,20 +53,25 @@ class JaxRun:
 
     def __init__(self, name, bags, budget):
         sizes, bank, places, labels = bags
+        head = heads.create(name, num_classes=CLASSES)
         self.source = BagBatches(
-            sizes, budget=budget, bags_per_update=16, per_instance={"xy": places},
+            sizes, budget=budget, bags_per_update=16, packed=head.packs,
+            per_instance={"xy": places} if head.needs_xy else {},
             per_bag={"target": labels[:, None].astype(np.float32)},
         )  # fmt: skip
         self.mesh = make_mesh(jax.devices()[:1])
-        head = heads.create(name, num_classes=CLASSES)
         example = (jnp.zeros((1, 8, bank.shape[1])), jnp.ones((1, 8), bool))
         params = jax.jit(head.init)(jax.random.key(0), *example)["params"]
         tx = create(TrainSettings(steps=10**6, schedule="constant", weight_decay=0.0))
         state = TrainState(step=jnp.int32(0), params=params, opt_state=tx.init(params))
         where = sharding.state_shardings(state, self.mesh, fsdp=False)
-        self.state, self.bank = jax.device_put(state, where), replicate(bank, self.mesh)
+        self.state = jax.device_put(state, where)
+        width = bank.shape[1]
+        scale = {"mean": np.zeros(width, np.float32), "sd": np.ones(width, np.float32)}
+        self.constants = replicate(scale | {"bank": bank}, self.mesh)
         examples = self.source.bags_of_an_update
-        self.stepper = Stepper(_loss(head), tx, self.mesh, where, examples)
+        loss = mil.loss_function(head, mil.SlideLoss(), TASK)
+        self.stepper = Stepper(loss, tx, self.mesh, where, examples)
         self.iterator = iter(self.source.dataset())
 
     def epoch(self):
@@ -75,22 +80,13 @@ class JaxRun:
         while done < self.source.updates:
             batch = next(self.iterator)
             ends, placed = batch.pop("ends_update"), place_batch(batch, self.mesh)
-            arguments = (self.state, self.bank, placed, jax.random.key(0), 0, summed)
+            arguments = (self.state, self.constants, placed, jax.random.key(0), 0, summed)
             summed, _ = self.stepper.add(*arguments)
             if ends:
                 self.state, measured = self.stepper.update(self.state, summed)
                 done, summed = done + 1, None
         jax.block_until_ready(measured)
         return time.perf_counter() - start
-
-
-def _loss(head):
-    def loss_fn(params, bank, batch, key, train):
-        options = {"xy": batch["xy"], "train": train, "rngs": {"dropout": key}}
-        output = head.apply({"params": params}, bank[batch["rows"]], batch["mask"], **options)
-        return mil.SlideLoss().terms(output, batch, task=TASK, head=head)
-
-    return loss_fn
 
 
 class TorchRun:

@@ -22,7 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrmil_jax import heads
-from lrmil_jax.data.batching import BagBatches, padding_waste
+from lrmil_jax.data.bag_batches import BagBatches
+from lrmil_jax.data.batching import padding_waste
 from lrmil_jax.train import TrainSettings, make_mesh, place_batch, replicate, sharding
 from lrmil_jax.train.optim import create
 from lrmil_jax.train.state import TrainState

@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float, Int
 from ml_collections import ConfigDict
 
 from lrmil_jax import pipeline, tasks
-from lrmil_jax.data.batching import BagBatches
+from lrmil_jax.data.bag_batches import BagBatches
 from lrmil_jax.distill import guidance
 from lrmil_jax.evals import intervals
 from lrmil_jax.models import text_guidance

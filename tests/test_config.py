@@ -237,7 +237,7 @@ def test_every_config_key_reaches_some_stage():
     free = ("method", "folds", "data.labels", "data.slides", "data.features", "data.splits",
             "encoder.batch", "encoder.threads",
             "encoder.fsdp", "encoder.workers", "features.rows", "prepare.workers",
-            "prepare.keep_hr", "prepare.seconds_per_slide", "study.",
+            "prepare.keep_hr", "prepare.seconds_per_slide", "study.", "sweep.",
             # These act on the cohort's table, which is an input of every stage after `prepare`.
             "data.slide_table", "data.split", "data.site", "data.val_share", "data.leaks",
             "data.patient", "data.trust_mpp")  # fmt: skip

@@ -2,7 +2,7 @@
 
 What an update learns from is a matter of statistics: `bags` bags drawn at random from the epoch,
 whatever their length. How they are computed is a matter of memory: the bags of an update are
-packed, longest first, into batches of at most `budget` instances a device, and the gradients of
+packed, longest first, into batches of about `budget` instances a device, and the gradients of
 these batches are summed. So neither budget nor devices nor the length of a bag has a say in what
 is learned; they only cost time. Shapes are few, because lengths and numbers of bags come from
 short lists.
@@ -10,11 +10,10 @@ short lists.
 
 import dataclasses
 import threading
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Num, Shaped
+from jaxtyping import Int
 
 if TYPE_CHECKING:
     import grain
@@ -23,17 +22,19 @@ if TYPE_CHECKING:
 _MAX_CANDIDATES = 256
 # A further batch of an update costs as much as this share of a full one: dispatch, and small
 # products that leave the device half idle.
-_BATCH_COST = 1 / 8
+BATCH_COST = 1 / 8
 # Batches that an endless source claims to have; nobody comes to the end of it.
 _ENDLESS = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """The bags of one batch, -1 for an empty slot, and the length that all are filled up to."""
+    """The bags of one batch, -1 for an empty slot, and the length that all are filled up to; of
+    bags side by side in a row the row's length, and where in it each begins."""
 
     bags: Int[np.ndarray, "*models B"]
     length: int
+    first: Int[np.ndarray, " B"] | None = None
 
 
 def bucket_lengths(
@@ -119,7 +120,7 @@ def pack(
         most = max(1, budget // int(width[first]))
         fitting = np.array([count for count in counts if count <= most])
         after = np.minimum(first + fitting * devices, len(bags))
-        costs = fitting * width[first] + _BATCH_COST * budget + rest[after]
+        costs = fitting * width[first] + BATCH_COST * budget + rest[after]
         rest[first], chosen[first] = costs.min(), fitting[costs.argmin()]
     batches, first = [], 0
     while first < len(bags):
@@ -133,15 +134,9 @@ def pack(
 
 def padding_waste(plan: list[Batch], sizes: Int[np.ndarray, " S"]) -> float:
     """The share of a plan's instances that are filling or empty slots."""
-    slots = sum(batch.length * len(batch.bags) for batch in plan)
+    slots = sum(batch.length * (len(batch.bags) if batch.first is None else 1) for batch in plan)
     real = sum(int(sizes[batch.bags[batch.bags >= 0]].sum()) for batch in plan)
     return 1.0 - real / slots
-
-
-def balanced_probabilities(labels: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """Probabilities that draw every class equally often."""
-    _, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    return 1.0 / (counts[inverse] * len(counts))
 
 
 class Planned:
@@ -201,136 +196,3 @@ class Planned:
             epoch = int(np.searchsorted(self._ends, index, side="right"))
             plan = self._plans.get(epoch) or self._batches(epoch)
             return plan[index - (self._ends[epoch - 1] if epoch else 0)]
-
-
-class BagBatches(Planned):
-    """Batches of bags: a source that is endless for training, or one pass over the bags.
-
-    Items are dicts of numpy arrays: `rows` int32 [B, N], rows of a feature bank in which the bags
-    lie one after another (or, with `read`, `features` [B, N, D]); `mask` bool [B, N]; `bag` int32
-    [B], -1 in an empty slot; `weight` float32 [B], 0 there; and whatever `per_bag` and
-    `per_instance` add. With `bags_per_update`, `ends_update` is True in the last batch of an
-    update. Item i is a function of the arguments and of i alone.
-
-    Attributes:
-      sizes: instances of every bag of the bank.
-      bags: the bags that are used.
-      devices: over which a batch will be split.
-
-    Args:
-      sizes: instances of every bag of the bank.
-      bags: the bags to use (a fold's training slides); None: all.
-      budget: instances of a batch on one device, see `pack`.
-      bags_per_update: an epoch is cut into updates of equally many bags (to one), at most this;
-        the source is endless. None: all bags once, in the order that packs best.
-      devices: over which a batch will be split.
-      seed: of order and sampling; epochs differ.
-      max_lengths: see `bucket_lengths`.
-      draw: probability of each of `bags`: an epoch is then as many draws with replacement;
-        None: every bag once an epoch.
-      weight: weight of every bag of the bank (class weights); None: 1.
-      per_bag: arrays [S, ...] over the bank's bags, gathered to [B, ...].
-      per_instance: arrays [rows of the bank, ...], gathered to [B, N, ...], 0 outside the mask.
-      read: gives a bag's features [n, D]; for cohorts that do not fit in device memory. Called
-        in Grain's threads.
-      shard: (index, count): this process's part of every batch.
-    """
-
-    def __init__(
-        self,
-        sizes: Int[np.ndarray, " S"],
-        *,
-        budget: int,
-        bags: Int[np.ndarray, " n"] | None = None,
-        bags_per_update: int | None = None,
-        devices: int = 1,
-        seed: int = 0,
-        max_lengths: int = 8,
-        draw: Float[np.ndarray, " n"] | None = None,
-        weight: Num[np.ndarray, " S"] | None = None,
-        per_bag: Mapping[str, Shaped[np.ndarray, "S ..."]] | None = None,
-        per_instance: Mapping[str, Shaped[np.ndarray, "R ..."]] | None = None,
-        read: Callable[[int], np.ndarray] | None = None,
-        shard: tuple[int, int] = (0, 1),
-    ):
-        if devices % shard[1]:
-            raise ValueError(f"{devices} devices cannot be split evenly among {shard[1]} processes")
-        super().__init__(endless=bags_per_update is not None)
-        self.sizes = np.asarray(sizes, np.int64)
-        self.offsets = np.concatenate([[0], np.cumsum(self.sizes)])
-        self.bags = np.arange(len(sizes)) if bags is None else np.asarray(bags)
-        self._bags_per_update, self.devices = bags_per_update, devices
-        self._budget, self._seed = budget, seed
-        self._draw, self._shard, self._read = draw, shard, read
-        self._weight = np.ones(len(sizes)) if weight is None else weight
-        self._per_bag, self._per_instance = dict(per_bag or {}), dict(per_instance or {})
-        self.lengths = bucket_lengths(self.sizes[self.bags], max_lengths=max_lengths)
-
-    @property
-    def updates(self) -> int:
-        """Updates of an epoch."""
-        return -(-len(self.bags) // (self._bags_per_update or len(self.bags)))
-
-    @property
-    def bags_of_an_update(self) -> float:
-        """Mean number of bags of an update, by which its gradient is divided: the updates of an
-        epoch differ by a bag, which must not make one bag weigh more than another."""
-        return len(self.bags) / self.updates
-
-    def item(self, batch: Batch) -> dict[str, Any]:
-        """The arrays of a batch."""
-        bags = np.split(batch.bags, self._shard[1])[self._shard[0]]
-        present = bags >= 0
-        sizes = np.where(present, self.sizes[bags], 0)
-        mask = np.arange(batch.length) < sizes[:, None]
-        rows = np.where(mask, self.offsets[bags][:, None] + np.arange(batch.length), 0)
-        item: dict[str, Any] = {
-            "mask": mask,
-            "bag": bags.astype(np.int32),
-            "weight": np.where(present, self._weight[bags], 0.0).astype(np.float32),
-        }
-        for name, values in self._per_bag.items():
-            item[name] = _keep(values[bags], present)
-        for name, values in self._per_instance.items():
-            item[name] = _keep(values[rows], mask)
-        if self._read is None:
-            item["rows"] = rows.astype(np.int32)
-        else:
-            item["features"] = self._features(bags, batch.length)
-        return item
-
-    def plan(self, epoch: int) -> list[list[Batch]]:
-        """The updates of one epoch, each a list of batches."""
-        options = {"budget": self._budget, "devices": self.devices}
-        if self.endless:
-            options["slots"] = -(-len(self.bags) // self.updates)
-        return [pack(self.sizes, part, self.lengths, **options) for part in self.parts(epoch)]
-
-    def parts(self, epoch: int) -> list[Int[np.ndarray, " n"]]:
-        """The bags of each update of one epoch."""
-        if not self.endless:
-            return [self.bags]
-        rng = np.random.default_rng([self._seed, epoch])
-        if self._draw is None:
-            order = rng.permutation(self.bags)
-        else:
-            order = rng.choice(self.bags, size=len(self.bags), p=self._draw)
-        return np.array_split(order, self.updates)
-
-    def _features(self, bags: Int[np.ndarray, " B"], length: int) -> Num[np.ndarray, "B N D"]:
-        arrays = {int(bag): self._read(int(bag)) for bag in bags if bag >= 0}
-        if not arrays:  # this process's part of a batch can be all empty slots
-            first = self._read(int(self.bags[0]))
-            return np.zeros((len(bags), length, first.shape[1]), first.dtype)
-        first = next(iter(arrays.values()))
-        features = np.zeros((len(bags), length, first.shape[1]), first.dtype)
-        for slot, bag in enumerate(bags):
-            if bag >= 0:
-                features[slot, : self.sizes[bag]] = arrays[int(bag)]
-        return features
-
-
-def _keep(values: np.ndarray, where: Bool[np.ndarray, "..."]) -> Any:
-    """`values`, zero where not `where` (over the leading axes)."""
-    where = where.reshape(where.shape + (1,) * (values.ndim - where.ndim))
-    return np.where(where, values, np.zeros((), values.dtype))

@@ -1,11 +1,17 @@
 """Batches of several trainings side by side: every leaf has a leading axis of models."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
-from lrmil_jax.data.batching import BagBatches, Batch, Planned, bucket_lengths, pack
+from lrmil_jax.data.bag_batches import BagBatches
+from lrmil_jax.data.batching import Batch, Planned, bucket_lengths, pack
+from lrmil_jax.data.packing import pack_rows
+
+_SAMPLE = 4  # epochs whose updates choose the lengths of rows
 
 
 class StackedBatches(Planned):
@@ -28,33 +34,45 @@ class StackedBatches(Planned):
             raise ValueError("the sources must have equally many updates an epoch")
         super().__init__(endless=first.endless)
         self._budget = max(1, budget // len(self._sources))
+        if first.packed:
+            updates = [sizes.max(0) for epoch in range(_SAMPLE) for _, sizes in self._ranks(epoch)]
+            self.lengths = first.rows_of(updates, models=len(self._sources))
+            return
         used = np.concatenate([source.sizes[source.bags] for source in sources])
         # Each length is compiled for all models at once, which takes long.
         self.lengths = bucket_lengths(used, max_lengths=4)
 
     def plan(self, epoch: int) -> list[list[Batch]]:
         """The updates of one epoch; the bags of a batch are [M, B]."""
-        parts = [source.parts(epoch) for source in self._sources]
-        return [self._packed(update) for update in zip(*parts, strict=True)]
+        return [self._packed(*ranks) for ranks in self._ranks(epoch)]
 
-    def _packed(self, update: Sequence[np.ndarray]) -> list[Batch]:
-        count = max(len(part) for part in update)
-        bags = np.full((len(update), count), -1, np.int32)
-        sizes = np.zeros((len(update), count), np.int64)
-        for row, (source, part) in enumerate(zip(self._sources, update, strict=True)):
-            ranked = part[np.argsort(-source.sizes[part], kind="stable")]
-            bags[row, : len(part)], sizes[row, : len(part)] = ranked, source.sizes[ranked]
-        options = {"budget": self._budget, "devices": self._sources[0].devices}
+    def _ranks(self, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Bags [M, n] and sizes [M, n] of every update, by falling size; -1 and 0 where a source
+        has fewer."""
+        for update in zip(*(source.parts(epoch) for source in self._sources), strict=True):
+            count = max(len(part) for part in update)
+            bags = np.full((len(update), count), -1, np.int32)
+            sizes = np.zeros((len(update), count), np.int64)
+            for row, (source, part) in enumerate(zip(self._sources, update, strict=True)):
+                ranked = part[np.argsort(-source.sizes[part], kind="stable")]
+                bags[row, : len(part)], sizes[row, : len(part)] = ranked, source.sizes[ranked]
+            yield bags, sizes
+
+    def _packed(self, bags: np.ndarray, sizes: np.ndarray) -> list[Batch]:
+        first = self._sources[0]
+        if first.packed:
+            return pack_rows(sizes.max(0), bags, self.lengths, slots=first.slots)
+        options = {"budget": self._budget, "devices": first.devices}
         if self.endless:
-            options["slots"] = -(-len(self._sources[0].bags) // self._sources[0].updates)
-        ranks = pack(sizes.max(0), np.arange(count), self.lengths, **options)
+            options["slots"] = -(-len(first.bags) // first.updates)
+        ranks = pack(sizes.max(0), np.arange(bags.shape[1]), self.lengths, **options)
         bags = np.pad(bags, ((0, 0), (0, 1)), constant_values=-1)  # rank -1 is no bag
         return [Batch(bags=bags[:, batch.bags], length=batch.length) for batch in ranks]
 
     def item(self, batch: Batch) -> dict[str, Any]:
         """The arrays of a batch."""
         items = [
-            source.item(Batch(bags=bags, length=batch.length))
+            source.item(dataclasses.replace(batch, bags=bags))
             for source, bags in zip(self._sources, batch.bags, strict=True)
         ]
-        return {name: np.stack([item[name] for item in items]) for name in items[0]}
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *items)

@@ -11,6 +11,7 @@ from jaxtyping import Float, Shaped
 from lrmil_jax.heads import layers
 from lrmil_jax.heads.base import Head
 from lrmil_jax.heads.output import HeadOutput
+from lrmil_jax.heads.packing import Packing
 from lrmil_jax.types import AnyArray
 
 
@@ -36,6 +37,7 @@ class ABMIL(Head):
       dtype: compute type of the wide matmul; softmax, pooling and logits are always f32.
     """
 
+    packs = True
     limits: ClassVar[Mapping[str, tuple[float, float]]] = {"width": (0, 10**5)}
 
     num_classes: int
@@ -49,19 +51,21 @@ class ABMIL(Head):
     @nn.compact
     def __call__(
         self,
-        bags: Float[AnyArray, "B N D"],
+        bags: Float[AnyArray, "_ _ D"],
         mask: Shaped[AnyArray, "B N"],
         *,
         xy: Any = None,
         train: bool = False,
+        packing: Packing | None = None,
     ) -> HeadOutput:
         """Classify bags.
 
         Args:
-          bags: instance features; rows outside the mask may hold any finite number.
+          bags: instance features [B, N, D]; rows outside the mask may hold any finite number.
           mask: True for real instances; a bag without any gives finite logits.
           xy: ignored.
           train: switch dropout on.
+          packing: of bags in one row [1, T, D].
 
         Returns:
           `HeadOutput`; `attention_logits` always set, `instance_logits` if asked for.
@@ -81,13 +85,15 @@ class ABMIL(Head):
         # A sum of products, not a matmul with one column, which XLA's CPU backend does slowly.
         weight = self.param("attention_w", nn.initializers.lecun_normal(), (self.hidden, 1))
         scores = (hidden * weight.T).sum(-1).reshape(batch, count)
+        scores = layers.by_bag(scores, mask, packing)
         attention = jax.nn.softmax(scores, where=mask)
-        pooled = jnp.einsum("bn,bnd->bd", attention, bags, preferred_element_type=jnp.float32)
-        logits = nn.Dense(self.num_classes, name="classifier")(pooled)
+        pooled = layers.pool(attention[..., None], bags, packing)
+        logits = nn.Dense(self.num_classes, name="classifier")(pooled[:, 0])
         instance_logits = None
         if self.instance_classes:
             instance_logits = nn.Dense(self.instance_classes, name="instance_classifier")(hidden)
             instance_logits = instance_logits.reshape(batch, count, self.instance_classes)
+            instance_logits = layers.by_bag(instance_logits, mask, packing)
             instance_logits = jnp.where(mask[..., None], instance_logits, 0.0)
         return HeadOutput(logits, jnp.where(mask, scores, 0.0), instance_logits)
 

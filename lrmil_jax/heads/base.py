@@ -15,13 +15,15 @@ class Head(nn.Module):
 
     A head is called as `head(bags [B, N, D], mask [B, N], *, xy=None, train=False)`, where `xy`
     [B, N, 2] are places in units of patches that heads without positions ignore, and returns a
-    `HeadOutput`.
+    `HeadOutput`. One that `packs` also takes a row of packed bags [1, T, D] with `packing=`, where
+    N is at least the longest bag's size.
 
     Attributes:
       has_attention: it says how much each instance counts, so it can guide and be guided.
       needs_classes: its own loss reads class labels, so it is for classification alone.
       needs_xy: it uses where instances lie.
       order_free: the order of a bag's rows changes nothing.
+      packs: it takes bags side by side in one row, see `Packing`.
       choices: what an option that is a word may be.
       limits: lowest and highest value of an option that is a number.
     """
@@ -30,6 +32,7 @@ class Head(nn.Module):
     needs_classes = False
     needs_xy = False
     order_free = True
+    packs = False
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     limits: ClassVar[Mapping[str, tuple[float, float]]] = {}
 

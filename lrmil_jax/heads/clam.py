@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 from lrmil_jax.heads import layers
 from lrmil_jax.heads.base import Head
 from lrmil_jax.heads.output import HeadOutput
+from lrmil_jax.heads.packing import Packing
 from lrmil_jax.types import AnyArray
 
 
@@ -40,6 +41,7 @@ class ClamSB(Head):
     """
 
     needs_classes = True
+    packs = True
     limits: ClassVar[Mapping[str, tuple[float, float]]] = {
         "k": (1, 10**6), "bag_weight": (0.0, 1.0), "width": (0, 10**5),
     }  # fmt: skip
@@ -58,19 +60,21 @@ class ClamSB(Head):
     @nn.compact
     def __call__(
         self,
-        bags: Float[AnyArray, "B N D"],
+        bags: Float[AnyArray, "_ _ D"],
         mask: Shaped[AnyArray, "B N"],
         *,
         xy: Any = None,
         train: bool = False,
+        packing: Packing | None = None,
     ) -> HeadOutput:
         """Classify bags.
 
         Args:
-          bags: instance features; rows outside the mask may hold any finite number.
+          bags: instance features [B, N, D]; rows outside the mask may hold any finite number.
           mask: True for real instances; a bag without any gives finite logits.
           xy: ignored.
           train: switch dropout on.
+          packing: of bags in one row [1, T, D].
 
         Returns:
           `HeadOutput`; with a branch per class, `class_attention_logits` and the mean of the
@@ -84,9 +88,9 @@ class ClamSB(Head):
         attention = layers.AttentionScores(
             self.hidden, branches, gated=self.gated, name="attention", **rates
         )
-        scores = attention(instances, train=train)
-        pooled = layers.pool(layers.softmax(scores, mask), instances)
-        aux = self._taught(instances, scores, mask)
+        scores = layers.by_bag(attention(instances, train=train), mask, packing)
+        pooled = layers.pool(layers.softmax(scores, mask), instances, packing)
+        aux = self._taught(instances, scores, mask, packing)
         kept = jnp.where(mask[..., None], scores, 0.0)
         if self.multi_branch:
             logits = layers.ClassWiseDense(1, name="classifier")(pooled)[..., 0]
@@ -95,14 +99,15 @@ class ClamSB(Head):
         logits = nn.Dense(self.num_classes, name="classifier")(pooled[:, 0])
         return HeadOutput(logits, kept[..., 0], aux=aux)
 
-    def _taught(self, instances, scores, mask) -> dict[str, Array]:
+    def _taught(self, instances, scores, mask, packing) -> dict[str, Array]:
         classify = layers.ClassWiseDense(2, name="instance_classifiers")
         k = min(self.k, mask.shape[1])
         places = [
             jax.lax.top_k(jnp.where(mask[:, None], sign * scores.mT, -jnp.inf), k)[1]
             for sign in (1, -1)
         ]
-        chosen = layers.take_rows(instances, jnp.concatenate(places, -1))  # [B, branches, 2k, W]
+        chosen = layers.take_rows(instances, jnp.concatenate(places, -1), packing)
+        # [B, branches, 2k, W]
         shape = (chosen.shape[0], self.num_classes, *chosen.shape[2:])
         logits = classify(jnp.broadcast_to(chosen, shape).swapaxes(1, 2)).swapaxes(1, 2)
         return {"top": logits[:, :, :k], "bottom": logits[:, :, k:]}

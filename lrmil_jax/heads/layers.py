@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from lrmil_jax.heads.packing import Packing
 from lrmil_jax.types import AnyArray
 
 _SMALLEST = 1e-30  # below any weight of attention, above 0 in float32
@@ -108,17 +109,34 @@ def softmax(
     return jax.nn.softmax(scores, axis=1, where=mask[..., None])
 
 
+def by_bag(
+    values: Shaped[AnyArray, "..."], mask: Shaped[AnyArray, "B N"], packing: Packing | None
+) -> Shaped[Array, "..."]:
+    """Numbers of every instance as [B, N, ...], from a row of packed bags or as they are."""
+    if packing is None:
+        return jnp.asarray(values)
+    return packing.by_bag(values, mask.shape[1])
+
+
 def pool(
-    weights: Float[AnyArray, "B N K"], instances: Float[AnyArray, "B N W"]
+    weights: Float[AnyArray, "B N K"],
+    instances: Float[AnyArray, "_ _ W"],
+    packing: Packing | None = None,
 ) -> Float[Array, "B K W"]:
     """Weighted sums of the instances, one a branch, in float32."""
+    if packing is not None:
+        return packing.pool(weights, instances)
     return jnp.einsum("bnk,bnw->bkw", weights, instances, preferred_element_type=jnp.float32)
 
 
 def take_rows(
-    rows: Shaped[AnyArray, "B N W"], places: Int[AnyArray, "B *places"]
+    rows: Shaped[AnyArray, "_ _ W"],
+    places: Int[AnyArray, "B *places"],
+    packing: Packing | None = None,
 ) -> Shaped[Array, "B *places W"]:
     """Some rows of every bag."""
+    if packing is not None:
+        return packing.take(rows, places)
     return jax.vmap(lambda values, chosen: values[chosen])(rows, places)
 
 

@@ -6,8 +6,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Float, Shaped
 
+from lrmil_jax.heads import layers
 from lrmil_jax.heads.base import Head
 from lrmil_jax.heads.output import HeadOutput
+from lrmil_jax.heads.packing import Packing
 from lrmil_jax.types import AnyArray
 
 
@@ -21,6 +23,7 @@ class MeanPool(Head):
     """
 
     has_attention = False
+    packs = True
 
     num_classes: int
     dropout: float = 0.0
@@ -29,17 +32,16 @@ class MeanPool(Head):
     @nn.compact
     def __call__(
         self,
-        bags: Float[AnyArray, "B N D"],
+        bags: Float[AnyArray, "_ _ D"],
         mask: Shaped[AnyArray, "B N"],
         *,
         xy: Any = None,
         train: bool = False,
+        packing: Packing | None = None,
     ) -> HeadOutput:
         """Classify bags; a bag without instances pools to 0. `attention_logits` is None."""
         bags, mask = jnp.asarray(bags), jnp.asarray(mask).astype(bool)
         weights = mask / jnp.maximum(mask.sum(-1, keepdims=True), 1)
-        pooled = jnp.einsum(
-            "bn,bnd->bd", weights, bags.astype(self.dtype), preferred_element_type=jnp.float32
-        )
+        pooled = layers.pool(weights[..., None], bags.astype(self.dtype), packing)[:, 0]
         pooled = nn.Dropout(self.dropout, deterministic=not train)(pooled)
         return HeadOutput(nn.Dense(self.num_classes, name="classifier")(pooled))

@@ -48,6 +48,11 @@ def find(name: str) -> type[Head]:
     return HEADS[name]
 
 
+def name_of(head: Head) -> str:
+    """The registered name of a head."""
+    return next(name for name, kind in HEADS.items() if kind is type(head))
+
+
 def parse_options(name: str, texts: Iterable[str]) -> dict[str, Any]:
     """Options of a head as a config gives them, `("bag_weight=0.7",)`.
 

@@ -46,7 +46,8 @@ def _padded(
     places = None
     if module.needs_xy:
         if xy is None:
-            raise ValueError("this head needs to know where patches lie: give xy")
+            name = heads.name_of(module)
+            raise ValueError(f"the head {name} needs to know where patches lie: give xy")
         places = np.zeros((1, length, 2), np.float32)
         places[0, :count] = heads.in_patches(xy)
     return padded, np.arange(length)[None] < count, places

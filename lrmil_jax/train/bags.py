@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
 from lrmil_jax import heads
-from lrmil_jax.data.batching import BagBatches, balanced_probabilities
+from lrmil_jax.data.bag_batches import BagBatches, balanced_probabilities
 from lrmil_jax.errors import TrainingError
 from lrmil_jax.tasks import Task
 from lrmil_jax.train import memory, sharding
@@ -103,7 +103,7 @@ class BagLoader:
         Raises:
           TrainingError: a bag is too long for the device.
         """
-        self.data, self.block, self._mesh = data, block, mesh
+        self.data, self.block, self._mesh, self._packed = data, block, mesh, head.packs
         self.mean, self.sd = data.store.statistics(data.train.tolist())
         free = memory.free_bytes(mesh)
         features = int(data.store.sizes.sum()) * self.mean.size * 2
@@ -165,6 +165,7 @@ class BagLoader:
             devices=self._mesh.size,
             shard=(jax.process_index(), jax.process_count()),
             read=None if self.resident else self.data.store.embedding,
+            packed=self._packed,
             **options,
         )
 
@@ -209,7 +210,24 @@ def standardise(
     return (jnp.asarray(features, jnp.float32) - mean[None, None]) / sd[None, None]
 
 
-def of_batch(constants: Mapping[str, Array], batch: Mapping[str, Array]) -> Float[Array, "B N D"]:
-    """The standardised bags of one of `BagLoader`'s batches."""
-    features = batch["features"] if "features" in batch else constants["bank"][batch["rows"]]
-    return standardise(features, constants["mean"], constants["sd"])
+def of_batch(
+    constants: Mapping[str, Array], batch: Mapping[str, Any]
+) -> tuple[Float[Array, "_ _ D"], dict[str, Any], dict[str, Any]]:
+    """One of `BagLoader`'s batches as heads and losses take it.
+
+    Returns:
+      The standardised instances; the batch, of which what is of instances is [B, N, ...]; and what
+      the head is told of where they lie (`packing`, or `xy`).
+    """
+    packed = batch.get("instances")
+    if packed is None:
+        features = batch["features"] if "features" in batch else constants["bank"][batch["rows"]]
+        where = {"xy": batch.get("xy")}
+    else:
+        rows = packed["features"] if "features" in packed else constants["bank"][packed["rows"]]
+        features, packing = rows[None], heads.Packing(batch["first"], batch["size"])
+        count = features.shape[1]
+        told = {name: packing.by_bag(values[None], count) for name, values in packed.items()
+                if name not in ("features", "rows")}  # fmt: skip
+        batch, where = {**batch, **told, "mask": packing.mask(count)}, {"packing": packing}
+    return standardise(features, constants["mean"], constants["sd"]), dict(batch), where

@@ -62,6 +62,7 @@ def train_settings(
         clip_norm=block["clip_norm"] or None,
         eval_every=block["eval_every"] * epoch,
         log_every=block["log_every"] * epoch,
+        checkpoint_seconds=block["checkpoint_seconds"],
         patience=patience or None,
         select=select,
         fsdp=block["fsdp"],
@@ -193,7 +194,7 @@ class HeadTraining:
         task = self.data.task
         if not (task.joint and self.loss.lambda_ce):
             return None
-        return Joint(lambda *arguments: _output(self.module, *arguments).logits, task.loss)
+        return Joint(lambda *arguments: _output(self.module, *arguments)[0].logits, task.loss)
 
     def model(self, result: FitResult) -> BagModel:
         """The trained head."""
@@ -224,10 +225,13 @@ def _head_options(block: Mapping[str, Any] | ConfigDict, loss: SlideLoss) -> dic
     return options | heads.parse_options(block["head"], block["options"])
 
 
-def _output(module: heads.Head, params, constants, batch, key, train) -> heads.HeadOutput:
-    instances = bags.of_batch(constants, batch)
-    options = {"xy": batch.get("xy"), "train": train, "rngs": {"dropout": key}}
-    return module.apply({"params": params}, instances, batch["mask"], **options)
+def _output(
+    module: heads.Head, params, constants, batch, key, train
+) -> tuple[heads.HeadOutput, dict[str, Any]]:
+    """What a head says of a batch, and the batch as losses take it."""
+    instances, batch, where = bags.of_batch(constants, batch)
+    options = {**where, "train": train, "rngs": {"dropout": key}}
+    return module.apply({"params": params}, instances, batch["mask"], **options), batch
 
 
 def loss_function(
@@ -237,8 +241,8 @@ def loss_function(
     loss."""
 
     def loss_fn(*arguments):
-        output = _output(module, *arguments)
+        output, batch = _output(module, *arguments)
         this = dataclasses.replace(loss, **{name: arguments[1][name] for name in own})
-        return this.terms(output, arguments[2], task=task, head=module)
+        return this.terms(output, batch, task=task, head=module)
 
     return loss_fn

@@ -91,7 +91,8 @@ def place_batch(batch: dict[str, Any], mesh: Mesh, axis: int = 0) -> dict[str, A
 
     Args:
       batch: numpy leaves [B, ...]; with several processes each gives its own B examples, and B
-        is the same in all of them.
+        is the same in all of them. Leaves [T, ...] under "instances" are split along T, which is
+        a multiple of the devices.
       mesh: from `make_mesh`.
       axis: that of the examples: 1 behind an axis of models.
 
@@ -99,7 +100,9 @@ def place_batch(batch: dict[str, Any], mesh: Mesh, axis: int = 0) -> dict[str, A
       Global arrays [processes * B', ...], B' being B filled up to a multiple of the local
       devices with examples of weight 0.
     """
-    batch, target = pad_batch(batch, _local_devices(mesh), axis), batch_sharding(mesh, axis)
+    own = {name: leaf for name, leaf in batch.items() if name != "instances"}
+    batch = {**batch, **pad_batch(own, _local_devices(mesh), axis)}
+    target = batch_sharding(mesh, axis)
     if jax.process_count() == 1:
         return jax.device_put(batch, target)
     return jax.tree.map(

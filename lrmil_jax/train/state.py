@@ -20,8 +20,8 @@ class TrainState:
     Attributes:
       step: updates done.
       params, opt_state: of the model; of several models every leaf is [M, ...].
-      best: of several models the best parameters of each so far; None for one model, whose best
-        are in a checkpoint.
+      best: the best parameters so far, of several models each one's own; None for a large model,
+        whose best are in a checkpoint.
     """
 
     step: Any
@@ -114,8 +114,10 @@ class TrainSettings:
         update itself holds, which is the same where all examples weigh alike.
       eval_every: updates between two calls of `validate`; the last update is always evaluated.
       log_every: updates between two rows of training metrics.
-      checkpoint_every: updates between two checkpoints; None: at every evaluation. A new best
-        model is saved in any case.
+      checkpoint_every: updates between two checkpoints; None: at evaluations.
+      checkpoint_seconds: without `checkpoint_every`, an evaluation is followed by a checkpoint only
+        where the last is so long ago. With several processes, and where a new best model is too
+        large to be kept beside the present one, it always is.
       patience: evaluations without improvement before training stops; None: never.
       select: the metrics of `validate` that choose the best parameters, and their directions: the
         second decides where the first is equal or undefined.
@@ -137,6 +139,7 @@ class TrainSettings:
     eval_every: int = 100
     log_every: int = 20
     checkpoint_every: int | None = None
+    checkpoint_seconds: float = 0.0
     patience: int | None = None
     select: tuple[tuple[str, str], ...] = (("loss", "min"),)
     fsdp: bool = False
@@ -148,7 +151,7 @@ class TrainSettings:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ConfigError(f"{name} is {value}: it must be above 0.")
-        for name in ("learning_rate", "weight_decay", "warmup_steps"):
+        for name in ("learning_rate", "weight_decay", "warmup_steps", "checkpoint_seconds"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must not be negative.")
         if self.warmup_steps > self.steps:

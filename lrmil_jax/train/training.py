@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ from lrmil_jax.train.step import LossFn, Stepper
 _log = logging.getLogger(__name__)
 # Batches that the host may run ahead of the device; more only hold device memory.
 _IN_FLIGHT = 2
+# One model's best parameters up to this size, bytes, stay beside the present ones: a checkpoint of
+# each new best would take longer than the training of a small model.
+_KEPT = 64 * 2**20
 
 Metrics = dict[str, float | None]
 Validate = Callable[[Any], Metrics]
@@ -46,10 +50,11 @@ def _finite(tree: Any, models: int) -> jax.Array:
 
 @functools.partial(jax.jit, donate_argnums=0)
 def _kept(state: TrainState, better: jax.Array) -> TrainState:
-    """The parameters of those models [M] that are better than ever become their best."""
+    """The parameters of those models [M] that are better than ever become their best; of one
+    model [] its own."""
 
     def keep(best, new):
-        return jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, best)
+        return jnp.where(better.reshape(*better.shape, *[1] * (new.ndim - better.ndim)), new, best)
 
     return state.replace(best=jax.tree.map(keep, state.best, state.params))
 
@@ -73,16 +78,19 @@ class Training:
     # Measurements since the last row, still on the device.
     pending: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     in_flight: collections.deque = dataclasses.field(default_factory=collections.deque)
+    saved_at: float = dataclasses.field(default_factory=time.monotonic)
 
     def start(self, params: Any) -> None:
         """Makes the state, or takes it from the newest checkpoint."""
         tx, several = optim.create(self.settings), self.several
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+        self.keeps_best = several is not None or size <= _KEPT
 
         def init(params: Any) -> TrainState:
             # The copy keeps the caller's arrays alive when the first update donates the state.
             params = jax.tree.map(jnp.copy, params)
             opt_state = tx.init(params) if several is None else jax.vmap(tx.init)(params)
-            best = None if several is None else jax.tree.map(jnp.copy, params)
+            best = jax.tree.map(jnp.copy, params) if self.keeps_best else None
             return TrainState(jnp.int32(0), params, opt_state, best)
 
         abstract = jax.eval_shape(init, params)
@@ -121,16 +129,13 @@ class Training:
     def best(self) -> list[FitResult]:
         """The best parameters of each model, as whole host arrays."""
         self.checkpoints.wait()
-        if self.several is not None:
-            params = sharding.to_host(self.state.best, self.mesh)
-        else:
-            step = self.done[0].best_step
-            if step != int(self.state.step):
-                del self.state  # two states at once may not fit on the device
-                self.state = self.checkpoints.restore_state(step, self.abstract)
-            params = jax.tree.map(
-                lambda leaf: leaf[None], sharding.to_host(self.state.params, self.mesh)
-            )
+        if not self.keeps_best and self.done[0].best_step != int(self.state.step):
+            del self.state  # two states at once may not fit on the device
+            self.state = self.checkpoints.restore_state(self.done[0].best_step, self.abstract)
+        best = self.state.best if self.keeps_best else self.state.params
+        params = sharding.to_host(best, self.mesh)
+        if self.several is None:
+            params = jax.tree.map(lambda leaf: leaf[None], params)
         return [
             FitResult(
                 params=jax.tree.map(lambda leaf, model=model: leaf[model, ...], params),
@@ -186,7 +191,7 @@ class Training:
         settings = self.settings
         last = step == settings.steps
         evaluate = last or step % settings.eval_every == 0
-        save = last or step % (settings.checkpoint_every or settings.eval_every) == 0
+        save = self._saves_at(step, evaluate)
         note = ""
         # A window of averages never spans a checkpoint, or a resumed run would log another mean.
         if evaluate or save or step % settings.log_every == 0:
@@ -199,7 +204,18 @@ class Training:
             if writer is not None:
                 writer.flush()
             self.checkpoints.save(self.state, self.iterator, self.done)
+            self.saved_at = time.monotonic()
         bar.advance(note=note)
+
+    def _saves_at(self, step: int, evaluate: bool) -> bool:
+        """Whether a checkpoint is due after this step; all processes must agree."""
+        settings = self.settings
+        if step == settings.steps:
+            return not self.keeps_best  # else the result is written at once
+        if settings.checkpoint_every is not None:
+            return step % settings.checkpoint_every == 0
+        waited = time.monotonic() - self.saved_at
+        return evaluate and (jax.process_count() > 1 or waited >= settings.checkpoint_seconds)
 
     def _log_window(self, step: int, writer: MetricWriter | None) -> str:
         """Writes the weighted means since the last row; stops at the first non-finite step."""
@@ -252,8 +268,8 @@ class Training:
         )
 
     def _evaluate(self, step: int, writer: MetricWriter | None) -> bool:
-        """Validates and remembers; True if one model's parameters are its best so far and are not
-        kept in the state."""
+        """Validates and remembers; True if one model's parameters are its best so far and must be
+        saved, as the state does not keep them."""
         found = [None] * len(self.done)
         if self.validate is not None:
             found = self.validate(self.state.params)
@@ -269,9 +285,10 @@ class Training:
         ]  # fmt: skip
         self._write(writer, step, rows, {})
         better = np.array([done.best_step == step for done in self.done])
-        if self.several is None:
+        if not self.keeps_best:
             return bool(better[0])
-        self.state = _kept(self.state, better)
+        if better.any():
+            self.state = _kept(self.state, better[0] if self.several is None else better)
         return False
 
 

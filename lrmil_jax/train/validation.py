@@ -38,9 +38,8 @@ class Validation:
         task, first = self._data[0].task, loaders[0]
 
         def values(params, constants, batch):
-            instances = bags.of_batch(constants, batch)
-            places = batch.get("xy")
-            output = module.apply({"params": params}, instances, batch["mask"], xy=places)
+            instances, batch, where = bags.of_batch(constants, batch)
+            output = module.apply({"params": params}, instances, batch["mask"], **where)
             return task.link(output.logits), batch["bag"]
 
         if several is None:

@@ -4,13 +4,9 @@ import grain
 import numpy as np
 import pytest
 
-from lrmil_jax.data.batching import (
-    BagBatches,
-    balanced_probabilities,
-    bucket_lengths,
-    pack,
-    padding_waste,
-)
+from lrmil_jax.data.bag_batches import BagBatches, balanced_probabilities
+from lrmil_jax.data.batching import bucket_lengths, pack, padding_waste
+from lrmil_jax.data.packing import pack_rows
 
 
 def sizes_of(kind, count, seed=0):
@@ -270,3 +266,68 @@ def test_one_pass_without_updates():
     bags = np.concatenate([item["bag"] for item in items])
     assert sorted(bags[bags >= 0]) == list(range(40))
     assert "ends_update" not in items[0]
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("kind", ["alike", "uniform", "long tail"])
+def test_rows_hold_every_bag_once_with_little_filling(kind, devices):
+    """In four shapes at most, and nothing of a bag outside its place."""
+    sizes = sizes_of(kind, 200)
+    bank = np.arange(sizes.sum())
+    source = BagBatches(
+        sizes, budget=4096, bags_per_update=16, devices=devices, packed=True, seed=3,
+        per_bag={"size_of_bag": sizes}, per_instance={"place": bank},
+    )  # fmt: skip
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    shapes, plan = set(), [batch for update in source.plan(0) for batch in update]
+    seen = []
+    for index in range(len(plan)):
+        item = source[index]
+        instances = item["instances"]
+        shapes.add(instances["rows"].shape)
+        owners = np.full(len(instances["rows"]), -1)
+        for bag, first, size in zip(item["bag"], item["first"], item["size"], strict=True):
+            inside = slice(first, first + size)
+            assert (owners[inside] == -1).all()
+            owners[inside] = bag
+            assert size == (sizes[bag] if bag >= 0 else 0)
+            wanted = offsets[bag] + np.arange(size)
+            np.testing.assert_array_equal(instances["rows"][inside], wanted)
+            np.testing.assert_array_equal(instances["place"][inside], wanted)
+        seen += item["bag"][item["bag"] >= 0].tolist()
+        assert not item["weight"][item["bag"] < 0].any()
+        assert not instances["place"][owners < 0].any()
+        assert len(item["bag"]) % devices == len(instances["rows"]) % (8 * devices) == 0
+    assert sorted(seen) == list(range(200))
+    assert len(shapes) <= 4
+    assert padding_waste(plan, sizes) < 0.1
+
+
+def test_rows_that_are_read_hold_what_is_read():
+    """From files, and the part of each of two processes."""
+    sizes = np.array([5, 3, 9, 2, 7])
+    features = [np.full((size, 2), bag + 1.0, np.float16) for bag, size in enumerate(sizes)]
+    options = {"budget": 16, "packed": True, "devices": 2, "read": lambda bag: features[bag]}
+    whole = BagBatches(sizes, **options)
+    halves = [BagBatches(sizes, shard=(index, 2), **options) for index in (0, 1)]
+    for index in range(len(whole)):
+        item, parts = whole[index], [half[index] for half in halves]
+        for bag, first, size in zip(item["bag"], item["first"], item["size"], strict=True):
+            row = item["instances"]["features"][first : first + size]
+            assert (row == bag + 1).all()
+        for name in ("bag", "first", "size"):
+            np.testing.assert_array_equal(np.concatenate([p[name] for p in parts]), item[name])
+        joined = np.concatenate([part["instances"]["features"] for part in parts])
+        np.testing.assert_array_equal(joined, item["instances"]["features"])
+
+
+def test_a_row_far_from_full_is_made_shorter():
+    """Two bags of 40 in rows of at most 100: in one of 80, or in two of 40 if these are cheaper."""
+    sizes = np.array([40, 40, 8])
+    (row,) = pack_rows(sizes[:2], np.array([7, 9]), (80, 1000), slots=4)
+    assert row.length == 80
+    assert row.bags.tolist() == [7, 9, -1, -1]
+    assert row.first.tolist()[:2] == [0, 40]
+    rows = pack_rows(sizes, np.arange(3), (48, 400), slots=3)
+    assert [row.length for row in rows] == [48, 48]
+    assert sorted(bag for row in rows for bag in row.bags if bag >= 0) == [0, 1, 2]

@@ -160,6 +160,45 @@ def test_vmap_over_parameters(setting):
     close(both.logits[0], applied(head)(params, bags, mask, xy=xy).logits, 1e-5)
 
 
+PACKING = sorted(name for name, head in heads.HEADS.items() if head.packs)
+
+
+@pytest.mark.parametrize("name", PACKING)
+def test_bags_in_one_row_are_what_they_are_filled_up(name):
+    """Logits, attention, losses and gradients; with an empty slot, gaps, and whole or split over
+    eight devices wherever bags begin."""
+    bags, mask, xy = bags_of()
+    head = create(name)
+    params = init(head, bags, mask, xy)
+    sizes, first = [N, N - 3, 1, 0], [0, 13, 9, 0]
+    row = np.random.default_rng(9).normal(size=(1, 24, D)).astype(np.float32)
+    for place, size, bag in zip(first, sizes, bags, strict=False):
+        row[0, place : place + size] = bag[:size]
+    packing = heads.Packing(first=jnp.array(first), size=jnp.array(sizes))
+    labels, present = jnp.append(LABELS, 0), jnp.array([1.0, 1.0, 1.0, 0.0])
+
+    def packed(params, row):
+        out = head.apply(params, row, packing.mask(N), packing=packing)
+        costs = head.label_losses(
+            out, labels, packing.mask(N),
+            lambda logits: -(jax.nn.log_softmax(logits) * jax.nn.one_hot(labels, C)).sum(-1),
+        )  # fmt: skip
+        return jnp.vdot(sum(costs.values()), present), out
+
+    expected, grads = graded(head)(params, bags, mask, xy, LABELS)
+    alone = applied(head)(params, bags, mask, xy=xy)
+    gradient = jax.jit(jax.value_and_grad(packed, has_aux=True))
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    for placed in (row, jax.device_put(row, jax.NamedSharding(mesh, jax.P(None, "data")))):
+        (cost, out), found = gradient(params, placed)
+        close(cost, expected, 1e-5)
+        close(out.logits[:B], alone.logits, 5e-6)
+        jax.tree.map(lambda one, other: close(one, other, 2e-5), found, grads)
+        if head.has_attention:
+            close(out.attention_logits[:B], alone.attention_logits, 5e-6)
+        assert np.isfinite(out.logits).all()
+
+
 def test_eight_devices_equal_one(setting):
     head, params, *batch = setting
     batch, shares = [*batch, LABELS], [3, 3, 2]  # of the three bags in eight rows

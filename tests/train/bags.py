@@ -16,7 +16,7 @@ def block(**changes):
     """A small training of a head."""
     settings = configuration.bag_training(
         epochs=30, bags=6, budget=64, hidden=8, head="gated_abmil", dropout=0.0, learning_rate=0.05,
-        eval_every=5, log_every=5, balance="none", select="auc",
+        eval_every=5, log_every=5, checkpoint_seconds=0, balance="none", select="auc",
     )  # fmt: skip
     settings.update(changes)
     return settings

@@ -168,7 +168,7 @@ def test_features_stay_on_the_device_if_it_has_room(monkeypatch, free, resident)
     loader = bags_of_fold.BagLoader(data, bags.block(), make_mesh(), "probe", head=head)
     assert loader.resident == resident
     assert ("bank" in loader.constants) == resident
-    assert ("rows" in loader.training(seed=0)[0]) == resident
+    assert ("rows" in loader.training(seed=0)[0]["instances"]) == resident
     forced = bags.block(resident_gib=0.0)
     assert not bags_of_fold.BagLoader(data, forced, make_mesh(), "probe", head=head).resident
 

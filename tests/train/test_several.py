@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from lrmil_jax.data.batching import BagBatches
+from lrmil_jax.data.bag_batches import BagBatches
 from lrmil_jax.data.stacked import StackedBatches
 from lrmil_jax.errors import TrainingError
 from lrmil_jax.tasks.regression import Regression
