@@ -51,8 +51,10 @@ def dispatch() -> int:
         if _MODEL.value is None or (_SLIDE.value is None) == (_SLIDES.value is None):
             raise ConfigError("predict needs --model DIR and one of --slide FILE or --slides PATH")
         paths = {flag.name: flag.value and Path(flag.value) for flag in (_SLIDE, _SLIDES)}
+        from lrmil_jax import programs
         from lrmil_jax.stages import predict
 
+        programs.keep()
         with layout.locked(workdir):
             trust = _TRUST_MPP.value or (_CONFIG.value is not None and _CONFIG.value.data.trust_mpp)
             return predict.run(
@@ -85,9 +87,10 @@ def _evaluate_external(workdir: Path) -> int:
             "--cohort CSV is for --stages evaluate --model DIR: it measures a trained model on "
             "slides that it has never seen"
         )
-    from lrmil_jax import checks
+    from lrmil_jax import checks, programs
     from lrmil_jax.stages import external
 
+    programs.keep()
     if _CONFIG.value is not None:
         checks.validate(_CONFIG.value, ["pretrain"])  # its label table is not read
     with layout.locked(workdir):

@@ -13,11 +13,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 from ml_collections import ConfigDict
 
 from lrmil_jax import config as configuration
-from lrmil_jax import encoders, files, graph, methods
+from lrmil_jax import encoders, files, graph, methods, programs
 from lrmil_jax.data import splits
 from lrmil_jax.errors import ConfigError, WorkdirError
 from lrmil_jax.models import loading, trained
@@ -85,8 +84,7 @@ def run(config: ConfigDict, workdir: Path, names: list[str], others: Sequence[Pa
         for stage in stages:
             graph.check(config, workdir, stage, cohort.classes)
     _remove_leftovers(workdir)
-    if config.folds > 1:
-        share_programs(workdir)
+    programs.keep()
     files.write_json(workdir / "config.json", configuration.flatten(config))
     for number, stage in enumerate(stages, 1):
         for fold in graph.folds(config, stage):
@@ -95,14 +93,6 @@ def run(config: ConfigDict, workdir: Path, names: list[str], others: Sequence[Pa
     if stages == [graph.STAGES["pretrain"]]:
         return 0  # which needs no slides, and so no label CSV
     return _report_failures(config, workdir)
-
-
-def share_programs(workdir: Path) -> None:
-    """Keeps compiled programs on disk below `workdir`: folds, and runs of a study, need the same
-    ones again and again."""
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / ".programs"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def _of_fold(config: ConfigDict, fold: int | None) -> str:

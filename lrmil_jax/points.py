@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from lrmil_jax.errors import ConfigError
 
 
-def parse(texts: Sequence[str], *, key: str) -> dict[str, dict[str, str]]:
+def parse(texts: Sequence, *, key: str) -> dict[str, dict[str, str]]:
     """{name: {key: value}} of `"name: key=value key=value"`.
 
     Args:
@@ -47,7 +47,7 @@ def title(changes: Mapping[str, str]) -> str:
     return " ".join(f"{key}={value}" for key, value in changes.items())
 
 
-def each(texts: Sequence[str]) -> list[dict[str, str]]:
+def each(texts: Sequence) -> list[dict[str, str]]:
     """Every value of `"key: value value"` alone.
 
     Raises:
@@ -56,7 +56,7 @@ def each(texts: Sequence[str]) -> list[dict[str, str]]:
     return [{key: one} for key, own in values(texts, key="sweep.each").items() for one in own]
 
 
-def grid(texts: Sequence[str]) -> list[dict[str, str]]:
+def grid(texts: Sequence) -> list[dict[str, str]]:
     """Every combination of the values of several `"key: value value"`.
 
     Raises:
@@ -67,7 +67,7 @@ def grid(texts: Sequence[str]) -> list[dict[str, str]]:
     return [dict(zip(named, one, strict=True)) for one in combinations]
 
 
-def values(texts: Sequence[str], *, key: str) -> dict[str, tuple[str, ...]]:
+def values(texts: Sequence, *, key: str) -> dict[str, tuple[str, ...]]:
     """{key: values} of `"key: value value"`.
 
     Args:
@@ -91,7 +91,7 @@ def values(texts: Sequence[str], *, key: str) -> dict[str, tuple[str, ...]]:
     return named
 
 
-def _tuple(texts: Sequence[str], key: str) -> Sequence[str]:
+def _tuple(texts: Sequence, key: str) -> Sequence[str]:
     if isinstance(texts, str) or not all(isinstance(one, str) for one in texts):
         raise ConfigError(f"config.{key} is {texts!r}, but it must be a tuple of texts")
     return texts

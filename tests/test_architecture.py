@@ -22,6 +22,7 @@ ORDER = (
         "arrays",
         "types",
         "places",
+        "programs",
         "processes",
         "workers",
         "progress",

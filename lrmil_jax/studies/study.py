@@ -74,7 +74,6 @@ class Outcome:
 
 
 def _run_seed(job: SeedJob) -> Outcome:
-    pipeline.share_programs(job.workdir)
     failed = 0
     for number, one in enumerate(job.runs):
         log.info("run %d of %d: seed %d, %s", number + 1, len(job.runs), one.seed, one.variant)

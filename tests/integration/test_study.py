@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -13,13 +14,15 @@ from tests.integration.test_end_to_end import tiny
 VARIANTS = ("no bag: student.lambda_bag=0", "LR alone: method=mil_lr")
 # What is learned does not matter here.
 FEW = {"distill__steps": 2, "distill__eval_every": 2, "teacher__epochs": 1, "student__epochs": 1}
-MODELS = ["HR teacher", "LR without distillation", "LRMIL", "no bag", "LR alone"]
+POINTS = ["student.lambda_bag=0", "student.lambda_bag=2"]
+MODELS = ["HR teacher", "LR without distillation", "LRMIL", *POINTS, "no bag", "LR alone"]
 
 
 def config(finished, *variants):
     weights = str(finished.workdir / "pretrain/encoder.safetensors")
     made = tiny(encoder__weights=weights, evaluate__timed_slides=0, report__heatmaps=0, **FEW)
     made.study.update(seeds=(3, 4), variants=variants)
+    made.sweep.each = ("student.lambda_bag: 0 1 2",)  # 1 is the config as it is
     return made
 
 
@@ -68,6 +71,28 @@ def test_tidy_rows_and_table(studied):
     for name in ("table.md", "table.txt", "comparison.png", "effects.png", "summary.json"):
         assert (studied / "study" / name).is_file()
     assert "gap_closed" in json.loads((studied / "study/summary.json").read_text())
+
+
+def test_points_of_a_sweep_are_what_a_run_of_their_own_gives(studied):
+    for seed in (3, 4):
+        runs_of_seed = studied / f"runs/seed_{seed}"
+        alone = pd.read_csv(runs_of_seed / "no_bag/folds/1/evaluate/predictions.csv")
+        swept = pd.read_csv(runs_of_seed / "base/folds/1/sweep/predictions.csv")
+        assert swept.model.unique().tolist() == POINTS
+        point = swept[swept.model == POINTS[0]].reset_index(drop=True)
+        alone = alone[alone.model == "lrmil"].reset_index(drop=True)
+        assert point.slide_id.equals(alone.slide_id)
+        values = [name for name in alone if name.startswith("p_")]
+        np.testing.assert_allclose(point[values], alone[values], atol=1e-5)
+    results = pd.read_csv(studied / "study/results.csv").set_index(["seed", "model"])
+    for column in ("auc", "val_figure"):
+        one, other = (results.xs(name, level="model")[column] for name in (POINTS[0], "no bag"))
+        assert one.tolist() == other.tolist()
+    best = json.loads((studied / "study/summary.json").read_text())["winner"]
+    chosen = results[results.name == "lrmil"].val_figure.groupby("model").mean()
+    assert best["val_figure"] == pytest.approx(chosen.max())
+    assert chosen[best["model"]] == chosen.max()
+    assert "settings on validation patients" in (studied / "study/table.md").read_text()
 
 
 def test_again_does_nothing_and_a_new_variant_only_itself(finished, studied):

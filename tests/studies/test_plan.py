@@ -3,6 +3,7 @@
 import pytest
 
 from lrmil_jax import config as configuration
+from lrmil_jax import graph
 from lrmil_jax.errors import ConfigError
 from lrmil_jax.studies import plan
 
@@ -133,3 +134,57 @@ def test_what_two_runs_share(changes, variant, slides, features):
     base, other = plan.plan(study(f"v: {variant}", seeds=(1,), **changes), plan.Path("x"))
     assert plan.same_slides(base, other) == slides
     assert plan.same_features(base, other) == features
+
+
+def swept(**changes):
+    return study(seeds=(1,), **{f"sweep__{key}": value for key, value in changes.items()})
+
+
+def test_points_of_stage_2_share_a_run_and_others_have_their_own():
+    config = swept(
+        each=("student.topk: 1 2 4", "distill.lambda_layer: 0"),  # topk is 2 already
+        grid=("student.lambda_bag: 0 1", "student.guide: mass max", "distill.lambda_attn: 0 1"),
+        points=("both: student.topk=3 distill.lambda_layer=0", "named: student.topk=5"),
+    )
+    runs = {run.variant: run for run in plan.plan(config, plan.Path("x"))}
+    assert list(runs) == ["base", "distill.lambda_layer=0", "distill.lambda_attn=0"]
+    names = {variant: [point.name for point in run.points] for variant, run in runs.items()}
+    assert names["base"] == [
+        "student.topk=1", "student.topk=4",
+        "student.lambda_bag=0 student.guide=mass distill.lambda_attn=1",
+        "student.lambda_bag=0 student.guide=max distill.lambda_attn=1",
+        "student.lambda_bag=1 student.guide=max distill.lambda_attn=1", "named",
+    ]  # fmt: skip
+    assert names["distill.lambda_layer=0"] == ["both"]
+    assert len(names["distill.lambda_attn=0"]) == 3
+    base = runs["base"].config
+    assert base.sweep.points[2] == "student.lambda_bag=0: student.lambda_bag=0"
+    assert base.sweep.each == base.sweep.grid == ()
+    assert "sweep" in graph.stage_names(base)
+    assert "sweep" not in graph.stage_names(study().copy_and_resolve_references())
+
+
+def test_a_method_without_a_swept_stage_makes_runs_of_all_points():
+    config = guided(study__seeds=(1,), study__variants=(), sweep__each=("mil.hidden: 8 32",))
+    runs = plan.plan(config, plan.Path("x"))
+    assert [run.variant for run in runs] == ["base", "mil.hidden=8", "mil.hidden=32"]
+    assert not any(run.points for run in runs)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"each": ("student.topk 1 2",)}, "sweep.each cannot be read; write 'key: value value'"),
+        ({"grid": ("student.topk:",)}, "sweep.grid cannot be read"),
+        ({"each": ("student.topk: 1 1",)}, "one of its values twice"),
+        ({"each": ("student.topk: 0",)}, "'student.topk=0' of the sweep: .*it must be"),
+        ({"grid": ("student.topc: 1",)}, "of the sweep: .*did you mean student.topk"),
+        ({"points": ("a: student.topk=1", "a: student.topk=2")}, "the name 'a' twice"),
+        ({"points": ("base: student.topk=1",)}, "the name 'base' twice"),
+        ({"points": ("a",)}, "the point 'a' of sweep.points cannot be read"),
+        ({"each": (1,)}, "must be a tuple of texts"),
+    ],
+)
+def test_a_sweep_that_cannot_be_is_named(changes, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        plan.plan(swept(**changes), plan.Path("x"))
