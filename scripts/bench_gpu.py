@@ -41,6 +41,7 @@ import jax
 import numpy as np
 from bench_tools import Compilations
 
+from lrmil_jax import heads
 from lrmil_jax.data.batching import padding_waste
 from lrmil_jax.train.encode import ahead
 
@@ -138,7 +139,7 @@ def mil(sizes: Sizes, peak: float) -> list[Row]:
 def _mil(bags: tuple, budget: int) -> Row:
     compiled = Compilations()
     run = bench_mil.JaxRun(
-        "gated_abmil", *bags, budget=budget, bags=16,
+        heads.create("gated_abmil", num_classes=bench_mil.CLASSES), *bags, budget=budget, bags=16,
         # Grain's threads in the package; here one, so that Grain need not be there.
         iterate=lambda source: ahead((source[at] for at in itertools.count()), 4),
     )  # fmt: skip

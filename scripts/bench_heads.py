@@ -20,21 +20,11 @@ import argparse
 import statistics
 import time
 
+import bench_mil
 import classic_sets
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lrmil_jax import heads
-from lrmil_jax.data.bag_batches import BagBatches
-from lrmil_jax.tasks.classification import Classification
-from lrmil_jax.train import TrainSettings, make_mesh, mil, place_batch, replicate, sharding
-from lrmil_jax.train.optim import create
-from lrmil_jax.train.state import TrainState
-from lrmil_jax.train.step import Stepper
-
-CLASSES = 2
-TASK = Classification(("negative", "positive"))
 
 
 def make_bags(arguments):
@@ -42,51 +32,10 @@ def make_bags(arguments):
     rng = np.random.default_rng(0)
     sizes = np.exp(rng.normal(np.log(arguments.median), 0.77, arguments.bags))
     sizes = np.clip(sizes, 16, 8 * arguments.median).astype(int)
-    bank = rng.standard_normal((sizes.sum(), arguments.width), dtype=np.float32)
+    bank = rng.standard_normal((sizes.sum(), bench_mil.WIDTH), dtype=np.float32)
     places = np.concatenate([np.stack(np.divmod(np.arange(n), 32), -1) for n in sizes])
-    labels = rng.integers(0, CLASSES, len(sizes)).astype(np.int32)
+    labels = rng.integers(0, bench_mil.CLASSES, len(sizes)).astype(np.int32)
     return sizes, bank, places.astype(np.float32), labels
-
-
-class JaxRun:
-    """Whole epochs of the trainer's step over its batches."""
-
-    def __init__(self, name, bags, budget):
-        sizes, bank, places, labels = bags
-        head = heads.create(name, num_classes=CLASSES)
-        self.source = BagBatches(
-            sizes, budget=budget, bags_per_update=16, packed=head.packs,
-            per_instance={"xy": places} if head.needs_xy else {},
-            per_bag={"target": labels[:, None].astype(np.float32)},
-        )  # fmt: skip
-        self.mesh = make_mesh(jax.devices()[:1])
-        example = (jnp.zeros((1, 8, bank.shape[1])), jnp.ones((1, 8), bool))
-        params = jax.jit(head.init)(jax.random.key(0), *example)["params"]
-        tx = create(TrainSettings(steps=10**6, schedule="constant", weight_decay=0.0))
-        state = TrainState(step=jnp.int32(0), params=params, opt_state=tx.init(params))
-        where = sharding.state_shardings(state, self.mesh, fsdp=False)
-        self.state = jax.device_put(state, where)
-        width = bank.shape[1]
-        scale = {"mean": np.zeros(width, np.float32), "sd": np.ones(width, np.float32)}
-        self.constants = replicate(scale | {"bank": bank}, self.mesh)
-        examples = self.source.bags_of_an_update
-        loss = mil.loss_function(head, mil.SlideLoss(), TASK)
-        self.stepper = Stepper(loss, tx, self.mesh, where, examples)
-        self.iterator = iter(self.source.dataset())
-
-    def epoch(self):
-        """Seconds for every bag once."""
-        start, done, summed, measured = time.perf_counter(), 0, None, None
-        while done < self.source.updates:
-            batch = next(self.iterator)
-            ends, placed = batch.pop("ends_update"), place_batch(batch, self.mesh)
-            arguments = (self.state, self.constants, placed, jax.random.key(0), 0, summed)
-            summed, _ = self.stepper.add(*arguments)
-            if ends:
-                self.state, measured = self.stepper.update(self.state, summed)
-                done, summed = done + 1, None
-        jax.block_until_ready(measured)
-        return time.perf_counter() - start
 
 
 class TorchRun:
@@ -99,7 +48,7 @@ class TorchRun:
         torch.set_num_threads(threads)
         torch.manual_seed(0)
         sizes, bank, places, labels = bags
-        self.head = torch_heads.HEADS[name](bank.shape[1], CLASSES)
+        self.head = torch_heads.HEADS[name](bank.shape[1], bench_mil.CLASSES)
         parts = (torch.split(torch.from_numpy(a), sizes.tolist()) for a in (bank, places))
         self.bags = list(zip(*parts, labels.tolist(), strict=True))
         self.adam = torch.optim.Adam(self.head.parameters(), lr=2e-4)
@@ -121,10 +70,14 @@ def speed(arguments):
     bags = make_bags(arguments)
     print(
         f"{arguments.bags} bags, median {int(np.median(bags[0]))} and at most {bags[0].max()} "
-        f"instances of {arguments.width} features"
+        f"instances of {bench_mil.WIDTH} features"
     )
     for name in arguments.heads:
-        ours, theirs = JaxRun(name, bags, arguments.budget), TorchRun(name, bags, arguments.threads)
+        sizes, bank, places, labels = bags
+        head = heads.create(name, num_classes=bench_mil.CLASSES)
+        ours = bench_mil.JaxRun(head, sizes, bank, labels, budget=arguments.budget, bags=16,
+                                places=places)  # fmt: skip
+        theirs = TorchRun(name, bags, arguments.threads)
         first = ours.epoch()
         for _ in range(2):  # epochs have batches of other shapes, which compile
             ours.epoch()
@@ -152,7 +105,6 @@ def main():
     parser.add_argument("--decay", type=float, default=5e-3, help="weight decay")
     parser.add_argument("--bags", type=int, default=64)
     parser.add_argument("--median", type=int, default=700, help="instances of a bag")
-    parser.add_argument("--width", type=int, default=768, help="features of an instance")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--budget", type=int, default=4096, help="instances of a batch")
     parser.add_argument("--threads", type=int, default=2, help="of PyTorch; JAX uses all cores")

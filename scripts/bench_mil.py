@@ -24,7 +24,7 @@ import numpy as np
 from lrmil_jax import heads
 from lrmil_jax.data.bag_batches import BagBatches
 from lrmil_jax.data.batching import padding_waste
-from lrmil_jax.train import TrainSettings, make_mesh, place_batch, replicate, sharding
+from lrmil_jax.train import TrainSettings, batches, make_mesh, place_batch, replicate, sharding
 from lrmil_jax.train.optim import create
 from lrmil_jax.train.state import TrainState
 from lrmil_jax.train.step import Stepper
@@ -41,35 +41,46 @@ def make_bags(count, seed, sizes=None):
 
 
 def make_loss(head):
-    """Cross-entropy on a batch's bags, from rows of the bank or from streamed features."""
+    """Cross-entropy of a batch's bags, as the trainer reads them."""
 
     def loss_fn(params, constants, batch, key, train):
-        bags = batch["features"] if "features" in batch else constants[batch["rows"]]
-        logits = head.apply(
-            {"params": params}, bags, batch["mask"], train=train, rngs={"dropout": key}
-        ).logits
-        log_p = jax.nn.log_softmax(logits)
-        return {"loss": -jnp.take_along_axis(log_p, batch["label"][:, None], axis=1)[:, 0]}
+        instances, batch, where = batches.of_batch(constants, batch)
+        options = {**where, "train": train, "rngs": {"dropout": key}}
+        output = head.apply({"params": params}, instances, batch["mask"], **options)
+        labels = batch["label"]
+
+        def of_logits(logits):
+            return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)[:, 0]
+
+        terms = head.label_losses(output, labels, batch["mask"], of_logits)
+        return {"loss": sum(terms.values()), **terms}
 
     return loss_fn
+
+
+def scaled(bank=None):
+    """Constants of a training: features, where they stay on the device, and their scale."""
+    scale = {"mean": np.zeros(WIDTH, np.float32), "sd": np.ones(WIDTH, np.float32)}
+    return scale if bank is None else scale | {"bank": bank}
 
 
 class JaxRun:
     """Whole epochs of the trainer's step over Grain's batches, or over an iterator's."""
 
-    def __init__(self, name, sizes, bank, labels, *, budget, bags, iterate=None):
+    def __init__(self, head, sizes, bank, labels, *, budget, bags, places=None, iterate=None):
         self.source = BagBatches(
-            sizes, budget=budget, bags_per_update=bags, per_bag={"label": labels}
-        )
+            sizes, budget=budget, bags_per_update=bags, packed=head.packs,
+            per_bag={"label": labels},
+            per_instance={"xy": places} if head.needs_xy else {},
+        )  # fmt: skip
         self.mesh = make_mesh(jax.devices()[:1])
-        head = heads.create(name, num_classes=CLASSES, hidden=HIDDEN)
-        example = (jnp.zeros((1, 8, WIDTH)), jnp.ones((1, 8), bool))
-        params = head.init(jax.random.key(0), *example)["params"]
+        example = (jnp.zeros((1, 8, bank.shape[1])), jnp.ones((1, 8), bool))
+        params = jax.jit(head.init)(jax.random.key(0), *example)["params"]
         tx = create(TrainSettings(steps=10**6, schedule="constant", weight_decay=0.0))
         state = TrainState(step=jnp.int32(0), params=params, opt_state=tx.init(params))
         where = sharding.state_shardings(state, self.mesh, fsdp=False)
         self.state = jax.device_put(state, where)
-        self.bank = replicate(bank, self.mesh)
+        self.constants = replicate(scaled(bank), self.mesh)
         examples = self.source.bags_of_an_update
         self.stepper = Stepper(make_loss(head), tx, self.mesh, where, examples)
         iterate = iterate or (lambda source: iter(source.dataset()))
@@ -82,7 +93,7 @@ class JaxRun:
             batch = next(self.iterator)
             ends = batch.pop("ends_update")
             placed = place_batch(batch, self.mesh)
-            arguments = (self.state, self.bank, placed, self.key, 0, summed)
+            arguments = (self.state, self.constants, placed, self.key, 0, summed)
             summed, _ = self.stepper.add(*arguments)
             if ends:
                 self.state, measured = self.stepper.update(self.state, summed)
@@ -136,7 +147,8 @@ def compare(arguments):
     """One table: bags per second of both, median over interleaved rounds, and their ratio."""
     sizes, bank, labels = make_bags(arguments.slides, seed=0)
     for name in arguments.heads:
-        ours = JaxRun(name, sizes, bank, labels, budget=arguments.budget, bags=arguments.bags)
+        head = heads.create(name, num_classes=CLASSES, hidden=HIDDEN)
+        ours = JaxRun(head, sizes, bank, labels, budget=arguments.budget, bags=arguments.bags)
         theirs = TorchRun(name, sizes, bank, labels, arguments.threads)
         first = ours.epoch()
         theirs.epoch()
@@ -146,7 +158,7 @@ def compare(arguments):
         )
         ratios = sorted(theirs_s / ours_s for ours_s, theirs_s in rounds)
         plan = [batch for update in ours.source.plan(0) for batch in update]
-        shapes = {(len(batch.bags), batch.length) for batch in plan}
+        shapes = {(batch.first is None and len(batch.bags), batch.length) for batch in plan}
         print(
             f"{name:12s} lrmil_jax {jax_rate:6.1f} bags/s   torch batch 1 {torch_rate:6.1f} bags/s"
             f"   ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f}-{ratios[-1]:.2f})"
@@ -173,6 +185,7 @@ def stream(slides):
             sizes,
             budget=4096,
             bags_per_update=16,
+            packed=head.packs,
             per_bag={"label": (sizes % CLASSES).astype(np.int32)},
             read=lambda bag: np.load(Path(folder) / f"{bag}.npy"),
         )
@@ -181,6 +194,7 @@ def stream(slides):
             directory=Path(folder) / "run",
             params=head.init(jax.random.key(0), *example)["params"],
             loss_fn=make_loss(head),
+            constants=scaled(),
             batches=source.dataset(),
             validate=None,
             settings=TrainSettings(steps=steps),

@@ -16,7 +16,7 @@ from lrmil_jax.data.patient_bags import PatientBags
 from lrmil_jax.errors import WeightsError
 from lrmil_jax.tasks import Task
 from lrmil_jax.train import bags
-from lrmil_jax.train.bags import standardise
+from lrmil_jax.train.batches import standardise
 
 # Lengths that bags are filled up to when predicting: few, so that a cohort compiles few times.
 _PREDICT_LENGTHS = tuple(256 * 2**power for power in range(14))

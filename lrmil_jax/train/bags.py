@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
@@ -19,7 +18,6 @@ from lrmil_jax.data.bag_batches import BagBatches, balanced_probabilities
 from lrmil_jax.errors import TrainingError
 from lrmil_jax.tasks import Task
 from lrmil_jax.train import memory, sharding
-from lrmil_jax.types import AnyArray
 
 _GIB = 2**30
 # Share of a device's free memory that the features may take; the rest is for what is computed, and
@@ -201,33 +199,3 @@ def places_of(store: BagStore) -> Float[np.ndarray, "rows 2"]:
 
 def _bank(store: BagStore) -> np.ndarray:
     return np.concatenate([store.embedding(slide) for slide in range(len(store.slide_ids))])
-
-
-def standardise(
-    features: Float[AnyArray, "B N D"], mean: Float[AnyArray, " D"], sd: Float[AnyArray, " D"]
-) -> Float[Array, "B N D"]:
-    """Stored features on the scale of the training patients', in float32."""
-    return (jnp.asarray(features, jnp.float32) - mean[None, None]) / sd[None, None]
-
-
-def of_batch(
-    constants: Mapping[str, Array], batch: Mapping[str, Any]
-) -> tuple[Float[Array, "_ _ D"], dict[str, Any], dict[str, Any]]:
-    """One of `BagLoader`'s batches as heads and losses take it.
-
-    Returns:
-      The standardised instances; the batch, of which what is of instances is [B, N, ...]; and what
-      the head is told of where they lie (`packing`, or `xy`).
-    """
-    packed = batch.get("instances")
-    if packed is None:
-        features = batch["features"] if "features" in batch else constants["bank"][batch["rows"]]
-        where = {"xy": batch.get("xy")}
-    else:
-        rows = packed["features"] if "features" in packed else constants["bank"][packed["rows"]]
-        features, packing = rows[None], heads.Packing(batch["first"], batch["size"])
-        count = features.shape[1]
-        told = {name: packing.by_bag(values[None], count) for name, values in packed.items()
-                if name not in ("features", "rows")}  # fmt: skip
-        batch, where = {**batch, **told, "mask": packing.mask(count)}, {"packing": packing}
-    return standardise(features, constants["mean"], constants["sd"]), dict(batch), where

@@ -20,7 +20,7 @@ from lrmil_jax import heads
 from lrmil_jax.errors import ConfigError
 from lrmil_jax.progress import progress
 from lrmil_jax.tasks import Task
-from lrmil_jax.train import bags, sharding
+from lrmil_jax.train import bags, batches, sharding
 from lrmil_jax.train.bag_model import BagModel
 from lrmil_jax.train.bags import BagData
 from lrmil_jax.train.checkpoint import FitResult
@@ -229,7 +229,7 @@ def _output(
     module: heads.Head, params, constants, batch, key, train
 ) -> tuple[heads.HeadOutput, dict[str, Any]]:
     """What a head says of a batch, and the batch as losses take it."""
-    instances, batch, where = bags.of_batch(constants, batch)
+    instances, batch, where = batches.of_batch(constants, batch)
     options = {**where, "train": train, "rngs": {"dropout": key}}
     return module.apply({"params": params}, instances, batch["mask"], **options), batch
 

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from lrmil_jax import heads
 from lrmil_jax.data.batching import Planned
 from lrmil_jax.data.stacked import StackedBatches
-from lrmil_jax.train import bags, sharding
+from lrmil_jax.train import bags, batches, sharding
 from lrmil_jax.train.bags import BagData, BagLoader
 from lrmil_jax.train.state import Several
 from lrmil_jax.train.training import Metrics
@@ -38,7 +38,7 @@ class Validation:
         task, first = self._data[0].task, loaders[0]
 
         def values(params, constants, batch):
-            instances, batch, where = bags.of_batch(constants, batch)
+            instances, batch, where = batches.of_batch(constants, batch)
             output = module.apply({"params": params}, instances, batch["mask"], **where)
             return task.link(output.logits), batch["bag"]
 

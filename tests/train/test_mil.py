@@ -14,8 +14,7 @@ from lrmil_jax import heads
 from lrmil_jax.distill import slide as slide_losses
 from lrmil_jax.errors import ConfigError, WeightsError
 from lrmil_jax.tasks.classification import Classification
-from lrmil_jax.train import bag_model, mil
-from lrmil_jax.train import bags as bags_of_fold
+from lrmil_jax.train import bag_model, batches, mil
 from lrmil_jax.train.bags import BagLoader
 from lrmil_jax.train.validation import Validation
 from tests.train import bags
@@ -131,7 +130,7 @@ def test_standardise_brings_training_features_to_mean_0_and_sd_1(tmp_path):
     store, _ = bags.write_store(tmp_path)
     mean, sd = store.statistics(range(12))
     rows = np.concatenate([store.embedding(i) for i in range(12)])[None]
-    scaled = np.asarray(bags_of_fold.standardise(rows, mean, sd))[0]
+    scaled = np.asarray(batches.standardise(rows, mean, sd))[0]
     np.testing.assert_allclose(scaled.mean(0), 0, atol=1e-4)
     np.testing.assert_allclose(scaled.std(0), 1, atol=1e-3)
 
@@ -300,7 +299,7 @@ def test_prediction_does_not_depend_on_the_filling(store):
         logits, attention = classifier.predict(rows)
         plain = module.apply(
             {"params": params},
-            bags_of_fold.standardise(rows[None], mean, sd),
+            batches.standardise(rows[None], mean, sd),
             np.ones((1, count), bool),
         )
         np.testing.assert_allclose(logits, plain.logits[0], rtol=2e-5, atol=2e-5)
