@@ -102,9 +102,10 @@ def _groups(streams: _Group) -> list[_Group]:
 
 def _most(one: mil.HeadTraining) -> int:
     """Models for which the device has room at once."""
+    instances = max(one.batches.lengths[-1], one.block["budget"])
+    computed = instances * one.module.instance_bytes(one.loader.mean.size)
     # Parameters, their best, two moments, a gradient, and a copy of some of them.
-    each = one.loader.need + 6 * 4 * one.parameters
-    return max(1, one.loader.room // each)
+    return max(1, one.loader.room // (computed + 6 * 4 * one.parameters))
 
 
 def _train_group(

@@ -79,6 +79,7 @@ class Training:
     pending: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     in_flight: collections.deque = dataclasses.field(default_factory=collections.deque)
     saved_at: float = dataclasses.field(default_factory=time.monotonic)
+    waited: float = 0.0  # seconds that the loop has waited for batches
 
     def start(self, params: Any) -> None:
         """Makes the state, or takes it from the newest checkpoint."""
@@ -114,7 +115,7 @@ class Training:
 
     def run(self, constants: Any, key: jax.Array) -> None:
         """Trains from the present step to the end, or until validation no longer improves."""
-        first = int(self.state.step)
+        first, start = int(self.state.step), time.monotonic()
         with (
             _writer(self.directory, first) as writer,
             progress(self.name, self.settings.steps, done=first) as bar,
@@ -125,6 +126,8 @@ class Training:
                     break
                 self._update(step, constants, key)
                 self._after(step, writer, bar)
+        share = self.waited / max(time.monotonic() - start, 1e-9)
+        _log.info("%s: waited for data %.0f %% of the time", self.name, 100 * share)
 
     def best(self) -> list[FitResult]:
         """The best parameters of each model, as whole host arrays."""
@@ -161,7 +164,7 @@ class Training:
     def _batches(self, step: int) -> Iterator[dict[str, Any]]:
         """The batches of an update."""
         wanted, whole = self.settings.accumulate, 0
-        for batch in self.iterator:
+        while (batch := self._next()) is not None:
             whole += bool(batch.pop("ends_update", True))
             yield batch
             if whole == wanted:
@@ -170,6 +173,12 @@ class Training:
             f"the data of {self.name!r} ended at step {step} of {self.settings.steps}: give "
             f"at least {self.settings.steps * wanted} batches."
         )
+
+    def _next(self) -> dict[str, Any] | None:
+        start = time.monotonic()
+        batch = next(self.iterator, None)
+        self.waited += time.monotonic() - start
+        return batch
 
     def _update(self, step: int, constants: Any, key: jax.Array) -> None:
         batches, summed = self._batches(step), None
