@@ -51,14 +51,22 @@ def dispatch() -> int:
         if _MODEL.value is None or (_SLIDE.value is None) == (_SLIDES.value is None):
             raise ConfigError("predict needs --model DIR and one of --slide FILE or --slides PATH")
         paths = {flag.name: flag.value and Path(flag.value) for flag in (_SLIDE, _SLIDES)}
-        from lrmil_jax import programs
+        from lrmil_jax import checks, programs
+        from lrmil_jax import config as configuration
         from lrmil_jax.stages import predict
 
+        config = configuration.default() if _CONFIG.value is None else _CONFIG.value
         programs.keep()
+        checks.validate(config, ["pretrain"])  # its label table is not read
         with layout.locked(workdir):
-            trust = _TRUST_MPP.value or (_CONFIG.value is not None and _CONFIG.value.data.trust_mpp)
             return predict.run(
-                Path(_MODEL.value), workdir, **paths, mpp=_MPP.value, trust_mpp=trust
+                Path(_MODEL.value),
+                workdir,
+                **paths,
+                mpp=_MPP.value,
+                trust_mpp=_TRUST_MPP.value or config.data.trust_mpp,
+                workers=config.encoder.workers,
+                seconds=config.prepare.seconds_per_slide,
             )
     if _COHORT.value is not None:
         return _evaluate_external(workdir)

@@ -22,12 +22,15 @@ from lrmil_jax.errors import DataError, UserError
 from lrmil_jax.models import model_folder
 from lrmil_jax.models.result import SlideResult
 from lrmil_jax.models.slide_model import SlideModel
+from lrmil_jax.patches import beside
+from lrmil_jax.processes import Workers
 from lrmil_jax.progress import setup_logging
 
 log = logging.getLogger("lrmil_jax")
 
 VALUE_TOLERANCE = 1e-3
 ATTENTION_TOLERANCE = 0.02  # of the largest
+SECONDS_PER_SLIDE = 3600.0  # in a process of its own, as `prepare.seconds_per_slide`
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--slide", type=Path, help="the slide's file, if it has moved")
     given = parser.parse_args(arguments)
     try:
-        found = verify(given.model, given.prediction, given.slide)
+        found = verify(given.model, given.prediction, given.slide, seconds=SECONDS_PER_SLIDE)
     except UserError as error:
         log.error("%s", error)
         return 1
@@ -51,13 +54,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return min(len(found), 1)
 
 
-def verify(model: Path, folder: Path, slide: Path | None = None) -> list[str]:
+def verify(
+    model: Path, folder: Path, slide: Path | None = None, *, seconds: float = 0.0
+) -> list[str]:
     """What differs when a prediction is computed again, a sentence each.
 
     Args:
       model: a model folder.
       folder: of one slide's prediction.
       slide: its file; None: where the prediction says that it was.
+      seconds: that reading it may take, in a process beside this one; 0 reads it here.
 
     Raises:
       DataError: there is no prediction, or no slide.
@@ -68,7 +74,10 @@ def verify(model: Path, folder: Path, slide: Path | None = None) -> list[str]:
     path = Path(record["path"]) if slide is None else slide
     if not path.is_file():
         raise DataError(f"{folder} is of the slide {path}, which is not there; give it by --slide")
-    loaded = model_folder.load(model)
+    with beside.slide_readers(1, seconds=seconds, apart=seconds > 0) as readers:
+        readers.begin()
+        loaded = model_folder.load(model)
+        result = _again(loaded, folder, record, path, readers)
     source, differences = record["source"], []
     identity = model_folder.identity(loaded.folder)
     if source["model"] != identity:
@@ -78,12 +87,13 @@ def verify(model: Path, folder: Path, slide: Path | None = None) -> list[str]:
     if changed:
         differences.append(f"{path} is not the file that was predicted ({', '.join(changed)} "
                            "differ)")  # fmt: skip
-    result = _again(loaded, folder, record, path)
     differences += _values(folder, record["prediction"], result.prediction)
     return [*differences, *_attention(folder, result)]
 
 
-def _again(model: SlideModel, folder: Path, record: Mapping[str, Any], path: Path) -> SlideResult:
+def _again(
+    model: SlideModel, folder: Path, record: Mapping[str, Any], path: Path, readers: Workers
+) -> SlideResult:
     """The slide's result; with the patient's other slides, whose predictions lie beside it, where
     they are one bag."""
     others = [record]
@@ -93,7 +103,8 @@ def _again(model: SlideModel, folder: Path, record: Mapping[str, Any], path: Pat
     is_own = [one["path"] == record["path"] for one in others]
     paths = [path if own else one["path"] for own, one in zip(is_own, others, strict=True)]
     sizes = [one["source"]["mpp"] for one in others]
-    results = list(model.predict_many(paths, sizes, ["one bag"] * len(paths)))
+    bag = ["one bag"] * len(paths)
+    results = list(model.predict_many(paths, sizes, bag, readers=readers))
     result = results[is_own.index(True)]
     if isinstance(result, UserError):
         raise result

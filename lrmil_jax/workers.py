@@ -73,7 +73,7 @@ class Workers:
         self.count = count
         self.beside = count > 1 or apart
         self._label, self._key, self._held, self._seconds = label, key, held, seconds
-        self._slots: queue.SimpleQueue[_Beside] = queue.SimpleQueue()
+        self._slots: queue.LifoQueue[_Beside] = queue.LifoQueue()  # those that run go first
         self._all: list[_Beside] = []
         self._interrupted = False
         self._lock = threading.Lock()
@@ -89,6 +89,11 @@ class Workers:
             for slot in self._all:
                 slot.kill()
         self._stack.close()
+
+    def begin(self) -> None:
+        """Starts a process before there is work for it, if processes work at all."""
+        if self.beside:
+            self.submit(_nothing)
 
     @property
     def room(self) -> int:
@@ -229,6 +234,10 @@ class _Retold(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         logging.getLogger(record.name).handle(record)
+
+
+def _nothing(*_: Any) -> None:
+    """What a process does first."""
 
 
 _held: list[Any] = [None]  # in a worker: what its `Workers` gave to every process

@@ -72,6 +72,7 @@ def test_no_stage_imports_a_stage():
 
 WITHOUT_JAX = (
     *("main", "data.regions", "slides.synthetic", "report.prediction"),
+    *("patches.beside", "models.visit"),  # what reads slides for a prediction
     "interchange.slides",
     "interchange.take_over",
 )

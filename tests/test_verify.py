@@ -36,6 +36,11 @@ def log_of_pytest(monkeypatch):
     monkeypatch.setattr(verify, "setup_logging", lambda: None)
 
 
+@pytest.fixture(autouse=True)
+def read_here(monkeypatch):
+    monkeypatch.setattr(verify, "SECONDS_PER_SLIDE", 0.0)
+
+
 @pytest.fixture
 def folder(made, tmp_path):
     """A copy of the prediction, to be changed."""

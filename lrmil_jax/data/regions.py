@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 import imagecodecs
 import numpy as np
+from jaxtyping import UInt8
 
 from lrmil_jax import files
 from lrmil_jax.data import writer
@@ -292,3 +293,11 @@ def read_mosaic(
             mask[row, column] = False
             unreadable.append({"what": "hr", "xy": list(child), "side": side})
     return mosaic
+
+
+def cut_mosaic(
+    mosaic: UInt8[np.ndarray, "side side 3"], ratio: int
+) -> UInt8[np.ndarray, "r r px px 3"]:
+    """Cuts the block of an LR patch into its r x r children, [row, column, y, x, channel]."""
+    px = mosaic.shape[0] // ratio
+    return mosaic.reshape(ratio, px, ratio, px, 3).swapaxes(1, 2)

@@ -43,10 +43,10 @@ class SlideJob:
     settings: TilingSettings
     trust_mpp: bool = False
 
-    def open(self) -> Slide:
-        """The slide itself; raises as `open_slide` does."""
+    def open(self, *, tell: bool = True) -> Slide:
+        """The slide itself; see `open_slide`."""
         return open_slide(
-            self.path, self.mpp, reader=self.settings.reader, trust_mpp=self.trust_mpp
+            self.path, self.mpp, reader=self.settings.reader, trust_mpp=self.trust_mpp, tell=tell
         )
 
     @property

@@ -9,6 +9,7 @@ import imagecodecs
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from lrmil_jax.data.regions import cut_mosaic
 from lrmil_jax.data.schema import RecordParser
 from lrmil_jax.errors import DataError
 
@@ -94,14 +95,6 @@ def decode_lr(record: dict) -> UInt8[np.ndarray, "px px 3"]:
 def decode_hr(record: dict, ratio: int) -> UInt8[np.ndarray, "r r px px 3"]:
     """The HR mosaic of a region record, cut into its children [row, column]."""
     return cut_mosaic(imagecodecs.jpeg8_decode(record["hr"]), ratio)
-
-
-def cut_mosaic(
-    mosaic: UInt8[np.ndarray, "side side 3"], ratio: int
-) -> UInt8[np.ndarray, "r r px px 3"]:
-    """Cuts the block of an LR patch into its r x r children, [row, column, y, x, channel]."""
-    px = mosaic.shape[0] // ratio
-    return mosaic.reshape(ratio, px, ratio, px, 3).swapaxes(1, 2)
 
 
 def stream(source, transform, *, threads: int = 4, buffer: int = 64) -> Iterator:

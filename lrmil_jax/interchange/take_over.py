@@ -84,7 +84,7 @@ def _high_rows(job: FeatureJob, opened: OpenBags) -> SlideFeatures:
         mask = np.zeros((count, ratio, ratio), bool)
         return SlideFeatures(_ordered(bag, order), _xy(bag, order), nobody, nobody, mask)
     if job.with_tiles:  # some LR tiles may not have been readable
-        from lrmil_jax.patches.origins import stored_places  # late: it brings JAX
+        from lrmil_jax.patches.shards import stored_places  # late: it brings JAX
 
         places = stored_places(job.shard, job.settings.geometry)
         parents = grid.from_lr_patches(

@@ -16,6 +16,7 @@ from lrmil_jax.errors import UserError
 from lrmil_jax.models import model_folder
 from lrmil_jax.models.result import SlideResult
 from lrmil_jax.models.slide_model import SlideModel
+from lrmil_jax.processes import Workers
 from lrmil_jax.progress import progress
 from lrmil_jax.report import prediction
 from lrmil_jax.report.prediction import SlidePrediction
@@ -24,13 +25,19 @@ log = logging.getLogger(__name__)
 
 
 def predict(
-    model: SlideModel, table: pd.DataFrame, folder: Path, *, trust_mpp: bool = False
+    model: SlideModel,
+    table: pd.DataFrame,
+    folder: Path,
+    *,
+    trust_mpp: bool = False,
+    readers: Workers | None = None,
 ) -> tuple[list[dict], list[dict]]:
     """Records of the slides that have a prediction, in the order of the table, and of the others.
 
     Slides are classified one after the other without a pause; what is kept of them is drawn in
     processes beside, and is whole once `prediction.json` is there. With `trust_mpp` the table's
-    um/px win against a file and an objective that agree with each other.
+    um/px win against a file and an objective that agree with each other. `readers` are as
+    `SlideModel.predict_many` has them.
     """
     rows = _with_sources(model, table)
     known = [_known(folder / row.slide_id, source) for row, source in rows]
@@ -44,6 +51,7 @@ def predict(
         [slide_files.given_mpp(row) for row, _ in pending],
         [row.case for row, _ in pending],
         trust_mpp=trust_mpp,
+        readers=readers,
     )
     failed: list[dict] = []
     with (

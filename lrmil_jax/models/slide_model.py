@@ -1,6 +1,7 @@
 """From a slide file to a prediction: one class for models on LR patches, on HR patches, and for
 those whose LR patches choose the HR patches (WISE-FUSE); of one member or of several."""
 
+import contextlib
 import dataclasses
 import itertools
 import time
@@ -17,6 +18,8 @@ from lrmil_jax.errors import SlideError, UserError
 from lrmil_jax.models.guided import Guide
 from lrmil_jax.models.result import SlideResult
 from lrmil_jax.models.visit import Visit, planned
+from lrmil_jax.patches import beside
+from lrmil_jax.processes import Workers
 from lrmil_jax.tasks import Task
 from lrmil_jax.train.bag_model import BagModel
 from lrmil_jax.train.encode import BatchEncoder, stream
@@ -82,11 +85,11 @@ class SlideModel:
         patients: Sequence[str] | None = None,
         *,
         trust_mpp: bool = False,
+        readers: Workers | None = None,
     ) -> Iterator[SlideResult | UserError]:
         """Classifies slide after slide without a pause between them, and gives results in order.
 
-        Slides are opened and searched for tissue in threads, read in another, and batches go
-        across slides.
+        Slides are opened and searched for tissue ahead, and batches go across slides.
 
         Args:
           paths: the slide files.
@@ -94,23 +97,26 @@ class SlideModel:
           patients: of each, for a model of patients' bags (`data.patient=bag`): those that follow
             each other under one name are one bag. Other models predict each slide alone.
           trust_mpp: as for `predict`.
+          readers: processes that read slides (`patches.beside.slide_readers`), so that a decoder
+            that crashes or hangs loses one slide; None reads in threads of this process, which
+            such a decoder ends.
 
         Yields:
           The result of each slide, or the mistake (`SlideError`) that kept it from having one.
         """
         paths = [Path(path) for path in paths]
         mpp = [None] * len(paths) if mpp is None else list(mpp)
-        slides = zip(paths, mpp, strict=True)
-        visits = planned(slides, self.settings, high=self._reads_high, trust_mpp=trust_mpp)
-        encoded = self._read(visits) if self.guide is None else self._read_guided(visits)
         names = patients if self.task.one_bag and patients is not None else range(len(paths))
-        for _, together in itertools.groupby(names):
-            bag = list(itertools.islice(encoded, len(list(together))))
-            try:
-                yield from self._results(bag)
-            finally:
-                for visit, _ in bag:
-                    visit.close()
+        with contextlib.ExitStack() as stack:
+            if readers is None:
+                readers = stack.enter_context(beside.slide_readers(1))
+            slides = zip(paths, mpp, strict=True)
+            visits = planned(
+                slides, self.settings, readers, high=self._reads_high, trust_mpp=trust_mpp
+            )
+            encoded = self._read(visits) if self.guide is None else self._read_guided(visits)
+            for _, together in itertools.groupby(names):
+                yield from self._results(list(itertools.islice(encoded, len(list(together)))))
 
     def _results(
         self, bag: list[tuple[Visit, list | UserError]]
@@ -133,7 +139,7 @@ class SlideModel:
     def _read(self, visits: Iterable[Visit]) -> Iterator[tuple[Visit, list | UserError]]:
         """Every slide with its features for each member, as they are stored in training."""
         encoders = [encoder for encoder, _ in self.members]
-        patches = ((visit, visit.patches(self.settings, high=self.high)) for visit in visits)
+        patches = ((visit, visit.patches(high=self.high)) for visit in visits)
         since = time.perf_counter()
         for visit, encoded in stream(encoders, patches):
             if visit.sources:
@@ -144,7 +150,7 @@ class SlideModel:
         self, visit: Visit, encoded: list[dict[str, np.ndarray]]
     ) -> list[Float[np.ndarray, "N D"]] | SlideError:
         if not encoded[0]:
-            count = len(visit.plan.lattice.lr_xy)
+            count = len(visit.overview.lattice.lr_xy)
             return SlideError(f"{visit.path}: none of its {count} patches could be decoded")
         target = schema.FEATURE_DTYPES[self.dtype]
         return [output["embedding"].astype(target) for output in encoded]
@@ -175,7 +181,7 @@ class SlideModel:
             regions_read = visit.sources[0].regions_read
             visit.seconds["select"] = time.perf_counter() - start
             chosen = regions_read[choices.union].tolist()
-            yield (visit, choices), visit.patches(self.settings, high=True, chosen=chosen)
+            yield (visit, choices), visit.patches(high=True, chosen=chosen)
 
     def _predictions(self, bag: list[tuple[Visit, list]]) -> Iterable[list | None]:
         """For each slide of a bag what every member predicts, and the slide's attention; None for
@@ -196,18 +202,17 @@ class SlideModel:
         return map(list, zip(*members, strict=True))
 
     def _result(self, visit: Visit, features: list, predictions: list | None) -> SlideResult:
-        lattice, guidance = visit.plan.lattice, None
+        lattice, guidance = visit.overview.lattice, None
         if self.guide is None:
             places, encoded = visit.sources[0].places(), sum(map(len, features))
             side = lattice.child_side if self.high else lattice.lr_side
-            read_side = side
         else:
             start = time.perf_counter()
             choices, rows = features
             predictions = self.guide.predict(
                 [head for _, head in self.members], choices, rows, visit
             )
-            places, side, read_side = visit.sources[0].places(), lattice.lr_side, lattice.child_side
+            places, side = visit.sources[0].places(), lattice.lr_side
             encoded = len(self.members) * len(places["xy"]) + len(rows)
             guidance = self.guide.guidance(choices, places["xy"], side)
             visit.seconds["mil"] = time.perf_counter() - start
@@ -222,7 +227,7 @@ class SlideModel:
             side=side,
             encoded=encoded,
             guidance=guidance,
-            **visit.facts(self.settings, read_side),
+            **visit.facts(),
         )
 
 

@@ -1,23 +1,80 @@
-"""One slide on its way through a model: planned ahead in threads, read, and closed."""
+"""One slide on its way through a model: planned ahead, read, and told of."""
 
 import collections
 import concurrent.futures
-import contextlib
+import dataclasses
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8
 
 from lrmil_jax.data import regions
 from lrmil_jax.data.slide_jobs import SlideJob, TilingSettings
 from lrmil_jax.errors import SlideError, UserError
 from lrmil_jax.models import result
 from lrmil_jax.patches import PatchSource
-from lrmil_jax.patches.origins import OpenSlide, Places
+from lrmil_jax.patches.beside import FromSlide
+from lrmil_jax.patches.open_slides import SlideFiles
+from lrmil_jax.patches.origins import Places
+from lrmil_jax.processes import LostError, Workers
+from lrmil_jax.slides import Lattice
 
 # Slides that are opened and searched for tissue while one before them is read.
 _PLANNED = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class SlideOverview:
+    """What is known of a slide before its patches are read, without the open slide.
+
+    Attributes:
+      lattice: where its patches lie.
+      mpp: um/px of level 0; bounds: as `Slide` has them.
+      finest_allowed: the level of the patches themselves.
+      picture, picture_downsample: for a heatmap, and level-0 px per px of it.
+      levels: pixels read for it from each level.
+    """
+
+    lattice: Lattice
+    mpp: float
+    bounds: tuple[int, int, int, int] | None
+    finest_allowed: int
+    picture: UInt8[np.ndarray, "h w 3"]
+    picture_downsample: float
+    levels: dict[int, int]
+
+
+def survey(_: SlideFiles, job: SlideJob, high: bool) -> SlideOverview:
+    """Opens a slide, finds its patches and closes it; runs in processes, so without JAX.
+
+    Args:
+      job: the slide.
+      high: HR patches will be read.
+
+    Raises:
+      SlideError: see `regions.plan_slide`.
+    """
+    geometry = job.settings.geometry
+    try:
+        plan = regions.plan_slide(job, high_resolution=high)
+        with plan.slide as slide:
+            picture, downsample = result.picture(slide, geometry, plan.tissue)
+            side = plan.lattice.child_side if high else plan.lattice.lr_side
+            return SlideOverview(
+                lattice=plan.lattice,
+                mpp=slide.mpp,
+                bounds=slide.bounds,
+                finest_allowed=slide.source_level(geometry.patch_px, side),
+                picture=picture,
+                picture_downsample=downsample,
+                levels={int(level): int(count) for level, count in slide.read_log.items()},
+            )
+    except UserError as error:
+        raise SlideError(str(error)) from None  # without the pictures that some carry
+    except Exception as error:  # one slide's surprise must not stop the others
+        raise SlideError(f"{job.path}: {type(error).__name__}: {error}") from error
 
 
 class Visit:
@@ -25,40 +82,33 @@ class Visit:
 
     Attributes:
       path: the slide file.
-      plan: the open slide with tissue and lattice.
+      overview: what is known of it before it is read; None of one that cannot be.
       seconds: per phase so far.
       sources: what was read of it, LR or HR or first one and then the other.
     """
 
-    def __init__(self, path: Path, mpp: float | None, *, trust_mpp: bool = False):
-        self.path, self._mpp, self._trust_mpp = path, mpp, trust_mpp
+    def __init__(self, job: SlideJob, readers: Workers):
+        self.path, self._job, self._readers = job.path, job, readers
         self.seconds: dict[str, float] = {}
         self.sources: list[PatchSource] = []
-        self.plan: regions.SlidePlan | None = None
+        self.overview: SlideOverview | None = None
         self._error: UserError | None = None
         self._began = 0.0
 
-    def open(self, settings: TilingSettings, *, high: bool) -> "Visit":
-        """Opens the slide and finds its patches; a mistake is kept for when it is read."""
+    def open(self, *, high: bool) -> "Visit":
+        """Finds the slide's patches; a mistake is kept for when it is read."""
         start = time.perf_counter()
         try:
-            job = SlideJob(
-                self.path.stem, self.path, self._mpp, Path(), settings, trust_mpp=self._trust_mpp
-            )
-            self.plan = regions.plan_slide(job, high_resolution=high)
+            self.overview = self._readers.submit(survey, self._job, high).result()
+        except LostError as error:
+            self._error = SlideError(f"{self.path}: {error.reason}")
         except UserError as error:
             self._error = error
-        except Exception as error:  # one slide's surprise must not stop the others
-            self._error = SlideError(f"{self.path}: {type(error).__name__}: {error}")
         self.seconds["open_tissue"] = time.perf_counter() - start
         return self
 
     def patches(
-        self,
-        settings: TilingSettings,
-        *,
-        high: bool,
-        chosen: Sequence[int] | None = None,
+        self, *, high: bool, chosen: Sequence[int] | None = None
     ) -> Iterator[Sequence[np.ndarray]]:
         """Images of the slide's patches, group by group.
 
@@ -68,9 +118,9 @@ class Visit:
         if self._error is not None:
             raise self._error
         self._began = time.perf_counter()
-        lattice = self.plan.lattice
+        lattice = self.overview.lattice
         places = Places(lattice.lr_xy, lattice.lr_side, lattice.child_mask)
-        origin = OpenSlide(self.plan.slide, places, settings.geometry)
+        origin = FromSlide(self._job, self._readers, places)
         self.sources.append(PatchSource(str(self.path), origin, high=high, chosen=chosen))
         yield from self.sources[-1]
 
@@ -82,58 +132,49 @@ class Visit:
         self.seconds[encode] = max(0.0, now - max(since, self._began) - reading)
         return now
 
-    def facts(self, settings: TilingSettings, side: int) -> dict:
-        """What a `SlideResult` tells of the slide itself, for patches of this level-0 side.
+    def facts(self) -> dict:
+        """What a `SlideResult` tells of the slide itself.
 
         Raises:
           SlideError: a level was read that is finer than the patches' own.
         """
-        slide, geometry = self.plan.slide, settings.geometry
-        picture, downsample = result.picture(slide, geometry, self.plan.tissue)
-        levels, allowed = self.sources[0].levels, slide.source_level(geometry.patch_px, side)
-        if min(levels) < allowed:
-            raise SlideError(f"{self.path}: level {min(levels)} was read, finer than {allowed}")
-        damage = [tuple(item["xy"]) for source in self.sources for item in source.damage]
+        overview, levels = self.overview, collections.Counter(self.overview.levels)
+        for source in self.sources:
+            levels.update(source.levels)
+        finest, allowed = min(levels), overview.finest_allowed
+        if finest < allowed:
+            raise SlideError(f"{self.path}: level {finest} was read, finer than {allowed}")
         return {
-            "mpp": slide.mpp,
-            "bounds": slide.bounds,
+            "mpp": overview.mpp,
+            "bounds": overview.bounds,
             "seconds": self.seconds,
-            "read_log": levels,
+            "read_log": dict(levels),
             "finest_allowed": allowed,
-            "unreadable": damage,
-            "picture": picture,
-            "picture_downsample": downsample,
+            "unreadable": [tuple(item["xy"]) for one in self.sources for item in one.damage],
+            "picture": overview.picture,
+            "picture_downsample": overview.picture_downsample,
         }
-
-    def close(self) -> None:
-        """Releases the slide."""
-        if self.plan is not None:
-            self.plan.slide.close()
 
 
 def planned(
     slides: Iterable[tuple[Path, float | None]],
     settings: TilingSettings,
+    readers: Workers,
     *,
     high: bool,
     trust_mpp: bool = False,
 ) -> Iterator[Visit]:
     """The slides in order, opened and searched for tissue some ahead of the one that is read."""
     waiting: collections.deque[concurrent.futures.Future[Visit]] = collections.deque()
-    with contextlib.ExitStack() as stack:
-        pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(_PLANNED))
-        stack.callback(_close, waiting)
-        for path, mpp in slides:
-            visit = Visit(Path(path), mpp, trust_mpp=trust_mpp)
-            waiting.append(pool.submit(visit.open, settings, high=high))
-            if len(waiting) > _PLANNED:
+    with concurrent.futures.ThreadPoolExecutor(_PLANNED) as pool:
+        try:
+            for path, mpp in slides:
+                job = SlideJob(path.stem, path, mpp, Path(), settings, trust_mpp=trust_mpp)
+                waiting.append(pool.submit(Visit(job, readers).open, high=high))
+                if len(waiting) > _PLANNED:
+                    yield waiting.popleft().result()
+            while waiting:
                 yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-
-def _close(waiting: Iterable[concurrent.futures.Future[Visit]]) -> None:
-    """Releases the slides that nobody will ask for any more."""
-    for future in waiting:
-        if not future.cancel():
-            future.result().close()
+        finally:
+            for future in waiting:  # nobody will ask for them any more
+                future.cancel()

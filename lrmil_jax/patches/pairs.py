@@ -10,7 +10,7 @@ import numpy as np
 from lrmil_jax.data import source
 from lrmil_jax.data.features import read_index
 from lrmil_jax.data.schema import Geometry, RecordParser
-from lrmil_jax.patches.origins import tile_parser
+from lrmil_jax.patches.shards import tile_parser
 from lrmil_jax.processes import Workers
 
 

@@ -29,16 +29,16 @@ def open_slide(
     *,
     reader: str = "auto",
     trust_mpp: bool = False,
+    tell: bool = True,
 ) -> "Slide":
     """Open a slide file and settle its um/px.
-
-    What was chosen or left out (`Slide.notes`) is logged, once a process.
 
     Args:
       path: the slide.
       mpp: um/px of the finest level; overrides what the file says.
       reader: "auto" (by the file's content), "tifffile", "openslide" or "fastslide".
       trust_mpp: `mpp` wins even where file and objective agree against it.
+      tell: log what was chosen or left out (`Slide.notes`), once a process.
 
     Raises:
       SlideError: missing, empty, truncated or no slide; um/px missing, outside 0.1 to 10 or
@@ -72,7 +72,8 @@ def open_slide(
     except BaseException:
         slide_reader.close()
         raise
-    _tell(path, slide.notes)
+    if tell:
+        _tell(path, slide.notes)
     return slide
 
 

@@ -23,6 +23,7 @@ from lrmil_jax.data.slide_jobs import SlideJob
 from lrmil_jax.errors import DataError
 from lrmil_jax.models import model_folder, slide_list
 from lrmil_jax.models.slide_model import SlideModel
+from lrmil_jax.patches import beside
 from lrmil_jax.report import follow_up, html, patient_figures, results, table
 from lrmil_jax.tasks import Task, columns, evaluation, prediction_files, predictions
 from lrmil_jax.workspace import cohorts, layout, twins
@@ -61,7 +62,13 @@ def run(model: Path, workdir: Path, cohort: Path, config: ConfigDict | None = No
     seen = _seen(loaded, slides, str(cohort), config)
     folder = workdir / "predictions"
     files.remove_leftovers(folder)
-    done, failed = slide_list.predict(loaded, slides, folder, trust_mpp=config.data.trust_mpp)
+    seconds = config.prepare.seconds_per_slide
+    with beside.slide_readers(
+        config.encoder.workers, seconds=seconds, apart=seconds > 0
+    ) as readers:
+        done, failed = slide_list.predict(
+            loaded, slides, folder, trust_mpp=config.data.trust_mpp, readers=readers
+        )
     listed = pd.DataFrame([slide_list.csv_row(loaded, record) for record in done] + failed)
     files.write_table(folder / "predictions.csv", listed)
     if not done:

@@ -20,8 +20,8 @@ from lrmil_jax.data.schema import Geometry
 from lrmil_jax.data.slide_jobs import SlideJob, TilingSettings
 from lrmil_jax.errors import DataError, WorkdirError
 from lrmil_jax.patches import PatchSource
-from lrmil_jax.patches.beside import SlideBeside
-from lrmil_jax.patches.origins import Shards, SlideAtRegions
+from lrmil_jax.patches.beside import FromSlide
+from lrmil_jax.patches.shards import Shards
 from lrmil_jax.processes import Workers, map_jobs
 from lrmil_jax.slides import lattice, synthetic
 from lrmil_jax.workspace import foreign, layout, provenance, statuses, twins
@@ -246,12 +246,11 @@ def patch_source(
       high: HR children instead of LR tiles.
       chosen: LR patches that are wanted; None is all.
       encoded: features of other patches that are there already.
-      readers: processes that read slide files (`beside.slide_readers`), or None.
+      readers: who reads slide files (`beside.slide_readers`); None where none will be read.
     """
     stored = statuses.read(workdir, job.slide_id)["hr"]
     if high and not stored:
-        beside = readers is not None and readers.beside
-        origin = SlideBeside(job, readers) if beside else SlideAtRegions(job)
+        origin = FromSlide(job, readers)
     else:
         origin = Shards(job.shard, geometry(config), threads=config.encoder.threads)
     return PatchSource(str(job.path), origin, high=high, chosen=chosen, encoded=encoded)

@@ -14,7 +14,7 @@ from lrmil_jax.data.features import FeatureStore
 from lrmil_jax.distill import guidance
 from lrmil_jax.errors import DataError
 from lrmil_jax.evals import localisation
-from lrmil_jax.patches.origins import stored_places
+from lrmil_jax.patches.shards import stored_places
 from lrmil_jax.workspace import cohorts, layout, statuses
 
 log = logging.getLogger(__name__)

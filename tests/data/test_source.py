@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from lrmil_jax.data import features, schema, source
+from lrmil_jax.data import features, regions, schema, source
 from lrmil_jax.errors import DataError
 from tests.data import records
 
@@ -104,7 +104,7 @@ def test_streams_keep_the_order_and_work_off_the_main_thread(shards):
 
 def test_children_are_cut_by_row_and_column():
     mosaic = np.arange(6 * 6 * 3, dtype=np.uint8).reshape(6, 6, 3)
-    children = source.cut_mosaic(mosaic, 2)
+    children = regions.cut_mosaic(mosaic, 2)
     assert children.shape == (2, 2, 3, 3, 3)
     for row in range(2):
         for column in range(2):

@@ -14,7 +14,7 @@ from lrmil_jax import config as configuration
 from lrmil_jax.data import clam_splits, source
 from lrmil_jax.errors import ConfigError, DataError
 from lrmil_jax.interchange import clam_tables
-from lrmil_jax.patches import origins
+from lrmil_jax.patches import shards as region_shards
 from lrmil_jax.slides import synthetic
 from lrmil_jax.stages import student
 from lrmil_jax.tasks import predictions
@@ -341,9 +341,9 @@ def test_lr_tiles_are_cut_where_the_features_lie(tmp_path):
     geometry = cohorts.geometry(config)
     shards = [layout.shard(layout.regions_folder(one), "slide_0003")
               for one in (workdir, tmp_path / "plain")]  # fmt: skip
-    places = [origins.stored_places(path, geometry).xy.tolist() for path in shards]
+    places = [region_shards.stored_places(path, geometry).xy.tolist() for path in shards]
     assert places[0] == places[1] == [[0, 0], [256, 0], [0, 256], [256, 256]]
-    read = [source.RecordSource([path], origins.tile_parser(geometry)) for path in shards]
+    read = [source.RecordSource([path], region_shards.tile_parser(geometry)) for path in shards]
     for place in range(4):
         np.testing.assert_array_equal(*(source.decode_lr(one[place]) for one in read))
 

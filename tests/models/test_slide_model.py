@@ -7,13 +7,17 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 
 import lrmil_jax
 from lrmil_jax.errors import SlideError
 from lrmil_jax.models import slide_list
+from lrmil_jax.patches import beside
 from lrmil_jax.slides import synthetic
+from lrmil_jax.stages import predict
 from tests.integration import random_model
+from tests.patches.dying import HangingFiles
 
 DOCS = Path(__file__).parents[2] / "docs" / "python.md"
 SIDES = (768, 1280, 1024, 1536)
@@ -70,6 +74,29 @@ def test_a_slide_that_cannot_be_read_keeps_its_place(model, slides, tmp_path):
     assert "gone.tif" in str(found[2])
     with pytest.raises(SlideError, match=r"gone\.tif"):
         model.predict(gone)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("deadly", "the process that read it was ended from outside"),
+        pytest.param("endless", "reading it took longer than 6 s", marks=pytest.mark.slow),
+    ],
+)
+def test_a_decoder_that_crashes_or_hangs_loses_its_slide_alone(
+    home, tmp_path, monkeypatch, name, reason
+):
+    """As the command line predicts: in a process, with a time limit."""
+    monkeypatch.setattr(beside, "SlideFiles", HangingFiles)
+    folder = tmp_path / "slides"
+    folder.mkdir()
+    for slide in (name, "z"):
+        shutil.copy(home / "slides/s0.tif", folder / f"{slide}.tif")
+    model = home / "runs/quickstart/model"
+    assert predict.run(model, tmp_path, slide=None, slides=folder, seconds=6.0) == 1
+    table = pd.read_csv(tmp_path / "predictions/predictions.csv", index_col="slide_id")
+    assert table.status.to_dict() == {"z": "ok", name: "failed"}
+    assert f"{name}.tif: {reason}" in table.reason[name]
 
 
 def test_the_temperature_of_a_model_folder(home, model, slides, tmp_path):

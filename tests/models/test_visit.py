@@ -6,6 +6,7 @@ from lrmil_jax.data.schema import Geometry
 from lrmil_jax.data.slide_jobs import TilingSettings
 from lrmil_jax.errors import SlideError
 from lrmil_jax.models.visit import planned
+from lrmil_jax.patches import beside
 from tests.slides.files import aperio, gradient, write_tiff
 
 
@@ -14,10 +15,10 @@ def test_trusted_um_per_px_reaches_the_slide(tmp_path, trust):
     text = aperio(power=20, mpp=0.5)
     path = write_tiff(tmp_path / "s.svs", [gradient(300, 300)], mpp=None, description=text)
     settings = TilingSettings(geometry=Geometry(hr_mpp=0.5, lr_mpp=2.0, patch_px=16))
-    (visit,) = planned([(path, 1.2)], settings, high=False, trust_mpp=trust)
-    if trust:
-        assert visit.plan.slide.mpp == 1.2
-    else:
-        with pytest.raises(SlideError, match="trust_mpp"):
-            next(visit.patches(settings, high=False))
-    visit.close()
+    with beside.slide_readers(1) as readers:
+        (visit,) = planned([(path, 1.2)], settings, readers, high=False, trust_mpp=trust)
+        if trust:
+            assert visit.overview.mpp == 1.2
+        else:
+            with pytest.raises(SlideError, match="trust_mpp"):
+                next(visit.patches(high=False))

@@ -1,5 +1,6 @@
 """The one reader of patches: from shards or from the slide, LR or HR, all or some."""
 
+import contextlib
 import dataclasses
 
 import numpy as np
@@ -9,8 +10,10 @@ from lrmil_jax import processes
 from lrmil_jax.data import regions, schema, slide_jobs
 from lrmil_jax.errors import DataError, SlideError
 from lrmil_jax.patches import PatchSource, beside
-from lrmil_jax.patches.origins import OpenSlide, Places, Shards, SlideAtRegions, stored_places
-from lrmil_jax.slides import open_slide, synthetic
+from lrmil_jax.patches.open_slides import SlideFiles
+from lrmil_jax.patches.origins import Places
+from lrmil_jax.patches.shards import Shards, stored_places
+from lrmil_jax.slides import synthetic
 from tests.data import records
 from tests.patches.dying import DyingFiles
 from tests.slides.files import damage_tile
@@ -87,9 +90,8 @@ def test_nothing_chosen_reads_nothing(shard):
 def test_the_slide_itself_gives_what_its_shards_give(job, high):
     kept = PatchSource("a", Shards(job.shard, GEOMETRY, threads=2), high=high)
     from_shards = np.stack([image for group in kept for image in group]).astype(int)
-    places = stored_places(job.shard, GEOMETRY)
-    with open_slide(job.path) as slide:
-        read = PatchSource("a", OpenSlide(slide, places, GEOMETRY), high=high)
+    with beside.slide_readers(1) as here:
+        read = PatchSource("a", beside.FromSlide(job, here), high=high)
         from_slide = np.stack([image for group in read for image in group]).astype(int)
         assert read.levels
     for name, values in kept.places().items():
@@ -102,8 +104,9 @@ def test_the_slide_itself_gives_what_its_shards_give(job, high):
 
 def test_some_children_from_the_slide_at_the_places_of_its_shard(job):
     slide_jobs.mosaics_path(job.shard).unlink()
-    source = PatchSource("a", SlideAtRegions(job), high=True, chosen=[3])
-    images = [image for group in source for image in group]
+    with beside.slide_readers(1) as here:
+        source = PatchSource("a", beside.FromSlide(job, here), high=True, chosen=[3])
+        images = [image for group in source for image in group]
     assert set(source.places()["parent"].tolist()) == {3}
     assert len(images) == len(source.places()["xy"])
     assert source.levels[0] <= 300 * 300  # one parent-sized block of 256 px, no more
@@ -114,8 +117,9 @@ def test_damage_is_told_and_the_rest_goes_on(job):
     damage_tile(job.path, level=0, index=0, how="zeros")  # 64 px: one child of the first patch
     if not places.child_mask[0, 0, 0]:
         places = Places(places.xy, places.side, np.ones_like(places.child_mask))
-    with open_slide(job.path) as slide:
-        source = PatchSource("a", OpenSlide(slide, places, GEOMETRY), high=True, chosen=[0])
+    with beside.slide_readers(1) as here:
+        origin = beside.FromSlide(job, here, places)
+        source = PatchSource("a", origin, high=True, chosen=[0])
         count = sum(len(group) for group in source)
     assert source.damage == [{"what": "hr", "xy": places.xy[0].tolist(), "side": 64}]
     assert count == places.child_mask[0].sum() - 1
@@ -129,8 +133,8 @@ def readers():
         yield readers
 
 
-def read_beside(job, readers, chosen):
-    source = PatchSource("a", beside.SlideBeside(job, readers), high=True, chosen=chosen)
+def read(job, readers, chosen):
+    source = PatchSource("a", beside.FromSlide(job, readers), high=True, chosen=chosen)
     source.begin()
     return source, [image for group in source for image in group]
 
@@ -139,25 +143,44 @@ def read_beside(job, readers, chosen):
 def test_processes_read_the_same(job, readers, chosen):
     """Images, places, damage and what was read of each level, in the same order."""
     damage_tile(job.path, level=0, index=0, how="zeros")
-    here = PatchSource("a", SlideAtRegions(job), high=True, chosen=chosen)
-    wanted = [image for group in here for image in group]
-    source, images = read_beside(job, readers, chosen)
+    with beside.slide_readers(1) as this_process:
+        here, wanted = read(job, this_process, chosen)
+    source, images = read(job, readers, chosen)
     np.testing.assert_array_equal(images, wanted)
     assert source.damage == here.damage
     assert source.levels == here.levels
     if chosen != []:
         for name, values in here.places().items():
             np.testing.assert_array_equal(source.places()[name], values)
-    _, again = read_beside(job, readers, chosen)  # the slide is still open there
+    _, again = read(job, readers, chosen)  # the slide is still open there
     np.testing.assert_array_equal(again, wanted)
+
+
+def test_slides_of_two_threads_stay_open_and_the_oldest_is_closed(job, monkeypatch):
+    """A slide that is being read is not closed by others, and no more than two are kept."""
+    jobs = [dataclasses.replace(job, mpp=mpp) for mpp in (0.5, 0.5001, 0.5002)]
+    opened = []
+    open_job = slide_jobs.SlideJob.open
+
+    def count(self, **options):
+        opened.append(self.mpp)
+        return open_job(self, **options)
+
+    monkeypatch.setattr(slide_jobs.SlideJob, "open", count)
+    places = stored_places(job.shard, GEOMETRY)
+    with contextlib.closing(SlideFiles()) as files:
+        for one in (*jobs[:2], *jobs[:2], jobs[2], *jobs[1:], jobs[0]):
+            regions_read, damage, _ = files.read(one, [2], places.take([2]), False)
+            assert (len(regions_read), damage) == (1, [])
+    assert opened == [0.5, 0.5001, 0.5002, 0.5]
 
 
 def test_a_reader_that_dies_loses_its_slide_alone(job):
     deadly = dataclasses.replace(job, slide_id="deadly")
     deadly.shard.write_bytes(job.shard.read_bytes())
     with processes.Workers(2, label="reading", held=DyingFiles()) as readers:
-        good = PatchSource("a", beside.SlideBeside(job, readers), high=True, chosen=[0, 1, 2])
-        bad = PatchSource("b", beside.SlideBeside(deadly, readers), high=True, chosen=[0, 1, 2])
+        good = PatchSource("a", beside.FromSlide(job, readers), high=True, chosen=[0, 1, 2])
+        bad = PatchSource("b", beside.FromSlide(deadly, readers), high=True, chosen=[0, 1, 2])
         bad.begin()
         good.begin()
         with pytest.raises(SlideError, match=r"slide\.tif: the process that read it was ended"):
@@ -167,11 +190,11 @@ def test_a_reader_that_dies_loses_its_slide_alone(job):
 
 def test_what_a_reader_finds_is_told_here(job, readers):
     """A slide that is gone, and a shard cut short: the sentence of reading here."""
-    source = PatchSource("a", beside.SlideBeside(job, readers), high=True, chosen=[0])
+    source = PatchSource("a", beside.FromSlide(job, readers), high=True, chosen=[0])
     job.path.rename(job.path.with_name("elsewhere.tif"))
     with pytest.raises(SlideError, match=r"slide\.tif"):
         list(source)
     job.path.with_name("elsewhere.tif").rename(job.path)
     job.shard.write_bytes(job.shard.read_bytes()[:100])
     with pytest.raises(DataError, match="cannot be read"):
-        list(PatchSource("a", beside.SlideBeside(job, readers), high=True, chosen=[0]))
+        list(PatchSource("a", beside.FromSlide(job, readers), high=True, chosen=[0]))
