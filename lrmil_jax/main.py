@@ -9,7 +9,6 @@ from ml_collections import config_flags
 
 from lrmil_jax.errors import ConfigError, UserError
 from lrmil_jax.progress import setup_logging
-from lrmil_jax.workspace import layout
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configs/X.py or configs/X.py:tiny")
 _WORKDIR = flags.DEFINE_string("workdir", None, "where all output goes")
@@ -42,7 +41,10 @@ def main(arguments: list[str]) -> int:
 
 def dispatch() -> int:
     """Runs what the flags ask for and gives the number of slides or checks that failed."""
-    # Late imports: a mistyped flag waits for no JAX, a run for nothing that it does not use.
+    # Late imports: a mistyped flag waits for no JAX, a run for nothing that it does not use, and
+    # its processes, which import this module anew, for neither.
+    from lrmil_jax.workspace import layout
+
     stages = _STAGES.value
     if _WORKDIR.value is None:
         raise ConfigError("--workdir is missing; name a folder for the output")
@@ -97,6 +99,7 @@ def _evaluate_external(workdir: Path) -> int:
         )
     from lrmil_jax import checks, programs
     from lrmil_jax.stages import external
+    from lrmil_jax.workspace import layout
 
     programs.keep()
     if _CONFIG.value is not None:

@@ -23,10 +23,10 @@ class TiffReader:
     def __init__(self, path: Path):
         self.name = f"tifffile {importlib.metadata.version('tifffile')}"
         self.bounds = None
-        tiff_structure.check(path)
+        damaged = tiff_structure.check(path)
         self._tiff = TiffFile(path, is_ndpi=False)  # NDPI is openslide's, whatever its name
         try:
-            self._open(path)
+            self._open(path, damaged)
         except PixelsError as error:
             self._tiff.close()
             raise SlideError(f"{path}: holds {error}.") from error
@@ -34,10 +34,11 @@ class TiffReader:
             self._tiff.close()
             raise
 
-    def _open(self, path: Path) -> None:
+    def _open(self, path: Path, damaged: dict[int, str]) -> None:
         first = self._tiff.pages.first
         kind = formats.of_page(first)
-        images = tiff_pages.choose(self._tiff, kind, ome.read(self._tiff.ome_metadata))
+        described = ome.read(self._tiff.ome_metadata)
+        images = tiff_pages.choose(self._tiff, kind, described, damaged)
         _check_upright(images.levels[0][0])
         pages, left_out = self._open_levels(images.levels)
         scale = tiff_scale.read(kind, first, pages, images.ome)

@@ -6,7 +6,7 @@ stand before it in some files, and what follows may be another scene, focal plan
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tifffile import PHOTOMETRIC, TiffFile, TiffPage
@@ -41,25 +41,28 @@ class TiffImages:
     notes: tuple[str, ...]
 
 
-def choose(tiff: TiffFile, kind: Format, ome: Sequence[OmeImage]) -> TiffImages:
+def choose(
+    tiff: TiffFile, kind: Format, ome: Sequence[OmeImage], damaged: Mapping[int, str]
+) -> TiffImages:
     """The largest plausible image and the pages that are its levels.
 
     Args:
       tiff: open.
       kind: its format.
       ome: of its OME-XML, in the order of its images.
+      damaged: what is wrong with its previews, by the place of their directory.
 
     Raises:
       PixelsError: there is no image, or it is made of grey channels.
     """
-    pages = list(tiff.pages)
-    named = {index: _name(page, pages[0], kind) for index, page in enumerate(pages)}
+    pages, left_out = _readable(tiff, damaged)
+    named = {
+        index: _name(page, pages[0], kind) for index, page in enumerate(pages) if page is not None
+    }
     for image in ome:
         if match := _OME_NAME.search(image.name):
             named[image.first_ifd] = match[0].lower()
-    images = [
-        index for index, page in enumerate(pages) if not named[index] and min(_size(page)) > 0
-    ]
+    images = [index for index, name in named.items() if not name and min(_size(pages[index])) > 0]
     if not images:
         raise PixelsError("no image but labels and previews")
     main = max(images, key=lambda index: (*_rank(pages[index]), -index))
@@ -68,12 +71,40 @@ def choose(tiff: TiffFile, kind: Format, ome: Sequence[OmeImage]) -> TiffImages:
     planes, notes = _planes(pages, images, main, ome_image)
     several = kind is formats.OME and len(ome) > 1  # each image has its levels as SubIFDs
     below = [page for plane in planes for page in _subpages(plane)]
+    left_out += _unlike(below, planes)
     if not below and not several:
         below = _following(pages, images, planes[0])
     levels = [planes, *_groups(below, planes)]
     used = {page.index for level in levels for page in level}
     rest = [index for index in images if index not in used]
-    return TiffImages(tuple(levels), ome_image, (*notes, *_told(pages, main, rest)))
+    return TiffImages(tuple(levels), ome_image, (*notes, *_told(pages, main, rest), *left_out))
+
+
+def _readable(
+    tiff: TiffFile, damaged: Mapping[int, str]
+) -> tuple[list[TiffPage | None], list[str]]:
+    """All pages, None of one that is damaged and not the first; and a sentence for each such."""
+    pages, notes = [tiff.pages.first], []
+    for index in range(1, len(tiff.pages)):
+        page, reason = None, ""
+        try:
+            page = tiff.pages[index]
+            reason = damaged.get(page.offset, "")
+        except Exception as error:  # tifffile raises anything at all on damaged bytes
+            reason = " ".join(str(error).split())[:120] or type(error).__name__
+        if reason:
+            notes.append(f"page {index + 1}, a preview or a level in strips, is left out: {reason}")
+        pages.append(None if reason else page)
+    return pages, notes
+
+
+def _unlike(below: Sequence[TiffPage], planes: tuple[TiffPage, ...]) -> list[str]:
+    """A sentence for each page below the slide's whose pixels are of another kind than its."""
+    return [
+        f"the level of {_text(page)} is left out: its samples are not those of the slide"
+        for page in below
+        if not _alike(page, planes[0])
+    ]
 
 
 def _size(page: TiffPage) -> tuple[int, int]:

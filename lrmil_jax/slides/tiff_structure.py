@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from tifffile import TIFF
+
 from lrmil_jax.errors import SlideError
 
 # Types whose values are whole numbers: BYTE, SHORT, LONG, IFD, LONG8 and IFD8.
@@ -44,6 +46,8 @@ _NAMES = {
     _TILE_BYTES: "TileByteCounts",
     _BELOW: "SubIFDs",
 }
+_SINGLE = _NAMES.keys() - {_BITS, _STRIPS, _STRIP_BYTES, _TILES, _TILE_BYTES, _BELOW}
+_PRIVATE = 32768  # numbers from here on are anybody's
 _OLD_JPEG = 6  # its strips may be stored in other fields
 _ALL_ROWS = 2**32 - 1  # RowsPerStrip where it is not said
 
@@ -79,10 +83,13 @@ class _Layout:
         return struct.calcsize(self.word)
 
 
-def check(path: Path) -> None:
+def check(path: Path) -> dict[int, str]:
     """Refuses a TIFF whose directories, or fields that say where tiles are, are damaged.
 
     Pages in strips behind the first are labels and previews, and may be damaged.
+
+    Returns:
+      What is wrong with these, by the place of their directory.
 
     Raises:
       SlideError: naming the first damage.
@@ -90,11 +97,27 @@ def check(path: Path) -> None:
     """
     with path.open("rb") as file:
         try:
-            _File(file).check()
+            return _File(file).check()
         except _DamageError as error:
             raise SlideError(
                 f"{path}: its TIFF structure is damaged: {error}; copy the file again."
             ) from error
+
+
+def _is_tiled(fields: dict[int, _Field]) -> bool:
+    return any(tag in fields for tag in (_TILE_WIDTH, _TILE_LENGTH, _TILES))
+
+
+def _check_order(tags: list[int], what: str) -> None:
+    """Fields stand in the order of their numbers, which some writers forget; but an unknown number
+    that is out of order was another one, of a field that is now missing.
+
+    Raises:
+      _DamageError: there is one.
+    """
+    for before, tag, after in zip([0, *tags], tags, [*tags[1:], 1 << 16], strict=False):
+        if tag < _PRIVATE and tag not in TIFF.TAGS and not before <= tag <= after:
+            raise _DamageError(f"{what} has a field of the unknown number {tag} out of its order")
 
 
 class _File:
@@ -104,20 +127,26 @@ class _File:
         self._file, self._size = file, os.fstat(file.fileno()).st_size
         self._seen: set[int] = set()
 
-    def check(self) -> None:
-        """Raises _DamageError for the first damage."""
+    def check(self) -> dict[int, str]:
+        """See `check`; raises _DamageError for the first damage of other pages."""
         self._layout, place = self._header()
         if place == 0:
             raise _DamageError("it has no pages (the header points to none)")
-        number = 0
+        number, damaged = 0, {}
         while place:
             number += 1
-            fields, place = self._directory(place, f"page {number}")
-            self._check_page(fields, f"page {number}", first=number == 1)
+            here, (fields, place) = place, self._directory(place, f"page {number}")
+            try:
+                self._check_page(fields, f"page {number}")
+            except _DamageError as error:
+                if number == 1 or _is_tiled(fields):
+                    raise
+                damaged[here] = str(error)
             for below in self._values(fields[_BELOW], _BELOW) if _BELOW in fields else ():
                 name = f"a level below page {number}"
                 if below and below not in self._seen:
                     self._check_page(self._directory(below, name)[0], name)
+        return damaged
 
     def _header(self) -> tuple[_Layout, int]:
         start = self._read(0, min(16, self._size), "the header")
@@ -154,6 +183,7 @@ class _File:
             raise _DamageError(f"{what} has no fields")
         data = self._read(place + head, count * size + layout.inline, what)
         fields: dict[int, _Field] = {}
+        tags: list[int] = []
         for i in range(count):
             tag, kind, number = struct.unpack_from(
                 layout.order + "HH" + layout.word, data, i * size
@@ -165,6 +195,8 @@ class _File:
                 value = i * size + 4 + layout.inline
                 (at,) = struct.unpack_from(layout.order + layout.word, data, value)
             fields.setdefault(tag, _Field(kind, number, at))
+            tags.append(tag)
+        _check_order(tags, what)
         return fields, struct.unpack_from(layout.order + layout.word, data, count * size)[0]
 
     def _values(self, field: _Field, tag: int, most: int = 16) -> tuple[int, ...]:
@@ -178,14 +210,16 @@ class _File:
         data = self._read(field.place, number * struct.calcsize("<" + form), name)
         return struct.unpack(self._layout.order + form * number, data)
 
-    def _check_page(self, fields: dict[int, _Field], name: str, *, first: bool = False) -> None:
-        tiled = _TILE_WIDTH in fields or _TILE_LENGTH in fields or _TILES in fields
-        if not tiled and not first:
-            return
+    def _check_page(self, fields: dict[int, _Field], name: str) -> None:
         try:
             values = {tag: self._values(fields[tag], tag) for tag in _NAMES if tag in fields}
+            for tag in _SINGLE & values.keys():
+                if fields[tag].count != 1:
+                    raise _DamageError(
+                        f"the field {_NAMES[tag]} has {fields[tag].count:,} values, not one"
+                    )
             if values.get(_COMPRESSION, (1,))[0] != _OLD_JPEG:
-                self._check_tiles(fields, values, tiled=tiled)
+                self._check_tiles(fields, values, tiled=_is_tiled(fields))
         except _DamageError as error:
             raise _DamageError(f"in {name}, {error}") from error
 

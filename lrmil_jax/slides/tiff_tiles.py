@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 from tifffile import COMPRESSION, PLANARCONFIG, FileHandle, TiffPage
 
-from lrmil_jax.slides import jpeg2000_damage, jpeg_damage
+from lrmil_jax.slides import jpeg2000_damage, jpeg_damage, tiff_ranges
 from lrmil_jax.slides.tiff_pixels import Conversion, PixelsError
 
 _CACHE_BYTES = 96 << 20  # about a row of 256 px tiles across a slide 128,000 px wide
@@ -85,6 +85,9 @@ class TiledLevel:
                 "--pyramid --compression jpeg --Q 90 --bigtiff"
             )
         self._check_count()
+        self._faults = [self._faults_of(one) for one in pages]
+        if self._raw_rows and any(self._faults):
+            raise PixelsError("strips whose places or sizes do not fit its pixels: it is damaged")
         self.must_end = self._tiles_end_properly()
 
     def _check_count(self) -> None:
@@ -97,6 +100,24 @@ class TiledLevel:
                     f"an image of {width:,} x {height:,} px with {there:,} of "
                     f"{self._count * self._planes:,} tiles or strips: its header is damaged"
                 )
+
+    def _faults_of(self, page: TiffPage) -> dict[int, str]:
+        """Tiles, or strips, whose place in the file cannot be right; see `tiff_ranges`."""
+        number = min(len(page.dataoffsets), len(page.databytecounts))
+        offsets, counts = (
+            np.asarray(one[:number], np.int64) for one in (page.dataoffsets, page.databytecounts)
+        )
+        needed = None
+        if page.compression == COMPRESSION.NONE:
+            width, height = _chunk(page, 0)
+            rows = np.full(math.ceil(page.imagelength / height), height)
+            if page.is_tiled:
+                rows = rows.repeat(self._across)
+            else:
+                rows[-1] = page.imagelength - (len(rows) - 1) * height
+            samples = page.samplesperpixel // self._planes
+            needed = width * samples * np.resize(rows, number)  # over and over, once a plane
+        return tiff_ranges.faults(offsets, counts, needed=needed)
 
     def end(self) -> int:
         """Where in the file the last of its tiles ends."""
@@ -143,6 +164,8 @@ class TiledLevel:
         """Samples [h, w, s] of a tile as they are stored; None where it was never written."""
         if self._raw_rows:
             return self._rows(page, index)
+        if reason := self._faults[self._pages.index(page)].get(index):
+            raise ValueError(reason)
         if not page.databytecounts[index] or not page.dataoffsets[index]:
             return None
         data = self._bytes(page, index)
