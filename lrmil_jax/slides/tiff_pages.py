@@ -133,7 +133,7 @@ def _name(page: TiffPage, first: TiffPage, kind: Format) -> str:
 
 
 def _planes(
-    pages: Sequence[TiffPage], images: Sequence[int], main: int, ome: OmeImage | None
+    pages: Sequence[TiffPage | None], images: Sequence[int], main: int, ome: OmeImage | None
 ) -> tuple[tuple[TiffPage, ...], list[str]]:
     """The page of the slide, or its three colour planes; and what is told of others of its size.
 
@@ -162,7 +162,9 @@ def _alike(page: TiffPage, other: TiffPage) -> bool:
     return page.samplesperpixel == other.samplesperpixel and page.dtype == other.dtype
 
 
-def _following(pages: Sequence[TiffPage], images: Sequence[int], main: TiffPage) -> list[TiffPage]:
+def _following(
+    pages: Sequence[TiffPage | None], images: Sequence[int], main: TiffPage
+) -> list[TiffPage]:
     """Pages that may be levels of `main`: marked as reduced, or after it, one smaller than the
     other. A larger one begins another scene."""
     first, width = pages.index(main), main.imagewidth
@@ -191,7 +193,7 @@ def _subpages(page: TiffPage) -> list[TiffPage]:
     return [] if page.pages is None else [one for one in page.pages if isinstance(one, TiffPage)]
 
 
-def _told(pages: Sequence[TiffPage], main: int, rest: Sequence[int]) -> list[str]:
+def _told(pages: Sequence[TiffPage | None], main: int, rest: Sequence[int]) -> list[str]:
     """That other images are in the file, if they may matter: those that are no small previews."""
     sizes = {_text(pages[i]) for i in rest if _size(pages[i]) != _size(pages[main])}
     if not sizes:

@@ -28,12 +28,11 @@ def faults(
         tiles, whose decoders notice a wrong beginning and do not mind more bytes than they need.
     """
     stored = (counts > 0) & (offsets > 0)
-    emptied = ~stored & (offsets > 0) & (_bytes_behind(offsets, stored) > _SLACK)
-    if needed is not None or emptied.mean() > _MANY_EMPTY:
-        reason = "it is said to have no bytes, and there are some at its place"
-        wrong = dict.fromkeys(_ids(emptied), reason)
-    else:
-        wrong = {}
+    emptied = ~stored & (offsets > 0)
+    if needed is None:
+        emptied &= _bytes_behind(offsets, stored) > _SLACK
+        emptied &= emptied.mean() > _MANY_EMPTY
+    wrong = dict.fromkeys(_ids(emptied), "it has a place and is said to have no bytes")
     if needed is None:
         shared = stored & _shared(offsets, counts, stored)
         return wrong | dict.fromkeys(_ids(shared), "it begins where another tile does")

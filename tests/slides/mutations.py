@@ -17,6 +17,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *structure.HEADER,
     *structure.DIRECTORIES,
     *structure.FIELDS,
+    *structure.PREVIEWS,
     *structure.OTHER_FIELDS,
     *structure.CUTS,
     *pixels.TILES,

@@ -291,6 +291,77 @@ FIELDS += [
     Mutation("tiles", "one_without_bytes", "jpeg", element(tiff.COUNTS, 5, 0), Pixels(white=AT)),
 ]
 
+
+def _shifted(data: bytes) -> bytes:
+    """A tile's place 300 bytes behind its own, within the next tile's bytes."""
+    data = rewritten(data)
+    start = int.from_bytes(data[(at := tiff.places(data).entries[0][tiff.OFFSETS] + 8) : at + 4],
+                           "little")  # fmt: skip
+    value = int.from_bytes(data[start + 20 : start + 24], "little")
+    return put(data, start + 20, "I", value + 300)
+
+
+def _renumbered(tag: int, number: int):
+    """A field with another number, in the place of its own."""
+
+    def change(data: bytes) -> bytes:
+        data = rewritten(data)
+        return put(data, tiff.places(data).entries[0][tag], "H", number)
+
+    return change
+
+
+FIELDS += [
+    Mutation(
+        *("tiles", "raw_count_less", "raw"),
+        element(tiff.COUNTS, 5, 9000),
+        Damaged(AT, "not the bytes"),
+    ),
+    Mutation(
+        *("tiles", "raw_within_another", "raw"),
+        _shifted,
+        Damaged(((1, 1), (1, 2)), "another tile"),
+        True,
+    ),
+    Mutation(
+        *("tiles", "predictor_of_many_values", "lzw"),
+        patching(tiff.PREDICTOR, count=201),
+        Refused("Predictor has 201 values"),
+        True,
+    ),
+    Mutation(
+        *("tiles", "predictor_renumbered", "lzw"),
+        _renumbered(tiff.PREDICTOR, 125),
+        Refused("unknown number 125"),
+    ),
+]
+
+# Of an Aperio slide: page 1 is the thumbnail, 3 the label and 4 the macro.
+PREVIEWS = [
+    Mutation("previews", name, "aperio", change, _SAME, name in ("no_width", "past_end"))
+    for name, change in {
+        "no_width": without(tiff.WIDTH, page=3),
+        "width_of_unknown_type": patching(tiff.WIDTH, page=3, kind=99),
+        "height_zero": setting(tiff.LENGTH, 0, page=4),
+        "huge": setting(tiff.WIDTH, 2**31 - 1, page=4, kind=tiff.LONG),
+        "past_end": patching(tiff.STRIP_OFFSETS, page=3, value=10**7),
+        "one_strip_past_end": element(tiff.STRIP_OFFSETS, 1, 10**7, page=3),
+        "no_strips": without(tiff.STRIP_OFFSETS, page=3),
+        "thumbnail_without_counts": without(tiff.STRIP_COUNTS, page=1),
+        "unknown_compression": setting(tiff.COMPRESSION, 999, page=3),
+        "no_bits": setting(tiff.BITS, 0, page=4),
+        "bits_as_text": patching(tiff.BITS, page=3, kind=tiff.ASCII),
+        "text_past_end": patching(tiff.DESCRIPTION, page=4, value=10**7),
+    }.items()
+]
+PREVIEWS += [
+    Mutation(
+        *("previews", "level_in_strips", "strips"),
+        without(tiff.WIDTH, page=1),
+        Pixels(levels=(1,)),
+    )
+]
+
 OTHER_FIELDS = [
     Mutation(
         *("unused fields", "private_of_unknown_type", "jpeg"),
