@@ -8,10 +8,13 @@ Everything is serialised by TFDS and none of it needs TensorFlow. Two kinds of f
 """
 
 import dataclasses
+import struct
 
 import ml_dtypes
 import numpy as np
 import tensorflow_datasets as tfds
+
+from lrmil_jax.slides import jpeg_damage
 
 SCHEMA_VERSION = 2
 
@@ -89,8 +92,28 @@ class RecordParser:
     def __init__(self, features: tfds.features.FeaturesDict, names: tuple[str, ...] | None = None):
         kept = tuple(features) if names is None else names
         self._features = tfds.features.FeaturesDict({name: features[name] for name in kept})
-        images = (name for name in kept if isinstance(features[name], tfds.features.Image))
+        images = [name for name in kept if isinstance(features[name], tfds.features.Image)]
         self._decoders = {name: tfds.decode.SkipDecoding() for name in images}
+        self._sizes = {name: features[name].shape[1::-1] for name in images}
 
     def __call__(self, record: bytes) -> dict[str, np.ndarray | bytes]:
-        return self._features.deserialize_example_np(record, decoders=self._decoders)
+        """The record's values.
+
+        Raises:
+          ValueError: an image states another size than it should have, for which a decoder would
+            ask for memory.
+        """
+        values = self._features.deserialize_example_np(record, decoders=self._decoders)
+        for name, size in self._sizes.items():
+            if (stated := _image_size(values[name])) != size:
+                raise ValueError(
+                    f"an image of {stated[0]} x {stated[1]} px, not {size[0]} x {size[1]}"
+                )
+        return values
+
+
+def _image_size(data: bytes) -> tuple[int, int]:
+    """(width, height) that a PNG or JPEG states."""
+    if data.startswith(b"\x89PNG"):
+        return struct.unpack(">II", data[16:24])
+    return jpeg_damage.frame_size(data)

@@ -1,7 +1,7 @@
 """The slide files that a table names: by path, or by name in the slide folder."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +89,7 @@ def resolve(
       must_exist: refuse a slide that is not there; False leaves it to fail on its own.
 
     Raises:
-      DataError: slides that are not there, or one file named twice.
+      DataError: slides that are not there, or one file, or one DICOM slide, named twice.
     """
     written = ["" if pd.isna(path) else path for path in given] if given is not None else []
     written = written or [""] * len(table)
@@ -111,7 +111,21 @@ def resolve(
     twice = pd.Series(paths)[pd.Series(paths).duplicated()].tolist()
     if twice:
         raise DataError(f"{labels} names the slide file {twice[0]} more than once; keep one row")
+    _refuse_one_series(table.slide_id.tolist(), paths, labels)
     return paths
+
+
+def _refuse_one_series(slide_ids: Sequence[str], paths: Sequence[str], labels: Path) -> None:
+    """Raises DataError where two rows name files of one DICOM slide."""
+    rows = {}
+    for slide_id, path in zip(slide_ids, map(Path, paths), strict=True):
+        series = dicom.series(path) if path.suffix.lower() == ".dcm" and path.is_file() else None
+        other, first = rows.setdefault(series, (slide_id, path))
+        if series is not None and other != slide_id:
+            raise DataError(
+                f"{labels}: slides {other} and {slide_id} are one slide, since {first} and {path} "
+                "are files of one DICOM series; keep one row"
+            )
 
 
 def named(paths: Mapping[str, Path], slide_id: str) -> Path | None:

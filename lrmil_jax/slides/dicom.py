@@ -99,6 +99,15 @@ def _spacing(data) -> float | None:
     return None
 
 
+def series(path: Path) -> str | None:
+    """SeriesInstanceUID of the slide that a file is a part of; None of a file that is no DICOM, and
+    where there is nothing to read it."""
+    if not installed() and importlib.util.find_spec("openslide") is None:
+        return None
+    instance = _read_any(path)
+    return None if instance is None else instance.series or None
+
+
 def spacings(path: Path) -> dict[tuple[int, int], float]:
     """mm per pixel of each level of a slide, by the level's size; {} without pydicom."""
     own = read(path) if installed() else None

@@ -13,8 +13,12 @@ def has_end(data: bytes) -> bool:
     return data.rfind(b"\xff\xd9", max(0, len(data) - END_WITHIN)) >= 0
 
 
-def _check_frame(data: bytes) -> None:
-    """Refuse a frame that is none of 8-bit DCT (ITU-T T.81, table B.1), or none at all."""
+def frame_size(data: bytes) -> tuple[int, int]:
+    """(width, height) that the stream states.
+
+    Raises:
+      ValueError: it has no frame, or one that is none of 8-bit DCT (ITU-T T.81, table B.1).
+    """
     place = 2
     while place + 5 <= len(data) and data[place] == 0xFF:
         marker = data[place + 1]
@@ -23,7 +27,8 @@ def _check_frame(data: bytes) -> None:
         elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             if marker > 0xC2 or data[place + 4] != 8:
                 raise ValueError("the JPEG stream is not of 8 bits and DCT")
-            return
+            height, width = (int.from_bytes(data[place + n : place + n + 2], "big") for n in (5, 7))
+            return width, height
         else:
             place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
     raise ValueError("the JPEG stream has no frame")
@@ -42,7 +47,7 @@ def check(data: bytes, pixels: int, *, must_end: bool) -> None:
         of zero bytes than the shortest possible code (2 bits for each 8 x 8 block of 3 channels)
         can give.
     """
-    _check_frame(data)
+    frame_size(data)
     if must_end and not has_end(data):
         raise ValueError("the JPEG stream is cut short")
     scan = np.frombuffer(data, np.uint8)[max(data.find(b"\xff\xda"), 0) :]

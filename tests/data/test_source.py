@@ -1,12 +1,13 @@
 """Reading shards: in order, decoded off the main thread, and clear about what is broken."""
 
 import resource
+import struct
 import threading
 
 import numpy as np
 import pytest
 
-from lrmil_jax.data import features, regions, schema, source
+from lrmil_jax.data import features, regions, schema, source, writer
 from lrmil_jax.errors import DataError
 from tests.data import records
 
@@ -80,6 +81,24 @@ def test_shards_of_another_kind_are_refused(tmp_path):
     path = tmp_path / "rows.array_record"
     features.write(path, "s", records.rows_of([FULL]), dtype="float16", block=64)
     assert str(path) in broken([path])
+
+
+@pytest.mark.parametrize("name", ["lr", "hr"])
+def test_images_that_state_another_size_are_refused_before_they_are_decoded(tmp_path, name):
+    """Of 65,000 px a side a decoder would ask for 12 GB."""
+    write = records.write_regions if name == "lr" else records.write_mosaics
+    kind = schema.region_features if name == "lr" else schema.mosaic_features
+    features_of, path = kind(records.GEOMETRY), write(tmp_path / "s.array_record", [FULL])
+    record = source.RecordSource([path], schema.RecordParser(features_of))[0]
+    image = bytearray(record[name])
+    sides = (16, ">II") if name == "lr" else (image.find(b"\xff\xc0") + 5, ">HH")
+    struct.pack_into(sides[1], image, sides[0], 65000, 65000)
+    writer.write_records(path, features_of, [record | {name: bytes(image)}])
+    reader = source.RecordSource([path], schema.RecordParser(features_of))
+    with pytest.raises(
+        DataError, match=r"s\.array_record cannot be read \(an image of 65000 x 65000"
+    ):
+        reader[0]
 
 
 def test_broken_shards_keep_their_name_through_grains_threads(shards):

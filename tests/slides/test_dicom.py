@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lrmil_jax.data import slide_files
+from lrmil_jax.errors import DataError
 from lrmil_jax.slides import dicom, open_slide
 from tests.slides.files import gradient
 from tests.slides.vendor_files import write_dicom
@@ -60,6 +61,21 @@ def test_names_of_files_and_folders(two, tmp_path):
         write_series(tmp_path / f"folder {name}", name, container="same")
     assert sorted(slide_files.find(tmp_path)) == ["folder a", "folder b"]
     assert sorted(slide_files.find(tmp_path, {SERIES["a"]})) == [SERIES["a"], "folder b"]
+
+
+@pytest.mark.parametrize("with_pydicom", [True, False])
+def test_rows_that_name_two_files_of_one_slide_are_refused(
+    two, tmp_path, with_pydicom, monkeypatch
+):
+    """Else one slide would be two, perhaps in two splits."""
+    monkeypatch.setattr(dicom, "installed", lambda: with_pydicom)
+    table = tmp_path / "labels.csv"
+    text = "slide_id,path\none,a_0.dcm\nother,b_0.dcm\nagain,{}.dcm\n"
+    table.write_text(text.format("a_1"))
+    with pytest.raises(DataError, match=r"one and again are one slide.*a_0\.dcm and .*a_1\.dcm"):
+        slide_files.read_list(table, two)
+    table.write_text(text.format("not_there"))
+    assert len(slide_files.read_list(table, two)) == 3
 
 
 def test_any_file_of_the_series_opens_the_slide(two):
