@@ -118,8 +118,7 @@ def _inspect(
     if not foreign.given(config):
         remarks.save(folder, slides)
         _attempt(problems, lambda: cohorts.write_left_out(config, workdir, table))
-    problems += [f"slide {slide['slide_id']}: {slide['reason']}" for slide in slides
-                 if slide["reason"]]  # fmt: skip
+    problems += remarks.failures(slide for slide in slides if slide["reason"])
     good = [slide for slide in slides if slide["status"] == "ok"]
     for slide in good:
         if foreign.given(config):

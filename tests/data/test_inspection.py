@@ -79,3 +79,27 @@ def test_what_is_unusual_is_told_with_advice(inspect, tmp_path, image, caplog):
     table = pd.read_csv(tmp_path / "check/slides_to_look_at.csv")
     assert table.slide_id.tolist() == ["a", "s"]
     assert "vips tiffsave" in table.what_to_do[0]
+
+
+def test_slides_that_fail_alike_are_one_problem(tmp_path, caplog):
+    """160 slides without their reader are one sentence and one line of the table, not 160."""
+    slides = [
+        {
+            "slide_id": f"z{i:03d}",
+            "reason": f"/slides/z{i:03d}.czi: a Zeiss CZI, which no reader opens",
+        }
+        for i in range(160)
+    ]
+    slides += [{"slide_id": "a", "reason": "/slides/a: b/a.tif: truncated"}]
+    told = remarks.failures(slides)
+    assert told == [
+        "slide z000: /slides/z000.czi: a Zeiss CZI, which no reader opens (and 159 more for the "
+        "same reason: z001, z002, z003, z004, z005 ...)",
+        "slide a: /slides/a: b/a.tif: truncated",
+    ]
+    with caplog.at_level("INFO"):
+        assert remarks.save(tmp_path, slides) == 161
+    (table,) = (record.getMessage() for record in caplog.records)
+    assert "z000 and 159 more" in table
+    assert "z001" not in table
+    assert len(pd.read_csv(tmp_path / "slides_to_look_at.csv")) == 161
