@@ -52,24 +52,7 @@ def dispatch() -> int:
     if stages == ["predict"]:
         if _MODEL.value is None or (_SLIDE.value is None) == (_SLIDES.value is None):
             raise ConfigError("predict needs --model DIR and one of --slide FILE or --slides PATH")
-        paths = {flag.name: flag.value and Path(flag.value) for flag in (_SLIDE, _SLIDES)}
-        from lrmil_jax import checks, programs
-        from lrmil_jax import config as configuration
-        from lrmil_jax.stages import predict
-
-        config = configuration.default() if _CONFIG.value is None else _CONFIG.value
-        programs.keep()
-        checks.validate(config, ["pretrain"])  # its label table is not read
-        with layout.locked(workdir):
-            return predict.run(
-                Path(_MODEL.value),
-                workdir,
-                **paths,
-                mpp=_MPP.value,
-                trust_mpp=_TRUST_MPP.value or config.data.trust_mpp,
-                workers=config.encoder.workers,
-                seconds=config.prepare.seconds_per_slide,
-            )
+        return _predict(workdir)
     if _COHORT.value is not None:
         return _evaluate_external(workdir)
     if _CONFIG.value is None:
@@ -89,6 +72,33 @@ def dispatch() -> int:
         from lrmil_jax import pipeline as runner
     with layout.locked(workdir):
         return runner.run(_CONFIG.value, workdir, stages)
+
+
+def _predict(workdir: Path) -> int:
+    from lrmil_jax import config as configuration
+    from lrmil_jax.patches import beside
+    from lrmil_jax.workspace import layout
+
+    paths = {flag.name: flag.value and Path(flag.value) for flag in (_SLIDE, _SLIDES)}
+    config = configuration.default() if _CONFIG.value is None else _CONFIG.value
+    seconds = config.prepare.seconds_per_slide
+    limits = {"seconds": seconds, "apart": seconds > 0}
+    with beside.slide_readers(config.encoder.workers, **limits) as readers:
+        readers.begin()  # it starts while the rest is imported and the model is loaded
+        from lrmil_jax import checks, programs
+        from lrmil_jax.stages import predict
+
+        programs.keep()
+        checks.validate(config, ["pretrain"])  # its label table is not read
+        with layout.locked(workdir):
+            return predict.run(
+                Path(_MODEL.value),
+                workdir,
+                **paths,
+                mpp=_MPP.value,
+                trust_mpp=_TRUST_MPP.value or config.data.trust_mpp,
+                readers=readers,
+            )
 
 
 def _evaluate_external(workdir: Path) -> int:

@@ -9,6 +9,7 @@ atheris), else by plain mutations of the seeds.
 
 import argparse
 import contextlib
+import gzip
 import io
 import json
 import logging
@@ -42,7 +43,7 @@ with (
     from lrmil_jax import config as configuration
     from lrmil_jax.data import clam_splits, labels, layouts, param_files, slide_files, split_files
     from lrmil_jax.data.splits import Protocol
-    from lrmil_jax.encoders import pretrained
+    from lrmil_jax.encoders import pretrained, text_files
     from lrmil_jax.errors import UserError
     from lrmil_jax.models import model_folder
     from lrmil_jax.selection import text_bank
@@ -55,6 +56,7 @@ _FOLDER = Path(
     tempfile.mkdtemp(prefix="fuzz_", dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
 )
 _SLIDES = [f"s{i}" for i in range(24)]
+_PART = b"\n--part--\n"
 
 
 def _file(name: str, data: bytes) -> Path:
@@ -78,6 +80,41 @@ def table(data: bytes) -> None:
     sources = layouts.Sources(path, _FOLDER / "slides")
     labels.problems(sources, cohorts.read_task(config))
     labels.read_cohort(sources, cohorts.read_task(config), Protocol(folds=2, seed=0))
+
+
+def _two_tables(names: tuple[str, str], data: bytes) -> None:
+    """Two files whose bytes stand behind each other, parted by a line of _PART."""
+    first, _, second = data.partition(_PART)
+    path, beside = _file(names[0], first), _file(names[1], second)
+    config = configuration.default()
+    config.folds = 2
+    sources = layouts.Sources(path, _FOLDER / "slides", slide_table=beside)
+    labels.read_cohort(sources, cohorts.read_task(config), Protocol(folds=2, seed=0))
+
+
+def stamp(data: bytes) -> None:
+    """STAMP's clini table and slide table."""
+    _two_tables(("clini.csv", "slide.csv"), data)
+
+
+def patho_bench(data: bytes) -> None:
+    """Patho-Bench's split table and the config beside it."""
+    folder = _FOLDER / "bench"
+    folder.mkdir(exist_ok=True)
+    _two_tables(("bench/k=all.tsv", "bench/config.yaml"), data)
+
+
+def tokenizer(data: bytes) -> None:
+    """A tokenizer of a published text tower, by any of its names."""
+    for name in ("tokenizer.json", text_files.OPENAI_VOCABULARY):
+        with contextlib.suppress(UserError):
+            text_files.read_tokenizer(_file(name, data)).encode(["a tumour of 3 mm"], limit=77)
+    vocabulary, _, merges = data.partition(_PART)
+    folder = _FOLDER / "tokenizer"
+    folder.mkdir(exist_ok=True)
+    _file("tokenizer/merges.txt", merges)
+    _file("tokenizer/vocab.json", vocabulary)
+    text_files.read_tokenizer(folder).encode(["a tumour of 3 mm"], limit=77)
 
 
 def slide_list(data: bytes) -> None:
@@ -171,6 +208,39 @@ def _table_seeds() -> list[bytes]:
     ]  # fmt: skip
 
 
+def _stamp_seeds() -> list[bytes]:
+    of = list(enumerate(_SLIDES))
+    clini = _csv("PATIENT,label,SITE", *(f"p{i},{'ab'[i % 2]},x{i % 3}" for i in range(8)))
+    slides = _csv("PATIENT,FILENAME", *(f"p{i % 8},{name}.h5" for i, name in of))
+    return [clini + _PART + slides, clini + _PART + slides.replace(b",", b";")]
+
+
+def _patho_bench_seeds() -> list[bytes]:
+    parts = ("train", "train", "test")
+    rows = [f"c{i},{name},{i % 2},{parts[i % 3]},{parts[-i % 3]}" for i, name in enumerate(_SLIDES)]
+    table = _csv("case_id,slide_id,grade,fold_0,fold_1", *rows).replace(b",", b"\t")
+    config = (
+        b"task_col: grade\nsample_col: case_id\nextra_cols: []\nmetrics: [auc]\nlabel_dict:\n"
+        b"  0: low\n  1: high\n"
+    )
+    return [table + _PART + config, table + _PART + config.replace(b"0: low", b"low: 0")]
+
+
+def _tokenizer_seeds() -> list[bytes]:
+    words = ["<|startoftext|>", "<|endoftext|>", "a", "t", "u", "m", "o", "r</w>", "tu", "a</w>"]
+    numbers = {word: number for number, word in enumerate(words)}
+    model = {"type": "BPE", "vocab": numbers, "merges": ["t u"], "end_of_word_suffix": "</w>"}
+    added = [{"id": i, "content": words[i], "special": True, "single_word": False, "lstrip": False,
+              "rstrip": False, "normalized": False} for i in (0, 1)]  # fmt: skip
+    whole = {"version": "1.0", "added_tokens": added, "normalizer": {"type": "Lowercase"},
+             "pre_tokenizer": {"type": "Whitespace"}, "model": model}  # fmt: skip
+    parts = json.dumps(numbers).encode() + _PART + b"#version: 0.2\nt u\no r</w>\n"
+    merges = b"#version\n" + b"\n".join(
+        f"{a} {b}".encode() for a, b in zip("abc", "bcd", strict=True)
+    )
+    return [json.dumps(whole).encode(), parts, gzip.compress(merges * 20000, mtime=0)]
+
+
 def _prediction_seeds() -> list[bytes]:
     head = "slide_id,patient_id,case_id,model,split,task,fold,label,prob_a,prob_b"
     named = "classification,1"
@@ -207,6 +277,9 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], Callable[[], list[bytes]]]] = 
     "slide": (slide, _slide_seeds),
     "table": (table, _table_seeds),
     "slide_list": (slide_list, _table_seeds),
+    "stamp": (stamp, _stamp_seeds),
+    "patho_bench": (patho_bench, _patho_bench_seeds),
+    "tokenizer": (tokenizer, _tokenizer_seeds),
     "split_json": (
         split_json,
         lambda: [b'{"splits": [{"train_patients": ["s0", "s1"], "test_patients": ["s2"]}]}'],

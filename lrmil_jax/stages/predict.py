@@ -13,7 +13,7 @@ from lrmil_jax import files
 from lrmil_jax.data import slide_files, slide_folder, splits
 from lrmil_jax.models import model_folder, slide_list
 from lrmil_jax.models.slide_model import SlideModel
-from lrmil_jax.patches import beside
+from lrmil_jax.processes import Workers
 from lrmil_jax.tasks import predictions
 
 log = logging.getLogger(__name__)
@@ -27,8 +27,7 @@ def run(
     slides: Path | None,
     mpp: float | None = None,
     trust_mpp: bool = False,
-    workers: int = 0,
-    seconds: float = 0.0,
+    readers: Workers | None = None,
 ) -> int:
     """Writes `predictions/<slide>/` and `predictions/predictions.csv`.
 
@@ -40,9 +39,7 @@ def run(
         `label` stands for whatever columns of `predictions.csv` hold the truth).
       mpp: um/px of `slide`, if the file's own is not right.
       trust_mpp: um/px that are given win even where a file and its objective agree against them.
-      workers: processes that read slides (`encoder.workers`).
-      seconds: that a slide may take, read in a process beside this one
-        (`prepare.seconds_per_slide`); 0 reads it in this one.
+      readers: processes that read slides, as `SlideModel.predict_many` has them.
 
     Returns:
       How many slides failed; they are listed in the CSV with their reason.
@@ -51,19 +48,15 @@ def run(
       DataError: no slide is named, or a target is none of the model's task.
       WeightsError: the model folder is not whole.
     """
-    with beside.slide_readers(workers, seconds=seconds, apart=seconds > 0) as readers:
-        readers.begin()  # it starts while the model is loaded
-        loaded = model_folder.load(model)
-        if slide is not None:
-            table = slide_files.one_slide(slide, mpp)
-        else:
-            table = slide_files.read_list(slides)
-        truth = _targets(loaded, table)
-        folder = workdir / "predictions"
-        files.remove_leftovers(folder)
-        done, failed = slide_list.predict(
-            loaded, table, folder, trust_mpp=trust_mpp, readers=readers
-        )
+    loaded = model_folder.load(model)
+    if slide is not None:
+        table = slide_files.one_slide(slide, mpp)
+    else:
+        table = slide_files.read_list(slides)
+    truth = _targets(loaded, table)
+    folder = workdir / "predictions"
+    files.remove_leftovers(folder)
+    done, failed = slide_list.predict(loaded, table, folder, trust_mpp=trust_mpp, readers=readers)
     table = pd.DataFrame([slide_list.csv_row(loaded, record) for record in done] + failed)
     files.write_table(folder / "predictions.csv", table)
     if slides is not None and slides.is_dir():

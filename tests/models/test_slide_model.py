@@ -13,7 +13,7 @@ import pytest
 import lrmil_jax
 from lrmil_jax.errors import SlideError
 from lrmil_jax.models import slide_list
-from lrmil_jax.patches import beside
+from lrmil_jax.processes import Workers
 from lrmil_jax.slides import synthetic
 from lrmil_jax.stages import predict
 from tests.integration import random_model
@@ -83,17 +83,15 @@ def test_a_slide_that_cannot_be_read_keeps_its_place(model, slides, tmp_path):
         pytest.param("endless", "reading it took longer than 6 s", marks=pytest.mark.slow),
     ],
 )
-def test_a_decoder_that_crashes_or_hangs_loses_its_slide_alone(
-    home, tmp_path, monkeypatch, name, reason
-):
+def test_a_decoder_that_crashes_or_hangs_loses_its_slide_alone(home, tmp_path, name, reason):
     """As the command line predicts: in a process, with a time limit."""
-    monkeypatch.setattr(beside, "SlideFiles", HangingFiles)
     folder = tmp_path / "slides"
     folder.mkdir()
     for slide in (name, "z"):
         shutil.copy(home / "slides/s0.tif", folder / f"{slide}.tif")
     model = home / "runs/quickstart/model"
-    assert predict.run(model, tmp_path, slide=None, slides=folder, seconds=6.0) == 1
+    with Workers(1, label="reading", held=HangingFiles(), seconds=6.0, apart=True) as readers:
+        assert predict.run(model, tmp_path, slide=None, slides=folder, readers=readers) == 1
     table = pd.read_csv(tmp_path / "predictions/predictions.csv", index_col="slide_id")
     assert table.status.to_dict() == {"z": "ok", name: "failed"}
     assert f"{name}.tif: {reason}" in table.reason[name]
