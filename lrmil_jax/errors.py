@@ -31,3 +31,10 @@ class WeightsError(UserError):
 
 class TrainingError(UserError):
     """Training cannot go on; the last good checkpoint is kept."""
+
+
+def one_line(error: Exception, most: int = 160) -> str:
+    """What another library says, as a part of a sentence: without line breaks, cut at `most`
+    characters, and its type where it says nothing."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= most else text[: most - 3] + "..."

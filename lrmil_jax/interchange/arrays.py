@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lrmil_jax import files, torch_files
-from lrmil_jax.errors import SlideError
+from lrmil_jax.errors import SlideError, one_line
 
 _OTHERWISE = "export it as npz"
 
@@ -41,7 +41,7 @@ def read_npy(path: Path) -> np.ndarray:
 
 
 def _broken(path: Path, error: Exception) -> str:
-    reason = " ".join(str(error).split())[:160]
+    reason = one_line(error)
     return f"{path} cannot be read, it was cut short or is no NumPy file ({reason}); copy it again"
 
 

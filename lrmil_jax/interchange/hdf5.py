@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from lrmil_jax import files
-from lrmil_jax.errors import SlideError
+from lrmil_jax.errors import SlideError, one_line
 
 
 @contextlib.contextmanager
@@ -23,7 +23,7 @@ def opened(path: Path) -> Iterator[h5py.File]:
         with h5py.File(path, "r") as file:
             yield file
     except (OSError, RuntimeError) as error:  # h5py's, also for bytes that are not there
-        reason = " ".join(str(error).split())[:160]
+        reason = one_line(error)
         raise SlideError(
             f"{path} cannot be read, it was cut short or is no HDF5 file ({reason}); copy it or "
             "extract its features again"

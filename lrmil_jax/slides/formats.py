@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tifffile import TiffFile, TiffPage
 
-from lrmil_jax.errors import SlideError
+from lrmil_jax.errors import SlideError, one_line
 from lrmil_jax.slides import tiff_structure
 
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -97,8 +97,7 @@ def _identify_tiff(path: Path) -> Format:
             return HAMAMATSU
         with contextlib.suppress(ValueError):  # of the header, of which tifffile tells as well
             tiff_structure.check(path)
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise SlideError(f"{path}: not a slide, or cut short ({reason[:120]}).") from error
+        raise SlideError(f"{path}: not a slide, or cut short ({one_line(error)}).") from error
 
 
 def of_page(page: TiffPage) -> Format:

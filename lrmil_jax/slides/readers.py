@@ -15,7 +15,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
-from lrmil_jax.errors import ConfigError, SlideError
+from lrmil_jax.errors import ConfigError, SlideError, one_line
 from lrmil_jax.slides import formats
 from lrmil_jax.slides.levels import StoredLevel, verify
 from lrmil_jax.slides.libraries import FastSlideReader, OpenSlideReader, TiffSlideReader
@@ -139,7 +139,7 @@ def _open_first(path: Path, kind: formats.Format, names: list[str]) -> Reader:
             raise  # the reader knows this format, and knows what is wrong with the file
         except Exception as error:  # readers raise anything at all on a file that is not theirs
             logging.debug("%s does not open %s", name, path, exc_info=True)
-            reasons.append(f"{name}: {_one_line(error)}")
+            reasons.append(f"{name}: {one_line(error)}")
         else:
             if reasons:
                 opened.notes = (*opened.notes, f"read with {name} ({'; '.join(reasons)})")
@@ -156,11 +156,6 @@ def _installed(name: str) -> bool:
 
 def _install(name: str) -> str:
     return f"pip install 'lrmil_jax[{name}]'"
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 120 else text[:117] + "..."
 
 
 _OPENERS: dict[str, Callable[[Path], Reader]] = {

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
 
-from lrmil_jax.errors import SlideError, TileError
+from lrmil_jax.errors import SlideError, TileError, one_line
 from lrmil_jax.slides import thumbnail
 from lrmil_jax.slides.levels import verify
 from lrmil_jax.slides.readers import Reader, open_reader
@@ -244,6 +244,6 @@ class Slide:
         try:
             pixels = self._reader.read_region(self.levels[level].index, x, y, width, height)
         except Exception as error:  # codecs raise anything at all on damaged bytes
-            raise UndecodableError(" ".join(str(error).split()) or repr(error)) from error
+            raise UndecodableError(one_line(error)) from error
         self.read_log[level] = self.read_log.get(level, 0) + width * height
         return pixels

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from tifffile import PHOTOMETRIC, TiffFile, TiffPage
 
+from lrmil_jax.errors import one_line
 from lrmil_jax.slides import formats
 from lrmil_jax.slides.formats import Format
 from lrmil_jax.slides.ome import OmeImage
@@ -91,7 +92,7 @@ def _readable(
             page = tiff.pages[index]
             reason = damaged.get(page.offset, "")
         except Exception as error:  # tifffile raises anything at all on damaged bytes
-            reason = " ".join(str(error).split())[:120] or type(error).__name__
+            reason = one_line(error)
         if reason:
             notes.append(f"page {index + 1}, a preview or a level in strips, is left out: {reason}")
         pages.append(None if reason else page)

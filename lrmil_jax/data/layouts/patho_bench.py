@@ -15,7 +15,7 @@ import yaml
 
 from lrmil_jax.data import tables
 from lrmil_jax.data.layouts.rows import Rows, Sources
-from lrmil_jax.errors import DataError
+from lrmil_jax.errors import DataError, one_line
 
 
 def fits(frame: pd.DataFrame, sources: Sources) -> bool:
@@ -54,7 +54,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise DataError(f"{path} beside the split table cannot be read: {reason}") from error
     if not isinstance(config, Mapping):
         raise DataError(f"{path} beside the split table names no task; copy it again")
