@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from lrmil_jax import config as configuration
 from lrmil_jax import encoders, files, graph, methods, programs
-from lrmil_jax.data import splits
+from lrmil_jax.data import failures, splits
 from lrmil_jax.errors import ConfigError, WorkdirError
 from lrmil_jax.models import loading, trained
 from lrmil_jax.workspace import (
@@ -247,6 +247,6 @@ def _report_failures(config: ConfigDict, workdir: Path) -> int:
     slide_ids = cohorts.read(config, workdir).table.slide_id
     known = [statuses.read(workdir, slide_id) for slide_id in slide_ids]
     failed = [status for status in known if status is not None and status["status"] != "ok"]
-    for status in failed:
-        log.error("slide %s was left out: %s", status["slide_id"], status["reason"])
+    for sentence in failures.sentences(failed):
+        log.error("left out: %s", sentence)
     return len(failed)

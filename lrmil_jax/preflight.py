@@ -12,8 +12,8 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from lrmil_jax import encoders, graph, methods, processes
+from lrmil_jax.data import failures, leaks, slide_files, splits
 from lrmil_jax.data import labels as label_csv
-from lrmil_jax.data import leaks, slide_files, splits
 from lrmil_jax.data.inspection import inspect_slide
 from lrmil_jax.errors import UserError
 from lrmil_jax.interchange import slides as slides_of_features
@@ -118,7 +118,7 @@ def _inspect(
     if not foreign.given(config):
         remarks.save(folder, slides)
         _attempt(problems, lambda: cohorts.write_left_out(config, workdir, table))
-    problems += remarks.failures(slide for slide in slides if slide["reason"])
+    problems += failures.sentences(slide for slide in slides if slide["reason"])
     good = [slide for slide in slides if slide["status"] == "ok"]
     for slide in good:
         if foreign.given(config):

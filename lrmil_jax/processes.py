@@ -20,7 +20,7 @@ def map_jobs(
     label: str,
     key: str = "prepare.workers",
     lost: Callable[[Any, str], Any] | None = None,
-    seconds: float = 0.0,
+    seconds: float | int = 0.0,
     apart: bool = False,
 ) -> list[Any]:
     """`function` of every job, in the order of the jobs, with progress.

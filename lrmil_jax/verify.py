@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def verify(
-    model: Path, folder: Path, slide: Path | None = None, *, seconds: float = 0.0
+    model: Path, folder: Path, slide: Path | None = None, *, seconds: float | int = 0.0
 ) -> list[str]:
     """What differs when a prediction is computed again, a sentence each.
 

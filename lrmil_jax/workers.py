@@ -67,7 +67,7 @@ class Workers:
         label: str,
         key: str | None = None,
         held: Any = None,
-        seconds: float = 0.0,
+        seconds: float | int = 0.0,
         apart: bool = False,
     ):
         self.count = count
@@ -169,7 +169,7 @@ class _Beside:
         self._pool: concurrent.futures.ProcessPoolExecutor | None = None
         self._pid: int | None = None
 
-    def do(self, call: tuple, seconds: float) -> Any:
+    def do(self, call: tuple, seconds: float | int) -> Any:
         """The value of a call.
 
         Raises:

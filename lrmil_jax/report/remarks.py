@@ -1,8 +1,6 @@
-"""The slides that somebody should look at, as `check` found them: a table, and a CSV; and why
-slides cannot be used, one sentence a reason."""
+"""The slides that somebody should look at, as `check` found them: a table, and a CSV."""
 
 import logging
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,13 +8,13 @@ from typing import Any
 import pandas as pd
 
 from lrmil_jax import files, progress
+from lrmil_jax.data import failures
 
 log = logging.getLogger(__name__)
 
 COLUMNS = ("slide_id", "why", "what_to_do")
 _SHOWN = 40  # rows in the log
 _UNUSABLE = "cannot be used: "
-_NAMED = 5  # slides that a sentence names
 
 
 def save(folder: Path, slides: Iterable[Mapping[str, Any]]) -> int:
@@ -48,41 +46,12 @@ def save(folder: Path, slides: Iterable[Mapping[str, Any]]) -> int:
     return count
 
 
-def failures(slides: Iterable[Mapping[str, Any]]) -> list[str]:
-    """A sentence for each reason why slides cannot be used: its first slide's own, and who else.
-
-    Args:
-      slides: `slide_id` and `reason` of slides that failed.
-    """
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for slide in slides:
-        groups.setdefault(_cause(slide["slide_id"], slide["reason"]), []).append(slide)
-    return [
-        f"slide {first['slide_id']}: {first['reason']}{_others(rest)}"
-        for first, *rest in groups.values()
-    ]
-
-
-def _others(slides: Sequence[Mapping[str, Any]]) -> str:
-    if not slides:
-        return ""
-    names = ", ".join(slide["slide_id"] for slide in slides[:_NAMED])
-    more = " ..." if len(slides) > _NAMED else ""
-    return f" (and {len(slides)} more for the same reason: {names}{more})"
-
-
-def _cause(slide_id: str, reason: str) -> str:
-    """A reason without the slide's name, and without its path, with which most begin."""
-    reason = reason.removeprefix(_UNUSABLE)
-    path, _, rest = reason.partition(": ")
-    return (rest if os.sep in path else reason).replace(slide_id, "")
-
-
 def _alike(rows: Iterable[Sequence[str]]) -> Iterable[Sequence[str]]:
     """Rows of COLUMNS that say the same of several slides as one."""
     groups: dict[tuple[str, str], list[Sequence[str]]] = {}
     for row in rows:
         slide_id, why, advice = row
-        groups.setdefault((_cause(slide_id, why), advice), []).append(row)
+        cause = failures.cause(slide_id, why.removeprefix(_UNUSABLE))
+        groups.setdefault((cause, advice), []).append(row)
     for (slide_id, *others), *rest in groups.values():
         yield (f"{slide_id} and {len(rest)} more" if rest else slide_id, *others)

@@ -10,10 +10,10 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from lrmil_jax import processes
+from lrmil_jax.data import failures
 from lrmil_jax.data.regions import fail, tile_slide
 from lrmil_jax.errors import DataError
 from lrmil_jax.interchange.slides import FeatureJob, prepare_slide
-from lrmil_jax.report import remarks
 from lrmil_jax.workspace import cohorts, foreign, layout, provenance, statuses
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     cohorts.write_view(config, workdir, jobs)
     known = [statuses.read(workdir, job.slide_id) for job in jobs]
     failed = [status for status in known if status["status"] != "ok"]
-    for sentence in remarks.failures(failed):
+    for sentence in failures.sentences(failed):
         log.error("failed: %s", sentence)
     if len(failed) == len(jobs):
         raise DataError(f"none of the {len(jobs)} slides could be prepared; see the reasons above")

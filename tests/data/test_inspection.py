@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from lrmil_jax.data import inspection, regions, schema
+from lrmil_jax.data import failures, inspection, regions, schema
 from lrmil_jax.data.slide_jobs import SlideJob, TilingSettings
 from lrmil_jax.report import remarks
 from lrmil_jax.slides import synthetic
@@ -91,7 +91,7 @@ def test_slides_that_fail_alike_are_one_problem(tmp_path, caplog):
         for i in range(160)
     ]
     slides += [{"slide_id": "a", "reason": "/slides/a: b/a.tif: truncated"}]
-    told = remarks.failures(slides)
+    told = failures.sentences(slides)
     assert told == [
         "slide z000: /slides/z000.czi: a Zeiss CZI, which no reader opens (and 159 more for the "
         "same reason: z001, z002, z003, z004, z005 ...)",
