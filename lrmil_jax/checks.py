@@ -11,6 +11,7 @@ from lrmil_jax.data import leaks
 from lrmil_jax.errors import ConfigError
 from lrmil_jax.interchange import registry
 from lrmil_jax.methods import given_features
+from lrmil_jax.slides.readers import READERS
 
 
 def _one_of(*choices: str) -> Callable[[Any], bool]:
@@ -77,7 +78,7 @@ _CHECKS = {
     "geometry.hr_mpp": _range(0.1, 10),
     "geometry.lr_mpp": _range(0.1, 10),
     "geometry.patch_px": _range(16, 4096),
-    "prepare.reader": _one_of("auto", "tifffile", "tiffslide", "openslide", "fastslide"),
+    "prepare.reader": _one_of("auto", *READERS),
     "prepare.hr": _one_of("store", "skip"),
     "prepare.min_tissue": _range(0, 1),
     "prepare.tissue_mpp": _range(0.5, 64),
