@@ -105,15 +105,16 @@ def patho_bench(data: bytes) -> None:
 
 
 def tokenizer(data: bytes) -> None:
-    """A tokenizer of a published text tower, by any of its names."""
-    for name in ("tokenizer.json", text_files.OPENAI_VOCABULARY):
-        with contextlib.suppress(UserError):
-            text_files.read_tokenizer(_file(name, data)).encode(["a tumour of 3 mm"], limit=77)
-    vocabulary, _, merges = data.partition(_PART)
+    """A tokenizer of a published text tower, in the file that its first bytes belong in."""
     folder = _FOLDER / "tokenizer"
-    folder.mkdir(exist_ok=True)
-    _file("tokenizer/merges.txt", merges)
-    _file("tokenizer/vocab.json", vocabulary)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    first, parted, merges = data.partition(_PART)
+    name = text_files.OPENAI_VOCABULARY if first[:2] == b"\x1f\x8b" else "tokenizer.json"
+    if parted:
+        name = "vocab.json"
+        _file("tokenizer/merges.txt", merges)
+    _file(f"tokenizer/{name}", first)
     text_files.read_tokenizer(folder).encode(["a tumour of 3 mm"], limit=77)
 
 
@@ -210,8 +211,8 @@ def _table_seeds() -> list[bytes]:
 
 def _stamp_seeds() -> list[bytes]:
     of = list(enumerate(_SLIDES))
-    clini = _csv("PATIENT,label,SITE", *(f"p{i},{'ab'[i % 2]},x{i % 3}" for i in range(8)))
-    slides = _csv("PATIENT,FILENAME", *(f"p{i % 8},{name}.h5" for i, name in of))
+    clini = _csv("PATIENT,label,SITE", *(f"p{i},{'ab'[i % 2]},x{i % 3}" for i in range(20)))
+    slides = _csv("PATIENT,FILENAME", *(f"p{i % 20},{name}.h5" for i, name in of))
     return [clini + _PART + slides, clini + _PART + slides.replace(b",", b";")]
 
 
@@ -227,7 +228,19 @@ def _patho_bench_seeds() -> list[bytes]:
 
 
 def _tokenizer_seeds() -> list[bytes]:
-    words = ["<|startoftext|>", "<|endoftext|>", "a", "t", "u", "m", "o", "r</w>", "tu", "a</w>"]
+    words = [
+        "<|startoftext|>",
+        "<|endoftext|>",
+        "a",
+        "t",
+        "u",
+        "m",
+        "o",
+        "r</w>",
+        "tu",
+        "a</w>",
+        "or</w>",
+    ]
     numbers = {word: number for number, word in enumerate(words)}
     model = {"type": "BPE", "vocab": numbers, "merges": ["t u"], "end_of_word_suffix": "</w>"}
     added = [{"id": i, "content": words[i], "special": True, "single_word": False, "lstrip": False,
@@ -235,10 +248,8 @@ def _tokenizer_seeds() -> list[bytes]:
     whole = {"version": "1.0", "added_tokens": added, "normalizer": {"type": "Lowercase"},
              "pre_tokenizer": {"type": "Whitespace"}, "model": model}  # fmt: skip
     parts = json.dumps(numbers).encode() + _PART + b"#version: 0.2\nt u\no r</w>\n"
-    merges = b"#version\n" + b"\n".join(
-        f"{a} {b}".encode() for a, b in zip("abc", "bcd", strict=True)
-    )
-    return [json.dumps(whole).encode(), parts, gzip.compress(merges * 20000, mtime=0)]
+    packed = gzip.compress(b"#version: 0.2\n" + b"a b\nb c</w>\nt u\n" * 9, mtime=0)
+    return [json.dumps(whole).encode(), parts, packed]
 
 
 def _prediction_seeds() -> list[bytes]:
