@@ -10,14 +10,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.slides.corpus import descriptions, outcome, pixels, sources, structure
+from tests.slides.corpus import descriptions, outcome, pixels, previews, sources, structure
 from tests.slides.corpus.changes import Mutation
 
 MUTATIONS: tuple[Mutation, ...] = (
     *structure.HEADER,
     *structure.DIRECTORIES,
     *structure.FIELDS,
-    *structure.PREVIEWS,
+    *previews.PREVIEWS,
     *structure.OTHER_FIELDS,
     *structure.CUTS,
     *pixels.TILES,

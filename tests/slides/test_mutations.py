@@ -2,6 +2,7 @@
 
 import pytest
 
+from lrmil_jax.slides import open_slide
 from tests.slides import mutations
 from tests.slides.corpus import outcome, sources
 
@@ -35,3 +36,11 @@ def test_mutation(tmp_path, mutation):
 @pytest.mark.parametrize("mutation", mutations.MUTATIONS, ids=mutations.name)
 def test_mutation_with_all_readers(tmp_path, mutation):
     mutations.try_out(mutation, tmp_path, reader="auto")
+
+
+def test_a_damaged_label_is_left_out_and_told(tmp_path):
+    (mutation,) = [m for m in mutations.MUTATIONS if mutations.name(m) == "previews-no_width"]
+    with open_slide(mutations.write(mutation, tmp_path)) as slide:
+        told = " ".join(slide.notes)
+    assert "page 4, a preview or a level in strips, is left out" in told
+    assert "ImageWidth is missing" in told
