@@ -1,10 +1,11 @@
 """Why slides cannot be used: one sentence a reason, however many slides have it."""
 
-import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 _NAMED = 5  # slides that a sentence names
+_OF_PATH = re.compile(r"\S*[/\\]\S*")
 
 
 def sentences(slides: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -31,6 +32,5 @@ def _others(slides: Sequence[Mapping[str, Any]]) -> str:
 
 
 def cause(slide_id: str, reason: str) -> str:
-    """A reason without the slide's name, and without its path, with which most begin."""
-    path, _, rest = reason.partition(": ")
-    return (rest if os.sep in path else reason).replace(slide_id, "")
+    """A reason without the slide's name and without paths."""
+    return _OF_PATH.sub("", reason).replace(slide_id, "")
