@@ -16,10 +16,9 @@ from lrmil_jax.errors import ConfigError, DataError
 from lrmil_jax.interchange import clam_tables
 from lrmil_jax.patches import shards as region_shards
 from lrmil_jax.slides import synthetic
-from lrmil_jax.stages import student
 from lrmil_jax.tasks import predictions
 from lrmil_jax.tasks.classification import Classification
-from lrmil_jax.workspace import cohorts, feature_sets, layout, stage_files, statuses
+from lrmil_jax.workspace import cohorts, feature_sets, layout, stage_files, statuses, teaching
 from tests.integration import runs
 from tests.interchange import cohort as simulated
 from tests.interchange import tools
@@ -114,8 +113,9 @@ def test_the_teacher_s_guide_is_its_attention_within_each_lr_patch(given, traine
         for number, corner in enumerate(lr_xy):
             if (corner <= place).all() and (place < corner + 4 * simulated.SIDE).all():
                 expected[number] += weight
-    parent = feature_sets.hr_store(config, trained, [slide]).places(0)["parent"]
-    guide = student._guide("mass", logits.astype(np.float32), parent, len(lr_xy))
+    store = feature_sets.student_store(config, trained, 1, [slide])
+    said = teaching.outputs(config, trained, 1, store, ("mass",))
+    guide = said["per_instance"]["guide"][:, 0]
     np.testing.assert_allclose(guide, expected / expected.sum(), rtol=1e-4, atol=1e-7)
 
 
