@@ -1,6 +1,7 @@
 """Small heads with parameters that hide nothing, for the tests of this folder."""
 
 import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ SMALL = {
     "clam_mb": {"width": 5, "k": 2, "subtyping": True},
     "dtfd": {"width": 5, "pseudo_bags": 2},
     "acmil": {"width": 5, "branches": 2, "k": 2, "drop": 0.5},
-    "transmil": {**_PARTS, "landmarks": 4},
+    "transmil": {**_PARTS, "landmarks": 4, "iterations": 2},
     "transformer": {**_PARTS, "mlp": 8},
     "perceiver": {**_PARTS, "latents": 3},
 }
@@ -37,12 +38,18 @@ def bags_of(seed=0, count=N):
 
 
 def init(head, bags, mask, xy):
-    """Parameters away from their start: biases start at 0 and would hide their own mistakes."""
-    start = jax.jit(head.init)(jax.random.key(1), bags, mask, xy=xy)
-    leaves, treedef = jax.tree.flatten(start)
-    keys = jax.random.split(jax.random.key(2), len(leaves))
-    noisy = [a + 0.3 * jax.random.normal(k, a.shape) for a, k in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(treedef, noisy)
+    """Parameters as no start has them: its zeros and ones would hide their own mistakes.
+
+    By NumPy, of the shapes alone: JAX's own start is one more program to compile for every head.
+    """
+    shapes = jax.eval_shape(head.init, jax.random.key(1), bags, mask, xy=xy)
+    rng = np.random.default_rng(2)
+
+    def drawn(path, shape):
+        values = rng.normal(scale=0.5, size=shape.shape) + (path[-1].key == "scale")
+        return jnp.asarray(values, shape.dtype)
+
+    return jax.tree_util.tree_map_with_path(drawn, shapes)
 
 
 @functools.cache
@@ -51,31 +58,41 @@ def applied(head):
     return jax.jit(head.apply, static_argnames="train")
 
 
+class Computed(NamedTuple):
+    """What a head makes of a batch."""
+
+    output: heads.HeadOutput
+    loss: jax.Array
+    gradient: Any
+
+
 @functools.cache
-def graded(head):
-    """(params, bags, mask, xy, labels[, share]) -> the summed loss and its gradient, compiled; each
-    bag counts by its share."""
+def computed(head):
+    """(params, bags, mask, xy[, share]) -> output, the summed loss and its gradient, in one program
+    for each size of a batch; each bag counts by its share."""
 
-    def total(params, *batch):
-        return jnp.vdot(losses(head, params, *batch[:4]), batch[4])
+    def total(params, bags, mask, xy, labels, share):
+        output = head.apply(params, bags, mask, xy=xy)
+        each = sum(losses(head, output, labels, mask).values())
+        return jnp.vdot(each, share), output
 
-    gradient = jax.jit(jax.value_and_grad(total))
+    gradient = jax.jit(jax.value_and_grad(total, has_aux=True))
 
-    def of(params, bags, mask, xy, labels, share=None):
-        share = jnp.ones(len(bags)) if share is None else jnp.asarray(share, jnp.float32)
-        return gradient(params, bags, mask, xy, labels, share)
+    def of(params, bags, mask, xy, labels=LABELS, share=None):
+        share = jnp.asarray(np.ones(len(bags)) if share is None else share, jnp.float32)
+        (loss, output), grads = gradient(params, bags, mask, xy, labels, share)
+        return Computed(output, loss, grads)
 
     return of
 
 
-def losses(head, params, bags, mask, xy, labels=LABELS):
+def losses(head, output, labels, mask):
     """What each bag costs by the head's own loss, with cross-entropy as the task's."""
-    output = head.apply(params, bags, mask, xy=xy)
 
     def of_logits(logits):
         return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)[:, 0]
 
-    return sum(head.label_losses(output, labels, mask, of_logits).values())
+    return head.label_losses(output, labels, mask, of_logits)
 
 
 def close(a, b, tol=2e-6):

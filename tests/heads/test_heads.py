@@ -19,14 +19,23 @@ from tests.heads.common import (
     applied,
     bags_of,
     close,
+    computed,
     create,
-    graded,
     init,
     weights,
 )
 
 # Time and memory of their heads are linear in the bag, with few numbers an instance.
 LINEAR = sorted(set(heads.HEADS) - {"transformer", "transmil"})
+
+
+def few(*names, of=tuple(sorted(heads.HEADS))):
+    """Every head, all but these as slow tests: what depends little on the head."""
+    return pytest.mark.parametrize(
+        "name",
+        [pytest.param(name, marks=() if name in names else pytest.mark.slow) for name in of],
+        indirect=True,
+    )
 
 
 @pytest.fixture(scope="module", params=sorted(heads.HEADS))
@@ -43,7 +52,7 @@ def setting(name):
 
 def test_shapes_and_types(setting):
     head, params, bags, mask, xy = setting
-    out = applied(head)(params, bags, mask, xy=xy)
+    out = computed(head)(params, bags, mask, xy).output
     assert out.logits.shape == (B, C)
     assert out.logits.dtype == jnp.float32
     assert head.has_attention == (out.attention_logits is not None)
@@ -57,38 +66,50 @@ def test_shapes_and_types(setting):
             assert not np.any(np.asarray(values)[~np.asarray(mask)])
 
 
+def without_filling(setting, row):
+    """One bag of a batch as a batch of its own: instances, mask, places."""
+    _, _, bags, mask, xy = setting
+    part, count = slice(row, row + 1), int(mask[row].sum())
+    return bags[part, :count], jnp.ones((1, count), bool), xy[part, :count]
+
+
 def test_masked_is_removed(setting):
-    head, params, bags, mask, xy = setting
-    out = applied(head)(params, bags, mask, xy=xy)
-    for row in range(B):
-        count = int(mask[row].sum())
-        part = (bags[row : row + 1, :count], jnp.ones((1, count), bool))
-        alone = applied(head)(params, *part, xy=xy[row : row + 1, :count])
-        close(out.logits[row], alone.logits[0], 5e-6)
+    head, params, *batch = setting
+    out = computed(head)(params, *batch).output
+    for row in (1, 2):
+        rows, real, places = without_filling(setting, row)
+        count = real.size
+        if count > 1:  # the gradient of this one is asked for too
+            by_itself = computed(head)(params, rows, real, places, LABELS[row : row + 1]).output
+        else:
+            by_itself = applied(head)(params, rows, real, xy=places)
+        close(out.logits[row], by_itself.logits[0], 5e-6)
         if out.attention_logits is not None:
             shown = weights(out.attention_logits[row, :count])
-            close(shown, weights(alone.attention_logits[0]), 5e-6)
+            close(shown, weights(by_itself.attention_logits[0]), 5e-6)
         if out.class_attention_logits is not None:
-            close(out.class_attention_logits[row, :count], alone.class_attention_logits[0], 5e-6)
+            shown = out.class_attention_logits[row, :count]
+            close(shown, by_itself.class_attention_logits[0], 5e-6)
 
 
 def test_rows_may_be_masked_anywhere(setting):
     head, params, bags, mask, xy = setting
-    first, more = mask.sum(1), np.array([0, 1, 0, 2, 3, 0, 4, 5, 6])  # rows doubled for filling
-    holes = np.array([True, True, False, True, True, False, True, True, True])
-    spread = applied(head)(params, bags[:1, more], holes[None], xy=xy[:1, more])
-    assert first[0] == N
-    close(spread.logits, applied(head)(params, bags[:1], mask[:1], xy=xy[:1]).logits, 5e-6)
+    more = np.array([4, 0, 1, 6, 2, 5, 3])  # the second bag's four, with filling between
+    spread, spread_xy = bags.at[1].set(bags[1, more]), xy.at[1].set(xy[1, more])
+    holes = mask.at[1].set(more < N - 3)
+    assert not np.array_equal(holes, mask)
+    out = computed(head)(params, spread, holes, spread_xy).output
+    close(out.logits, computed(head)(params, bags, mask, xy).output.logits, 5e-6)
 
 
 def test_padding_content_does_not_matter(setting):
     head, params, bags, mask, xy = setting
     garbage = jnp.where(mask[..., None], bags, 1e4)
     mask = mask.at[1].set(False)
-    first, first_grads = graded(head)(params, bags.at[1].set(7.0), mask, xy, LABELS)
-    second, second_grads = graded(head)(params, garbage, mask, xy, LABELS)
-    close(first, second)
-    jax.tree.map(lambda a, b: close(a, b, 1e-5), first_grads, second_grads)
+    first = computed(head)(params, bags.at[1].set(7.0), mask, xy)
+    second = computed(head)(params, garbage, mask, xy)
+    close(first.loss, second.loss)
+    jax.tree.map(lambda a, b: close(a, b, 1e-5), first.gradient, second.gradient)
 
 
 def test_longer_padding_and_other_rows_do_not_matter(setting):
@@ -97,28 +118,27 @@ def test_longer_padding_and_other_rows_do_not_matter(setting):
     wide_mask, wide_xy = (
         jnp.pad(a, ((0, 2), (0, 5)) + ((0, 0),) * (a.ndim - 2)) for a in (mask, xy)
     )
-    found = applied(head)(params, wide, wide_mask, xy=wide_xy).logits[:B]
-    close(found, applied(head)(params, bags, mask, xy=xy).logits, 5e-6)
+    shown = applied(head)(params, wide, wide_mask, xy=wide_xy).logits[:B]
+    close(shown, computed(head)(params, bags, mask, xy).output.logits, 5e-6)
 
 
 def test_every_bag_has_its_share_of_the_gradient(setting):
     """The gradient of a batch is the sum of those of its bags, and that of a filled bag what it is
     alone and without filling."""
-    head, params, bags, mask, xy = setting
-    together = graded(head)(params, bags, mask, xy, LABELS)[1]
-    each = [graded(head)(params, bags, mask, xy, LABELS, share)[1] for share in np.eye(B)]
+    head, params, *batch = setting
+    together = computed(head)(params, *batch).gradient
+    each = [computed(head)(params, *batch, share=share).gradient for share in np.eye(B)]
     jax.tree.map(lambda total, *parts: close(total, sum(parts), 2e-5), together, *each)
-    row, count = slice(1, 2), int(mask[1].sum())
-    assert 1 < count < N
-    cut = (bags[row, :count], jnp.ones((1, count), bool), xy[row, :count], LABELS[row])
-    jax.tree.map(lambda a, b: close(a, b, 2e-5), each[1], graded(head)(params, *cut)[1])
+    cut = without_filling(setting, 1)
+    alone = computed(head)(params, *cut, LABELS[1:2]).gradient
+    jax.tree.map(lambda a, b: close(a, b, 2e-5), each[1], alone)
 
 
 def test_order_of_rows(setting):
     head, params, bags, mask, xy = setting
     order = np.random.default_rng(3).permutation(N)
-    out = applied(head)(params, bags, mask, xy=xy)
-    shuffled = applied(head)(params, bags[:, order], mask[:, order], xy=xy[:, order])
+    out = computed(head)(params, bags, mask, xy).output
+    shuffled = computed(head)(params, bags[:, order], mask[:, order], xy[:, order]).output
     if not head.order_free:
         assert np.abs(out.logits - shuffled.logits).max() > 1e-4
         return
@@ -129,35 +149,32 @@ def test_order_of_rows(setting):
 
 def test_empty_bag_is_finite(setting):
     head, params, bags, mask, xy = setting
-    mask = mask.at[0].set(False)
-    value, grads = graded(head)(params, bags, mask, xy, LABELS)
-    assert np.isfinite(value)
-    assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+    empty = computed(head)(params, bags, mask.at[0].set(False), xy)
+    assert np.isfinite(empty.loss)
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(empty.gradient))
 
 
 def test_bf16_is_close(name, setting):
     head, params, bags, mask, xy = setting
-    whole = applied(head)(params, bags, mask, xy=xy)
+    whole = computed(head)(params, bags, mask, xy).output
     half = applied(create(name, dtype="bfloat16"))(params, bags, mask, xy=xy)
     assert all(np.isfinite(values).all() for values in jax.tree.leaves(half))
     assert half.logits.dtype == jnp.float32
     assert np.abs(half.logits - whole.logits).max() < 5e-2 * max(1, np.abs(whole.logits).max())
 
 
-def test_every_parameter_learns(name):
-    bags, _, xy = bags_of()
-    mask = jnp.ones((B, N), bool)
-    head = create(name)
-    params = init(head, bags, mask, xy)
-    grads = graded(head)(params, bags, mask, xy, LABELS)[1]
+def test_every_parameter_learns(setting):
+    head, params, bags, mask, xy = setting
+    grads = computed(head)(params, bags, jnp.ones_like(mask), xy).gradient
     assert all(np.abs(g).max() > 0 for g in jax.tree.leaves(grads))
 
 
+@few("abmil", "clam_mb", "transformer")
 def test_vmap_over_parameters(setting):
     head, params, bags, mask, xy = setting
-    several = jax.tree.map(lambda a: jnp.stack([a, 2 * a]), params)
+    several = jax.tree.map(lambda a: np.stack([a, 2 * np.asarray(a)]), params)
     both = jax.jit(jax.vmap(lambda p: head.apply(p, bags, mask, xy=xy)))(several)
-    close(both.logits[0], applied(head)(params, bags, mask, xy=xy).logits, 1e-5)
+    close(both.logits[0], computed(head)(params, bags, mask, xy).output.logits, 1e-5)
 
 
 PACKING = sorted(name for name, head in heads.HEADS.items() if head.packs)
@@ -185,8 +202,7 @@ def test_bags_in_one_row_are_what_they_are_filled_up(name):
         )  # fmt: skip
         return jnp.vdot(sum(costs.values()), present), out
 
-    expected, grads = graded(head)(params, bags, mask, xy, LABELS)
-    alone = applied(head)(params, bags, mask, xy=xy)
+    alone, expected, grads = computed(head)(params, bags, mask, xy)
     gradient = jax.jit(jax.value_and_grad(packed, has_aux=True))
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     for placed in (row, jax.device_put(row, jax.NamedSharding(mesh, jax.P(None, "data")))):
@@ -199,22 +215,23 @@ def test_bags_in_one_row_are_what_they_are_filled_up(name):
         assert np.isfinite(out.logits).all()
 
 
+@few("clam_mb", "transformer")
 def test_eight_devices_equal_one(setting):
     head, params, *batch = setting
-    batch, shares = [*batch, LABELS], [3, 3, 2]  # of the three bags in eight rows
-    expected = graded(head)(params, *batch, shares)
-    batch = [jnp.concatenate([a, a, a])[:8] for a in (*batch, jnp.ones(B))]
+    expected = computed(head)(params, *batch, share=[3, 3, 2])  # of the three bags in eight rows
+    batch = [jnp.concatenate([a, a, a])[:8] for a in (*batch, LABELS, jnp.ones(B))]
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     rows = jax.NamedSharding(mesh, jax.P("data"))
     whole = jax.device_put(params, jax.NamedSharding(mesh, jax.P()))
-    spread = graded(head)(whole, *jax.device_put(batch, rows))
-    jax.tree.map(lambda a, b: close(a, b, 2e-5), spread, expected)
+    spread = computed(head)(whole, *jax.device_put(batch, rows))
+    close(spread.loss, expected.loss, 2e-5)
+    jax.tree.map(lambda a, b: close(a, b, 2e-5), spread.gradient, expected.gradient)
 
 
 def test_chance_only_in_training(name, setting):
     head, params, bags, mask, xy = setting
     dropping = create(name, dropout=0.5)
-    plain = applied(head)(params, bags, mask, xy=xy).logits
+    plain = computed(head)(params, bags, mask, xy).output.logits
     close(applied(dropping)(params, bags, mask, xy=xy).logits, plain)
     rngs = {"dropout": jax.random.key(5)}
     trained = applied(dropping)(params, bags, mask, xy=xy, train=True, rngs=rngs).logits
@@ -222,16 +239,17 @@ def test_chance_only_in_training(name, setting):
     assert np.abs(trained - plain).max() > 1e-3
 
 
+@few("abmil", "perceiver")
 def test_bf16_features_are_taken(setting):
     head, params, bags, mask, xy = setting
     rounded = bags.astype(jnp.bfloat16)
     out = applied(head)(params, rounded, mask, xy=xy)
     assert out.logits.dtype == jnp.float32
-    whole = applied(head)(params, rounded.astype(jnp.float32), mask, xy=xy)
-    close(out.logits, whole.logits, 1e-5)
+    whole = computed(head)(params, rounded.astype(jnp.float32), mask, xy)
+    close(out.logits, whole.output.logits, 1e-5)
 
 
-@pytest.mark.parametrize("name", LINEAR)
+@few("clam_sb", "perceiver", of=LINEAR)
 def test_100_000_instances(name):
     rng = np.random.default_rng(0)
     bags = jnp.asarray(rng.normal(size=(1, 100_000, D)), jnp.float32)
