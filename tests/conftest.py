@@ -51,6 +51,22 @@ def pytest_unconfigure(config):
         shutil.rmtree(os.environ.pop(_PROGRAMS), ignore_errors=True)
 
 
+@pytest.fixture(scope="module")
+def one_device():
+    """What is asked for no mesh takes the first device: that compiles and runs much faster than all
+    eight. For files in which the number of devices is not the point."""
+    from lrmil_jax.train import sharding  # late: no test file before jaxtyping's hook
+
+    make_mesh = sharding.make_mesh
+
+    def of_one(devices=None):
+        return make_mesh(jax.devices()[:1] if devices is None else devices)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sharding, "make_mesh", of_one)
+        yield
+
+
 @pytest.fixture(scope="session")
 def cache():
     """Where compiled programs are kept, for processes that a test starts."""

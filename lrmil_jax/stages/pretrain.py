@@ -121,9 +121,11 @@ class Pair:
         def kernel(key: jax.Array, width: int) -> dict[str, jax.Array]:
             return {"kernel": width**-0.5 * jax.random.normal(key, (width, projection))}
 
+        # Compiled: op by op each tower is some hundred programs.
+        tower, texts = jax.jit(self.module.init), jax.jit(writer.init)
         return {
-            "encoder": self.module.init(keys[0], jnp.zeros((1, px, px, 3)))["params"],
-            "text": writer.init(keys[1], some["tokens"], some["mask"])["params"],
+            "encoder": tower(keys[0], jnp.zeros((1, px, px, 3)))["params"],
+            "text": texts(keys[1], some["tokens"], some["mask"])["params"],
             "image_projection": kernel(keys[2], self.module.width),
             "text_projection": kernel(keys[3], self.sizes["width"]),
             "log_scale": jnp.float32(contrastive.FIRST_LOG_SCALE),

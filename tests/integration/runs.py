@@ -9,8 +9,10 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import TextIO
 
 from tests.conftest import COMPILED_FAST
+from tests.integration import forked
 
 ROOT = Path(__file__).parents[2]
 TINY = "configs/tcga_nsclc.py:tiny"  # on synthetic slides; trains its encoder itself
@@ -25,35 +27,52 @@ _BEGINNING = re.compile(r"\[\d+/\d+\] (\w+)")
 _started: list["Run"] = []
 
 
-class Run:
-    """One command line at work; its log lines are read as they come."""
+def environment(cache: Path) -> dict[str, str]:
+    """One device, as a user has; compiled as tests are, which takes a quarter of a run less."""
+    return {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "XLA_FLAGS": COMPILED_FAST,
+    }
 
-    def __init__(self, cache: Path, *arguments: object):
-        environment = {
-            **os.environ,
-            "JAX_PLATFORMS": "cpu",
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
-        # One device, as a user has; compiled as tests are, which takes a quarter of a run less.
-        environment["XLA_FLAGS"] = COMPILED_FAST
+
+class Run:
+    """One command line at work; its log lines are read as they come.
+
+    Args:
+      cache: where compiled programs are kept; the same for all runs.
+      arguments: of `python -m lrmil_jax.main`.
+      fresh: that very command; else a fork of a process that has done the imports, which are most
+        of a short run.
+    """
+
+    def __init__(self, cache: Path, *arguments: object, fresh: bool = False):
         self.lines: list[str] = []
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "lrmil_jax.main", *map(str, arguments)],
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self._reader = threading.Thread(target=self._read, daemon=True)
+        command = [*map(str, arguments)]
+        if fresh:
+            lines, writer = os.pipe()
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "lrmil_jax.main", *command],
+                cwd=ROOT,
+                env=environment(cache),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=writer,
+            )
+            os.close(writer)
+        else:
+            self._process, lines = forked.start(
+                command, environment=environment(cache), folder=ROOT
+            )
+        self._reader = threading.Thread(target=self._read, args=(open(lines),), daemon=True)
         self._reader.start()
         _started.append(self)
 
-    def _read(self) -> None:
-        with self._process.stderr as lines:
-            for line in lines:
+    def _read(self, stream: TextIO) -> None:
+        with stream:
+            for line in stream:
                 self.lines.append(line.rstrip())
 
     @property
@@ -84,7 +103,7 @@ class Run:
 
     def kill(self) -> bool:
         """Kills this process alone, as the system would; True if it still ran."""
-        self._process.send_signal(signal.SIGKILL)
+        self._process.kill()
         return self.wait() == -signal.SIGKILL
 
 
@@ -96,9 +115,11 @@ def end_all() -> None:
             run.kill()
 
 
-def train(cache: Path, workdir: Path, *flags: str, config: str = TINY) -> Run:
+def train(
+    cache: Path, workdir: Path, *flags: str, config: str = TINY, fresh: bool = False
+) -> Run:
     """A tiny configuration on `workdir`, started."""
-    return Run(cache, "--config", config, "--workdir", workdir, *flags)
+    return Run(cache, "--config", config, "--workdir", workdir, *flags, fresh=fresh)
 
 
 @dataclasses.dataclass(frozen=True)

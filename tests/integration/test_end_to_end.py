@@ -22,6 +22,7 @@ from lrmil_jax.train.bag_model import BagModel
 from lrmil_jax.workspace import feature_sets, layout, statuses
 from tests.integration import runs
 
+pytestmark = pytest.mark.usefixtures("one_device")
 SLIDES = 20
 CALL = ("config.json", "slides.csv")  # say what was asked for last, and where the slides lie
 
@@ -41,7 +42,7 @@ def tiny(**changes):
 
 
 def go(config, workdir, *stages):
-    """Runs stages in this process, on eight fake devices."""
+    """Runs stages in this process."""
     with layout.locked(workdir):
         return pipeline.run(config, workdir, list(stages))
 

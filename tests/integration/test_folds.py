@@ -3,7 +3,6 @@
 import json
 import shutil
 
-import jax
 import pandas as pd
 import pytest
 
@@ -12,11 +11,11 @@ from lrmil_jax.errors import ConfigError, WeightsError
 from lrmil_jax.evals import __main__ as program
 from lrmil_jax.models import model_folder
 from lrmil_jax.stages import predict
-from lrmil_jax.train import sharding
 from lrmil_jax.workspace import cohorts
 from tests.integration import random_model, runs
 from tests.integration.test_end_to_end import go, tiny
 
+pytestmark = pytest.mark.usefixtures("one_device")
 # Nothing is learned here: an encoder of random weights, two updates of each training.
 CHANGES = {
     "folds": 2, "student__no_distillation": False, "evaluate__timed_slides": 0,
@@ -35,10 +34,7 @@ def changes(tmp_path_factory):
 def two_folds(cache, changes, tmp_path_factory):
     """A run of two folds that delivers one model of all patients."""
     workdir = tmp_path_factory.mktemp("folds") / "run"
-    one_device = sharding.make_mesh(jax.devices()[:1])  # compiles and runs faster than eight
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sharding, "make_mesh", lambda: one_device)
-        assert go(tiny(**changes), workdir) == 0
+    assert go(tiny(**changes), workdir) == 0
     return workdir
 
 

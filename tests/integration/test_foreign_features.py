@@ -24,6 +24,9 @@ from tests.interchange import cohort as simulated
 from tests.interchange import tools
 
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
+
 def config_of(folder, method="lrmil", *, levels=("hr", "lr"), **changes):
     """A short training on the simulated cohort in `folder`."""
     config = configuration.default().unlock()

@@ -2,7 +2,6 @@
 
 import functools
 
-import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,11 +10,11 @@ from lrmil_jax import checks, processes, verify
 from lrmil_jax.errors import ConfigError
 from lrmil_jax.slides import synthetic
 from lrmil_jax.stages import predict
-from lrmil_jax.train import sharding
 from lrmil_jax.workspace import stage_files
 from tests.integration import random_model
 from tests.integration.test_end_to_end import evaluated, go, tiny
 
+pytestmark = pytest.mark.usefixtures("one_device")
 # Nothing is learned here: an encoder of random weights, two updates of each training.
 CHANGES = {
     "data__patient": "bag", "student__no_distillation": False, "evaluate__timed_slides": 0,
@@ -40,10 +39,7 @@ def run(tmp_path_factory):
         **CHANGES, encoder__weights=str(weights), data__labels=str(labels),
         data__slides=str(home / "cohort/slides"),
     )  # fmt: skip
-    one_device = sharding.make_mesh(jax.devices()[:1])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sharding, "make_mesh", lambda: one_device)
-        assert go(config, home / "run") == 0
+    assert go(config, home / "run") == 0
     return home
 
 

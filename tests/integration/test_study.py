@@ -11,6 +11,7 @@ from lrmil_jax.workspace import layout
 from tests.integration import runs
 from tests.integration.test_end_to_end import tiny
 
+pytestmark = pytest.mark.usefixtures("one_device")
 VARIANTS = ("no bag: student.lambda_bag=0", "LR alone: method=mil_lr")
 # What is learned does not matter here.
 FEW = {"distill__steps": 2, "distill__eval_every": 2, "teacher__epochs": 1, "student__epochs": 1}

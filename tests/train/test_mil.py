@@ -19,6 +19,7 @@ from lrmil_jax.train.bags import BagLoader
 from lrmil_jax.train.validation import Validation
 from tests.train import bags
 
+pytestmark = pytest.mark.usefixtures("one_device")
 # What the loss is of: three classes, by a head without a loss of its own.
 OF = {
     "task": Classification(("a", "b", "c")),
