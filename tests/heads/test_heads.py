@@ -27,9 +27,10 @@ from tests.heads.common import (
 
 # Time and memory of their heads are linear in the bag, with few numbers an instance.
 LINEAR = sorted(set(heads.HEADS) - {"transformer", "transmil"})
+ALL = sorted(heads.HEADS)
 
 
-def few(*names, of=tuple(sorted(heads.HEADS))):
+def few(*names, of=ALL):
     """Every head, all but these as slow tests: what depends little on the head."""
     return pytest.mark.parametrize(
         "name",
@@ -38,7 +39,7 @@ def few(*names, of=tuple(sorted(heads.HEADS))):
     )
 
 
-@pytest.fixture(scope="module", params=sorted(heads.HEADS))
+@pytest.fixture(scope="module", params=ALL)
 def name(request):
     return request.param
 
@@ -261,7 +262,7 @@ def test_100_000_instances(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(heads.HEADS))
+@pytest.mark.parametrize("name", ALL)
 def test_a_head_says_what_it_keeps_of_an_instance(name):
     """Bytes that XLA plans for a gradient, for each further instance of a bag, and its features."""
     head, planned = heads.create(name, num_classes=2), []

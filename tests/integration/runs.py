@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import TextIO
 
 from tests.conftest import COMPILED_FAST
 from tests.integration import forked
@@ -66,12 +65,12 @@ class Run:
             self._process, lines = forked.start(
                 command, environment=environment(cache), folder=ROOT
             )
-        self._reader = threading.Thread(target=self._read, args=(open(lines),), daemon=True)
+        self._reader = threading.Thread(target=self._read, args=(lines,), daemon=True)
         self._reader.start()
         _started.append(self)
 
-    def _read(self, stream: TextIO) -> None:
-        with stream:
+    def _read(self, descriptor: int) -> None:
+        with open(descriptor) as stream:
             for line in stream:
                 self.lines.append(line.rstrip())
 
@@ -115,9 +114,7 @@ def end_all() -> None:
             run.kill()
 
 
-def train(
-    cache: Path, workdir: Path, *flags: str, config: str = TINY, fresh: bool = False
-) -> Run:
+def train(cache: Path, workdir: Path, *flags: str, config: str = TINY, fresh: bool = False) -> Run:
     """A tiny configuration on `workdir`, started."""
     return Run(cache, "--config", config, "--workdir", workdir, *flags, fresh=fresh)
 

@@ -30,8 +30,10 @@ def rows(folder):
 
 
 @pytest.mark.parametrize(
-    ("stage", "name", "training", "file"), TRAININGS, ids=[name for _, name, _, _ in TRAININGS]
-)
+    ("stage", "name", "training", "file"),
+    [pytest.param(*one, id=one[1], marks=() if one[1] in ("distill", "student") else
+                  pytest.mark.slow) for one in TRAININGS],
+)  # fmt: skip
 def test_trainings(finished, tmp_path, stage, name, training, file):
     """Losses, validation and parameters of a whole stage; bags and patches do not divide by 8."""
     assert len(jax.devices()) == 8

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("one_device")
 # Nothing is learned here: an encoder of random weights, two updates of each training.
 CHANGES = {
     "folds": 2, "student__no_distillation": False, "evaluate__timed_slides": 0,
-    "report__heatmaps": 0, "synthetic__slides": 14, "distill__steps": 2, "distill__eval_every": 2,
+    "report__heatmaps": 0, "synthetic__slides": 12, "distill__steps": 2, "distill__eval_every": 2,
     "teacher__epochs": 1, "student__epochs": 1, "evaluate__subgroups": ("grade", "burden"),
 }  # fmt: skip
 

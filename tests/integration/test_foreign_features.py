@@ -23,7 +23,6 @@ from tests.integration import runs
 from tests.interchange import cohort as simulated
 from tests.interchange import tools
 
-
 pytestmark = pytest.mark.usefixtures("one_device")
 
 

@@ -45,7 +45,7 @@ METHODS = {
 )  # fmt: skip
 def test_from_slides_to_a_prediction(tmp_path, task, method):
     config = tiny(
-        task=task, synthetic__slides=40, encoder__weights="shipped:procedural",
+        task=task, synthetic__slides=30, encoder__weights="shipped:procedural",
         evaluate__timed_slides=0, teacher__select="headline", **ASKED[task], **METHODS[method],
     )  # fmt: skip
     if (task, method) == ("ordinal", "wise_fuse"):  # grades have descriptions of their own

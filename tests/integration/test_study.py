@@ -14,7 +14,10 @@ from tests.integration.test_end_to_end import tiny
 pytestmark = pytest.mark.usefixtures("one_device")
 VARIANTS = ("no bag: student.lambda_bag=0", "LR alone: method=mil_lr")
 # What is learned does not matter here.
-FEW = {"distill__steps": 2, "distill__eval_every": 2, "teacher__epochs": 1, "student__epochs": 1}
+FEW = {
+    "synthetic__slides": 12, "distill__steps": 2, "distill__eval_every": 2, "teacher__epochs": 1,
+    "student__epochs": 1,
+}  # fmt: skip
 POINTS = ["student.lambda_bag=0", "student.lambda_bag=2"]
 MODELS = ["HR teacher", "LR without distillation", "LRMIL", *POINTS, "no bag", "LR alone"]
 
@@ -35,9 +38,7 @@ def go(made, workdir):
 @pytest.fixture(scope="module")
 def studied(finished, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("study")
-    made = config(finished, *VARIANTS)
-    made.study.workers = 2  # what follows runs in this process, and finds all of it done
-    assert go(made, workdir) == 0
+    assert go(config(finished, *VARIANTS), workdir) == 0
     return workdir
 
 
@@ -98,10 +99,27 @@ def test_points_of_a_sweep_are_what_a_run_of_their_own_gives(studied):
 
 def test_again_does_nothing_and_a_new_variant_only_itself(finished, studied):
     before = runs.files(studied / "runs")
-    assert go(config(finished, *VARIANTS), studied) == 0
+    again = config(finished, *VARIANTS)
+    again.study.workers = 2  # each seed in a process of its own, which finds all of it done
+    assert go(again, studied) == 0
     assert runs.changed(before, runs.files(studied / "runs")) == set()
     assert go(config(finished, *VARIANTS, "top 1: student.topk=1"), studied) == 0
     changed = runs.changed(before, runs.files(studied / "runs"))
     assert changed
     assert {name.split("/")[1] for name in changed} == {"top_1"}
     assert "top 1" in (studied / "study/table.txt").read_text()
+
+
+@pytest.mark.slow
+def test_seeds_side_by_side_make_what_they_make_one_after_another(finished, studied, tmp_path):
+    beside = config(finished, *VARIANTS)
+    beside.study.workers = 2
+    assert go(beside, tmp_path) == 0
+    tables = [pd.read_csv(root / "study/results.csv") for root in (studied, tmp_path)]
+    columns = ["seed", "variant", "model"]
+    wanted = tables[0][tables[0].variant.isin(set(tables[1].variant))]
+    pd.testing.assert_frame_equal(
+        wanted[columns].reset_index(drop=True), tables[1][columns].reset_index(drop=True)
+    )
+    for name in ("table.md", "table.txt", "comparison.png", "effects.png", "summary.json"):
+        assert (tmp_path / "study" / name).is_file()

@@ -18,13 +18,13 @@ from lrmil_jax.workspace import feature_sets, layout, stage_files
 from tests.integration import runs
 from tests.integration.test_end_to_end import go, tiny
 
-pytestmark = pytest.mark.usefixtures("one_device")
+pytestmark = pytest.mark.usefixtures("one_device", "optimised_encoders")
 CHANGES = {
     "method": "wise_fuse",
     "text.descriptions": "shipped:procedural",
     "encoder.weights": "shipped:procedural",
     "synthetic.size_px": 1024,
-    "synthetic.slides": 16,
+    "synthetic.slides": 10,
     "prepare.hr": "skip",
     "select.rho": 0.25,
     "evaluate.timed_slides": 1,

@@ -146,7 +146,7 @@ def test_processes_make_the_same_batches_and_go_on_anywhere(cohort):
         iterator = iter(pairs.batches(**options, makers=makers))
         found = [next(iterator) for _ in range(2)]
         state = iterator.get_state()
-    with processes.Workers(3, label="pairs", held=pairs) as makers:
+    with processes.Workers(1, label="pairs", held=pairs, apart=True) as makers:
         iterator = iter(pairs.batches(**options, makers=makers))
         iterator.set_state(state)
         found += [next(iterator) for _ in range(4)]

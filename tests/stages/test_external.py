@@ -21,6 +21,8 @@ from lrmil_jax.tasks import predictions
 from lrmil_jax.workspace import twins
 from tests.integration import random_model
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 
 @pytest.fixture(scope="module")
 def slides(tmp_path_factory):

@@ -22,6 +22,7 @@ from lrmil_jax.slides import synthetic
 from lrmil_jax.stages import zero_shot
 from lrmil_jax.train.encode import BatchEncoder
 
+pytestmark = pytest.mark.usefixtures("one_device")
 CLASSES = ("stroma", "lymphoid", "fat", "benign", "tumour")
 PER_CLASS = 6
 

@@ -208,7 +208,7 @@ SMALL |= dict.fromkeys(("transformer", "perceiver"), ("width=8", "heads=2"))
 
 
 # Those that compile for longest; each is trained as often as anybody asks for the slow tests.
-LONG = ("transmil", "transformer", "perceiver", "acmil", "dtfd")
+LONG = ("transmil", "transformer", "perceiver", "acmil", "dtfd", "clam_mb")
 
 
 @pytest.mark.parametrize(

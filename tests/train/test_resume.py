@@ -50,7 +50,9 @@ def whole(tmp_path_factory):
     return outcome(directory)
 
 
-@pytest.mark.parametrize("stops", [[0], [1], [3, 0, 1], [5]])
+@pytest.mark.parametrize(
+    "stops", [*(pytest.param(one, marks=pytest.mark.slow) for one in ([0], [1])), [3, 0, 1], [5]]
+)
 def test_stopped_and_resumed_is_bit_identical(whole, tmp_path, stops):
     mesh = make_mesh(jax.devices()[:1])
     for calls in stops:
@@ -98,7 +100,10 @@ def test_early_stopping_is_remembered(tmp_path):
     assert (result.step, result.metrics) == (4, {"auc": 0.9})
 
 
-@pytest.mark.parametrize(("before", "after"), [((8, True), (1, False)), ((1, False), (8, True))])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [((8, True), (1, False)), pytest.param((1, False), (8, True), marks=pytest.mark.slow)],
+)
 def test_resumes_on_other_devices(whole, tmp_path, before, after, monkeypatch):
     monkeypatch.setattr("lrmil_jax.train.sharding.FSDP_MIN_SIZE", 1)
 
