@@ -70,7 +70,7 @@ def test_every_encoder_has_the_shapes_that_it_promises(name):
 
 
 def test_every_encoder_at_a_small_size(name):
-    model, params, images = _model(name)
+    model, params, images = _model(name, depth=1)  # the kind of its blocks; two compile for longer
 
     def loss(params):
         out = model.apply(params, images, blocks=(0, -1))

@@ -229,6 +229,7 @@ def test_eight_devices_equal_one(setting):
     jax.tree.map(lambda a, b: close(a, b, 2e-5), spread.gradient, expected.gradient)
 
 
+@few("clam_mb", "acmil", "dtfd", "gated_abmil", "perceiver")
 def test_chance_only_in_training(name, setting):
     head, params, bags, mask, xy = setting
     dropping = create(name, dropout=0.5)

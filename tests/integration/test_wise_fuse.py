@@ -176,7 +176,8 @@ def test_an_edited_description_redoes_the_texts(fused, tmp_path):
     ).any()
 
 
-@pytest.mark.parametrize("how", ["none", pytest.param("full", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["none", "full"])
 def test_other_ways_to_read_low_resolution(fused, tmp_path, how):
     workdir = tmp_path / "run"
     shutil.copytree(fused, workdir, symlinks=True)
@@ -188,9 +189,14 @@ def test_other_ways_to_read_low_resolution(fused, tmp_path, how):
     assert (np.sort(scores[chosen, 1]) == tumour[-len(chosen) :]).all()
 
 
-def test_a_random_choice_is_the_same_for_a_slide_whatever_else_there_is(fused, tmp_path):
+def test_a_choice_by_one_class_and_one_at_random_by_the_tower_as_it_is(fused, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(fused, workdir, symlinks=True)
+    named = config(align__how="none", select__classes=("tumour",))
+    assert go(named, workdir, "align", "select") == 0
+    scores, chosen = stage_files.read_chosen(workdir, 1, "slide_0000")
+    tumour = np.sort(scores[:, 1])  # benign, tumour
+    assert (np.sort(scores[chosen, 1]) == tumour[-len(chosen) :]).all()
     assert go(config(select__rule="random", align__how="none"), workdir, "align", "select") == 0
     for slide_id in slide_ids(fused):
         scores, chosen = stage_files.read_chosen(workdir, 1, slide_id)
