@@ -148,9 +148,9 @@ class SlidePredictions:
         self._bags = PatientBags(store, cases) if head.task.one_bag else None
         self._last: tuple[int, Any] = -1, None
 
-    def slide(self, place: int) -> tuple[Float[np.ndarray, " W"], Float[np.ndarray, " n"]]:
-        """Logits of the slide at this place, or of its patient's bag, and attention logits of its
-        patches: a bag's slides weigh against each other too."""
+    def slide(self, place: int) -> tuple[Float[np.ndarray, "*M W"], Float[np.ndarray, " n"]]:
+        """Logits of the slide at this place, or of its patient's bag, of each of `BagModels`, and
+        attention logits of its patches: a bag's slides weigh against each other too."""
         if self._bags is None:
             return self._head.predict_slide(self._store, place)
         bag = int(np.searchsorted(self._bags.first, place, side="right")) - 1
