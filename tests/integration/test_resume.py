@@ -19,6 +19,11 @@ KILLS = int(os.environ.get("LRMIL_TEST_KILLS", "200"))
 LONGEST_DELAY = {"prepare": 8.0, "encode_hr": 1.0, "encode_lr": 0.8, "evaluate": 0.7, "report": 0.3}
 # One of each kind: what processes write slide by slide, and a training.
 KINDS = ("prepare", "distill")
+# A checkpoint at every validation, so that there is one to go on from.
+SAVING = tuple(
+    f"--config.{block}.checkpoint_seconds=0.0"
+    for block in ("pretrain", "teacher", "distill", "student")
+)
 
 
 def has_checkpoint(workdir, stage):
@@ -62,16 +67,16 @@ def test_one_kill_in_a_stage(finished, cache, tmp_path, stages):
         number = runs.STAGES.index(stage) + 1
         delay = rng.uniform(0.0, LONGEST_DELAY.get(stage, 0.1))
         shutil.copytree(workdir, before, symlinks=True)
-        run = runs.train(cache, workdir)
+        run = runs.train(cache, workdir, *SAVING)
         while not kill_in_stage(run, workdir, number, delay):
             delay /= 2  # too late: once more from the same state
             assert delay > 1e-4, f"{stage} is never caught at work: {run.log}"
             shutil.rmtree(workdir)
             shutil.copytree(before, workdir, symlinks=True)
-            run = runs.train(cache, workdir)
+            run = runs.train(cache, workdir, *SAVING)
         shutil.rmtree(before)
         went_on += "going on after step" in run.log
-    last = runs.train(cache, workdir)
+    last = runs.train(cache, workdir, *SAVING)
     assert last.wait() == 0, last.log
     went_on += "going on after step" in last.log
     done = runs.STAGES.index(stages[-1])
