@@ -22,7 +22,7 @@ KINDS = ("prepare", "distill")
 # A checkpoint at every validation, so that there is one to go on from.
 SAVING = tuple(
     f"--config.{block}.checkpoint_seconds=0.0"
-    for block in ("pretrain", "teacher", "distill", "student")
+    for block in ("pretrain", "teacher", "distill", "student", "align", "mil")
 )
 
 
@@ -131,7 +131,7 @@ def kill_somewhere(run, rng, stages):
 def test_many_random_kills(finished, cache, tmp_path, config):
     """At least so many kills anywhere, over as many whole runs as that takes."""
     if config != runs.TINY:
-        whole = runs.train(cache, tmp_path / "whole", config=config)
+        whole = runs.train(cache, tmp_path / "whole", *SAVING, config=config)
         assert whole.wait() == 0, whole.log
         finished = runs.Finished(tmp_path / "whole", cache, whole.log)
         stages = whole.begun()
@@ -143,7 +143,7 @@ def test_many_random_kills(finished, cache, tmp_path, config):
         workdir = tmp_path / f"run_{rounds}"
         rounds += 1
         while True:
-            run = runs.train(cache, workdir, config=config)
+            run = runs.train(cache, workdir, *SAVING, config=config)
             enough = killed.total() >= KILLS // 2
             inside = None if enough else kill_somewhere(run, rng, stages)
             if inside is None:
