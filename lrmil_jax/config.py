@@ -302,6 +302,11 @@ def _results(config: ConfigDict) -> None:
     sweep.points = ()  # those with names: "name: key=value key=value"
 
 
+def seed_of(config: ConfigDict, block: ConfigDict) -> int:
+    """Of the start and the order of bags of a training: its block's own, or the run's."""
+    return config.seed if block.seed is None else block.seed
+
+
 def finish(config: ConfigDict, arg: str | None) -> ConfigDict:
     """Applies what follows the colon in `--config file.py:arg`."""
     if arg in (None, ""):

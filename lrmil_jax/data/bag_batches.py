@@ -104,9 +104,14 @@ class BagBatches(Planned):
         return len(self.bags) / self.updates
 
     @property
+    def largest_update(self) -> int:
+        """Bags of an update, at most."""
+        return -(-len(self.bags) // self.updates)
+
+    @property
     def slots(self) -> int:
         """Bags of a row, at most."""
-        wanted = -(-len(self.bags) // self.updates) if self.endless else _SLOTS
+        wanted = self.largest_update if self.endless else _SLOTS
         return -(-wanted // self.devices) * self.devices
 
     def rows_of(self, updates: list[np.ndarray], *, models: int = 1) -> tuple[int, ...]:
@@ -191,7 +196,7 @@ class BagBatches(Planned):
             return [pack_rows(self.sizes[p], p, self.lengths, slots=self.slots) for p in parts]
         options = {"budget": self._budget, "devices": self.devices}
         if self.endless:
-            options["slots"] = -(-len(self.bags) // self.updates)
+            options["slots"] = self.largest_update
         return [pack(self.sizes, part, self.lengths, **options) for part in self.parts(epoch)]
 
     def parts(self, epoch: int) -> list[Int[np.ndarray, " n"]]:

@@ -64,7 +64,7 @@ class StackedBatches(Planned):
             return pack_rows(sizes.max(0), bags, self.lengths, slots=first.slots)
         options = {"budget": self._budget, "devices": first.devices}
         if self.endless:
-            options["slots"] = -(-len(first.bags) // first.updates)
+            options["slots"] = first.largest_update
         ranks = pack(sizes.max(0), np.arange(bags.shape[1]), self.lengths, **options)
         bags = np.pad(bags, ((0, 0), (0, 1)), constant_values=-1)  # rank -1 is no bag
         return [Batch(bags=bags[:, batch.bags], length=batch.length) for batch in ranks]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from lrmil_jax import config as configuration
 from lrmil_jax.methods import delivery
 from lrmil_jax.models import encoding, loading, trained
 from lrmil_jax.train import mil
@@ -40,5 +41,5 @@ def _train(config: ConfigDict, workdir: Path, fold: int, path: Path) -> None:
             fold,
             feature_sets.undistilled_store(config, workdir, slide_ids),
         ),
-        seed=config.seed if config.student.seed is None else config.student.seed,
+        seed=configuration.seed_of(config, config.student),
     ).save(path)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from lrmil_jax import config as configuration
 from lrmil_jax.methods import delivery
 from lrmil_jax.train import mil
 from lrmil_jax.workspace import cohorts, feature_sets, layout, stage_files, teaching
@@ -24,6 +25,6 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
         block=config.student,
         loss=mil.SlideLoss.of(config.student, guides),
         data=feature_sets.fold_data(cohort, fold, store, **said),
-        seed=config.seed if config.student.seed is None else config.student.seed,
+        seed=configuration.seed_of(config, config.student),
     ).save(path)
     delivery.export(config, workdir, fold, stage="student")

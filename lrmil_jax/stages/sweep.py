@@ -70,7 +70,7 @@ def _alike(blocks: Mapping[str, ConfigDict]) -> list[list[str]]:
 def _job(config: ConfigDict, block: ConfigDict, data: mil.BagData, guides) -> HeadJob:
     return HeadJob(
         data=data,
-        seed=config.seed if block.seed is None else block.seed,
+        seed=configuration.seed_of(config, block),
         loss=mil.SlideLoss.of(block, guides),
         learning_rate=block.learning_rate,
     )

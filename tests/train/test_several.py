@@ -51,6 +51,19 @@ def together(folder, jobs, **changes):
     return train_heads(name="toy", directory=folder, block=block, jobs=jobs)
 
 
+def compare_with_alone(folder, model, job, *, atol, **changes):
+    """Trains a job alone: its parameters are the model's."""
+    alone = mil.train_head(
+        name="toy", directory=folder, block=bags.block(**CHANGES | changes),
+        loss=job.loss, data=job.data, seed=job.seed,
+    )  # fmt: skip
+    jax.tree.map(
+        lambda one, other: np.testing.assert_allclose(one, other, atol=atol),
+        model.params, alone.params,
+    )  # fmt: skip
+    return alone
+
+
 def test_each_model_is_what_it_is_alone(tmp_path, jobs, monkeypatch):
     """Parameters, the epoch that was chosen, its metrics, also of one that stops before others, in
     small batches on one device as in large ones on eight."""
@@ -58,14 +71,7 @@ def test_each_model_is_what_it_is_alone(tmp_path, jobs, monkeypatch):
     monkeypatch.setattr(sharding, "make_mesh", lambda: make_mesh(jax.devices()[:1]))
     steps = set()
     for key, job in jobs.items():
-        alone = mil.train_head(
-            name="toy", directory=tmp_path / key, block=bags.block(**CHANGES | {"budget": 48}),
-            loss=job.loss, data=job.data, seed=job.seed,
-        )  # fmt: skip
-        jax.tree.map(
-            lambda one, other: np.testing.assert_allclose(one, other, atol=1e-5),
-            models[key].params, alone.params,
-        )  # fmt: skip
+        alone = compare_with_alone(tmp_path / key, models[key], job, atol=1e-5, budget=48)
         np.testing.assert_array_equal(models[key].mean, alone.mean)
         one = checkpoint.load_result(tmp_path / key)
         other = checkpoint.load_result(tmp_path / "together/group_0" / key)
@@ -113,15 +119,9 @@ def test_points_of_a_sweep_are_what_they_are_alone(tmp_path, jobs, one_device):
     assert folders == ["group_0", "group_1"]
     for key in ("plain, 1", "no terms, 0", "no label, 1", "warm, 0", "few, 1", "instances, 1"):
         job = heads[key]
-        changes = {"epochs": 3, "learning_rate": job.learning_rate or CHANGES["learning_rate"]}
-        alone = mil.train_head(
-            name="toy", directory=tmp_path / key, block=bags.block(**CHANGES | changes),
-            loss=job.loss, data=job.data, seed=job.seed,
-        )  # fmt: skip
-        jax.tree.map(
-            lambda one, other: np.testing.assert_allclose(one, other, atol=2e-5),
-            models[key].params, alone.params,
-        )  # fmt: skip
+        rate = job.learning_rate or CHANGES["learning_rate"]
+        compare_with_alone(tmp_path / key, models[key], job, atol=2e-5, epochs=3,
+                           learning_rate=rate)  # fmt: skip
     assert models["instances, 0"].options["instance_classes"] == 2
 
 
