@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
 
-from lrmil_jax import encoders, graph, methods, processes
+from lrmil_jax import encoders, files, graph, methods, processes
 from lrmil_jax.data import failures, leaks, slide_files, splits
 from lrmil_jax.data import labels as label_csv
 from lrmil_jax.data.inspection import inspect_slide
@@ -24,6 +24,14 @@ from lrmil_jax.train.encode import BatchEncoder, Encoder
 from lrmil_jax.workspace import cohorts, foreign, lesions, pretrain_tiles, twins
 
 log = logging.getLogger(__name__)
+
+_SHOWN = 20  # slides that have a line each in the log
+# Columns of `check/slides.csv`.
+_TOLD = (
+    *("slide_id", "mpp", "mpp_source", "objective", "width_px", "height_px"),
+    *("lr_patches", "hr_patches"),
+)
+_CPU_BATCH = 8  # images; more of them make a CPU no faster, and an estimate must not take minutes
 
 
 def run(config: ConfigDict, workdir: Path) -> int:
@@ -120,16 +128,47 @@ def _inspect(
         _attempt(problems, lambda: cohorts.write_left_out(config, workdir, table))
     problems += failures.sentences(slide for slide in slides if slide["reason"])
     good = [slide for slide in slides if slide["status"] == "ok"]
-    for slide in good:
-        if foreign.given(config):
-            _log_features(slide)
-            continue
-        log.info(
-            "%s: %.4f um/px (%s), %d x %d px, %d LR and %d HR patches",
-            slide["slide_id"], slide["mpp"], slide["mpp_source"], *slide["dimensions"],
-            slide["lr_patches"], slide["hr_patches"],
-        )  # fmt: skip
+    if good and not foreign.given(config):
+        table = pd.DataFrame(good)
+        table[["width_px", "height_px"]] = table.dimensions.tolist()
+        files.write_table(folder / "slides.csv", table[list(_TOLD)])
+    if good:
+        _log_slides(good)
     return good
+
+
+def _log_slides(slides: list[dict]) -> None:
+    """A line each, or of many slides one."""
+    if len(slides) <= _SHOWN:
+        for slide in slides:
+            log.info("%s", _sentence(slide))
+        return
+    table = pd.DataFrame(slides)
+    mpp, patches = table.mpp.dropna(), table.lr_patches
+    log.info(
+        "%d slides: %s, %d to %d LR patches (median %d)",
+        len(slides),
+        f"{mpp.min():.4f} to {mpp.max():.4f} um/px" if len(mpp) else "um/px unknown",
+        patches.min(), patches.max(), patches.median(),
+    )  # fmt: skip
+    without = [slide for slide in slides if slide.get("why_no_parents")]
+    if without:
+        log.info(
+            "%d of them without exact LR parents, %s: %s",
+            len(without), without[0]["slide_id"], without[0]["why_no_parents"],
+        )  # fmt: skip
+
+
+def _sentence(slide: dict) -> str:
+    patches = f"{slide['lr_patches']} LR and {slide['hr_patches']} HR patches"
+    size = "um/px unknown" if slide["mpp"] is None else f"{slide['mpp']:.4f} um/px"
+    if slide.get("dimensions") and slide["mpp_source"]:
+        width, height = slide["dimensions"]
+        size += f" ({slide['mpp_source']}), {width} x {height} px"
+    why = slide.get("why_no_parents")
+    return f"{slide['slide_id']}: {size}, {patches}" + (
+        f" without exact LR parents: {why}" if why else ""
+    )
 
 
 def _refuse_twins(config: ConfigDict, cohort: label_csv.Cohort, good: list[dict]) -> None:
@@ -138,15 +177,6 @@ def _refuse_twins(config: ConfigDict, cohort: label_csv.Cohort, good: list[dict]
     paths = dict(zip(cohort.table.slide_id, cohort.table.path, strict=True))
     sentence = leaks.across_splits(twins.find(slides, paths), cohort.table, cohorts.source(config))
     leaks.tell(sentence, config.data.leaks)
-
-
-def _log_features(slide: dict) -> None:
-    size = "um/px unknown" if slide["mpp"] is None else f"{slide['mpp']:.4f} um/px"
-    log.info(
-        "%s: %s, %d LR and %d HR patches%s",
-        slide["slide_id"], size, slide["lr_patches"], slide["hr_patches"],
-        f" without exact LR parents: {slide['why_no_parents']}" if slide["why_no_parents"] else "",
-    )  # fmt: skip
 
 
 def _attempt(problems: list[str], function):
@@ -224,6 +254,8 @@ def _free_gib(workdir: Path) -> float:
 
 def _images_per_second(config: ConfigDict, encoder: Encoder) -> float:
     batch, px = config.encoder.batch, config.geometry.patch_px
+    if jax.default_backend() == "cpu":
+        batch = min(batch, _CPU_BATCH)
     encode = BatchEncoder(encoder, batch=batch)
     images = np.zeros((batch, px, px, 3), np.uint8)
     encode([images])

@@ -15,6 +15,7 @@ installed() {
 }
 
 setup_venv() {
+  unset PYTHONDONTWRITEBYTECODE # or every process would compile all that it imports
   local extra="$1" base stamp wanted
   for base in python3.11 python3.12 python3.13 python3; do
     if "$base" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then break; fi
@@ -30,7 +31,8 @@ setup_venv() {
   if [ -x "$PYTHON" ] && installed "$extra" "$wanted"; then return; fi
   echo "Installing into .venv (once, a minute or two) ..."
   [ -x "$PYTHON" ] || "$base" -m venv .venv
-  "$PYTHON" -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+  # Modules are compiled when they are first imported: pip would compile thousands that never are.
+  "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt \
     -e ".${extra:+[$extra]}"
   echo "$wanted" > "$stamp"
 }

@@ -391,7 +391,7 @@ def test_check_tells_what_the_choice_costs(cohort, caplog):
     assert "encode_selected" in caplog.text
 
 
-def test_check_of_a_sound_cohort_finds_nothing(cohort, caplog):
+def test_check_of_a_sound_cohort_finds_nothing(cohort, caplog, monkeypatch):
     with caplog.at_level(logging.INFO):
         assert preflight.run(cohort.config(), cohort.workdir) == 0
     text = caplog.text
@@ -399,6 +399,14 @@ def test_check_of_a_sound_cohort_finds_nothing(cohort, caplog):
         assert part in text
     pictures = {path.stem for path in (cohort.workdir / "check").glob("*.jpg")}
     assert pictures == {row["slide_id"] for row in cohort.rows}
+    told = pd.read_csv(cohort.workdir / "check/slides.csv")
+    assert set(told.slide_id) == pictures
+    assert (told.lr_patches > 0).all()
+    monkeypatch.setattr(preflight, "_SHOWN", 1)
+    with caplog.at_level(logging.INFO):
+        caplog.clear()
+        preflight.run(cohort.config(), cohort.workdir)
+    assert f"{len(pictures)} slides: 0.5000 to 0.5000 um/px" in caplog.text
     assert (cohort.workdir / "left_out.csv").read_text() == "path,reason\n"
 
 

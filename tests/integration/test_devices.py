@@ -1,20 +1,25 @@
-"""Eight devices give what one gives: the run on one is `finished`, here are eight."""
+"""Two and eight devices give what one gives: the run on one is `finished`, here are more."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
+import safetensors.numpy
 
+from lrmil_jax import graph
 from lrmil_jax.data import param_files
 from lrmil_jax.data.schema import FEATURE_DTYPES
 from lrmil_jax.models import trained
 from lrmil_jax.stages import baseline, distill, encode_lr, student, teacher
-from lrmil_jax.train import make_mesh
+from lrmil_jax.train import make_mesh, sharding
 from lrmil_jax.train.encode import BatchEncoder
 from lrmil_jax.workspace import feature_sets, layout, stage_files
 from tests.integration import runs
-from tests.integration.test_end_to_end import tiny
+from tests.integration import test_wise_fuse as wise_fuse
+from tests.integration.test_end_to_end import go, tiny
 
 TRAININGS = [
     (teacher, "teacher", "training", "model.safetensors"),
@@ -85,3 +90,53 @@ def test_batches_that_do_not_divide(finished, batch):
     assert one["cls"].shape == (23, 2, 64)
     for name, values in one.items():
         np.testing.assert_allclose(eight[name], values, rtol=1e-4, atol=1e-5)
+
+
+def assert_close(one, other, name):
+    """Parameters, features, choices, predictions and losses in two files of that name."""
+    if name.endswith(".csv"):
+        one, other = (pd.read_csv(path) for path in (one, other))
+        pd.testing.assert_frame_equal(other, one, rtol=1e-3, atol=1e-4, obj=name)
+    elif name.endswith(".jsonl"):
+        one, other = (pd.read_json(path, lines=True) for path in (one, other))
+        pd.testing.assert_frame_equal(other, one, rtol=1e-3, atol=1e-4, obj=name)
+    else:
+        one, other = (safetensors.numpy.load_file(path) for path in (one, other))
+        assert other.keys() == one.keys(), name
+        for key, values in one.items():
+            whole = values.dtype.kind not in "fV"
+            tolerance = {} if whole else {"rtol": 2e-3, "atol": 1e-4 * max(1, np.abs(values).max())}
+            values, found = (steered(each, key) for each in (values, other[key]))
+            np.testing.assert_allclose(found, values, err_msg=f"{name} {key}", **tolerance)
+
+
+def steered(values, key):
+    """Less the bias of the keys: attention does not change with it, so Adam follows rounding."""
+    return np.delete(values.reshape(3, -1), 1, axis=0) if key.endswith("qkv/bias") else values
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [tiny(), wise_fuse.config()], ids=["lrmil", "wise_fuse"])
+def test_every_stage_of_a_run(config, tmp_path, monkeypatch):
+    """Each stage from what one device left before it, on one, two and eight."""
+    compared = {}
+    for stage in graph.stage_names(config):
+        before = runs.files(tmp_path / "1")
+        for devices in (2, 8, 1):
+            workdir = tmp_path / str(devices)
+            if devices > 1:
+                shutil.rmtree(workdir, ignore_errors=True)
+                if before:
+                    shutil.copytree(tmp_path / "1", workdir, symlinks=True)
+            few = jax.devices()[:devices]
+            monkeypatch.setattr(sharding, "make_mesh", lambda _=None, few=few: make_mesh(few))
+            assert go(config, workdir, stage) == 0
+        changed = runs.changed(before, runs.files(tmp_path / "1"))
+        names = [name for name in sorted(changed) if name.endswith(
+            (".safetensors", "predictions.csv", "validation.csv", "metrics.jsonl"))]  # fmt: skip
+        for name in names:
+            for devices in (2, 8):
+                assert_close(tmp_path / "1" / name, tmp_path / str(devices) / name, name)
+        compared[stage] = len(names)
+    trained = ("pretrain", "distill", "student") if config.method == "lrmil" else ("align", "mil")
+    assert all(compared[stage] for stage in (*trained, "evaluate")), compared

@@ -290,7 +290,7 @@ def test_check_tells_every_problem_and_writes_nothing(given, tmp_path, caplog):
     with caplog.at_level(logging.INFO), layout.locked(workdir):
         assert preflight.run(config, workdir) == 1
     assert "slide s04 has no feature file" in caplog.text
-    assert "s05: um/px unknown, 12 LR and 182 HR patches" in caplog.text
+    assert " slides: um/px unknown, 12 to 12 LR patches (median 12)" in caplog.text
     assert not (workdir / "regions").exists()
 
 
