@@ -46,13 +46,7 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
         values, measured["colour"] = colours.predictions(config, workdir, fold, cohort)
         rows = predictions.rows(cohort.task, "colour", table, values)
         frames["colour"] = rows.assign(title="colour only")
-    sides = [
-        prediction_files.described(
-            pd.concat([frame[rows] for frame in frames.values()], ignore_index=True),
-            task=cohort.task.name, fold=fold, split=split,
-        )
-        for split, rows in (("test", test), ("val", ~test))
-    ]  # fmt: skip
+    sides = prediction_files.sides(tuple(frames.values()), test, task=cohort.task.name, fold=fold)
     _measure(*sides, measured, sensitivity=config.evaluate.sensitivity)
     _localise(config, folder, table, lesions_of, attentions, ~test, measured)
     method = methods.of(config)

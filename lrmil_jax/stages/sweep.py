@@ -107,10 +107,7 @@ def _predictions(
             for name, logits in zip(names, np.stack(each, 1), strict=True):
                 task = models[name].task
                 frames[name] = predictions.rows(task, name, table, task.link(logits))
-    rows = pd.concat([frames[name] for name in models], ignore_index=True)
-    test = np.tile((table.split == "test").to_numpy(), len(models))
-    sides = (("test", rows[test]), ("val", rows[~test]))
-    return tuple(
-        prediction_files.described(side, task=cohort.task.name, fold=fold, split=split)
-        for split, side in sides
+    test = (table.split == "test").to_numpy()
+    return prediction_files.sides(
+        [frames[name] for name in models], test, task=cohort.task.name, fold=fold
     )

@@ -6,10 +6,12 @@ choose thresholds and the temperature, are in `validation.csv` beside it, so tha
 over `predictions.csv` averages over test patients alone.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Bool
 
 from lrmil_jax import files, tasks
 from lrmil_jax.data import splits, subgroups, tables
@@ -33,6 +35,25 @@ _TEXT = (
 def described(frame: pd.DataFrame, *, task: str, fold: int, split: str) -> pd.DataFrame:
     """The rows with what they are of."""
     return frame.assign(task=task, fold=fold, split=split)
+
+
+def sides(
+    frames: Sequence[pd.DataFrame], test: Bool[np.ndarray, " slides"], *, task: str, fold: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows of test and of validation slides under every model, described.
+
+    Args:
+      frames: of each model the rows of all slides, in one order.
+      test: which of the slides are test slides; the others are validation slides.
+      task, fold: what the rows are of.
+    """
+    return tuple(
+        described(
+            pd.concat([frame[rows] for frame in frames], ignore_index=True),
+            task=task, fold=fold, split=split,
+        )
+        for split, rows in (("test", test), ("val", ~test))
+    )  # fmt: skip
 
 
 def write(folder: Path, test: pd.DataFrame, validation: pd.DataFrame) -> None:

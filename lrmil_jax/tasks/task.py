@@ -17,8 +17,8 @@ from lrmil_jax.evals.intervals import Bounds, Figure
 from lrmil_jax.tasks import columns
 from lrmil_jax.types import AnyArray, Number
 
-# How the slides of a patient become one prediction: the mean of the values, or of the outputs.
-# How the slides of a patient become one prediction: the mean over them, or all in one bag.
+# How the slides of a patient become one prediction: the mean of the values or of the outputs, or
+# all slides in one bag.
 POOLINGS = ("probability", "logit", "bag")
 # Metrics of which less is better; of all others more is.
 LESS_IS_BETTER = ("loss", "mae", "rmse", "brier")

@@ -1,12 +1,14 @@
 """Many MIL heads in one program: folds, seeds, and points of a sweep over the losses' weights."""
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from lrmil_jax import files
 from lrmil_jax.data.stacked import StackedBatches
 from lrmil_jax.train import bags, mil, sharding, slide_loss
 from lrmil_jax.train.bag_model import BagModel
@@ -72,7 +74,9 @@ def train_heads(
                                                job.seed, mesh, xy)  # fmt: skip
         members.setdefault(stream, []).append(key)
     models = {}
-    groups = _groups([(streams[stream], keys) for stream, keys in members.items()])
+    groups = _same_groups(
+        directory / "groups.json", [(streams[stream], keys) for stream, keys in members.items()]
+    )
     for number, group in enumerate(groups):
         count = sum(len(keys) for _, keys in group)
         folder = directory / f"group_{number}"
@@ -82,6 +86,21 @@ def train_heads(
 
 # The streams of a program, each with the names of the jobs that learn from it.
 _Group = Sequence[tuple[mil.HeadTraining, Sequence[str]]]
+
+
+def _same_groups(path: Path, streams: _Group) -> list[_Group]:
+    """The groups of the run that this goes on from, or new ones: there may be more or less memory
+    now, and a program goes on from its own checkpoint alone."""
+    stream_of = {key: one for one, keys in streams for key in keys}
+    if path.is_file():
+        named = json.loads(path.read_text(encoding="utf-8"))
+        parts = [keys for group in named for keys in group]
+        same = {key for keys in parts for key in keys} == stream_of.keys()
+        if same and all(len({id(stream_of[key]) for key in keys}) == 1 for keys in parts):
+            return [[(stream_of[keys[0]], keys) for keys in group] for group in named]
+    groups = _groups(streams)
+    files.write_json(path, [[list(keys) for _, keys in group] for group in groups])
+    return groups
 
 
 def _groups(streams: _Group) -> list[_Group]:

@@ -195,6 +195,7 @@ def test_plain_mil_and_back(finished, tmp_path):
     assert set(evaluated(workdir).model) == {"teacher", "no_distillation", "lrmil"}
 
 
+@pytest.mark.slow
 def test_baseline_asked_for_later(finished, tmp_path):
     """What a stage left out by config is not taken for done when it is wanted after all."""
     workdir = finished.copy(tmp_path / "run")
@@ -232,6 +233,7 @@ def test_hr_read_from_the_slides(finished, tmp_path):
     assert [(root / "regions/hr").is_dir() for root in (finished.workdir, workdir)] == [True, False]
 
 
+@pytest.mark.slow
 def test_mosaics_dropped_once_encoded(finished, tmp_path):
     workdir = finished.copy(tmp_path / "run")
     config, shard = tiny(prepare__keep_hr=False), workdir / "regions/hr/slide_0003.array_record"

@@ -25,7 +25,7 @@ GRADES = {
     "large": "a large clump of tumour",
 }
 METHODS = {
-    "lrmil": {},
+    "lrmil": {"student__no_distillation": False, "distill__steps": 2, "distill__eval_every": 2},
     # HR patches as `predict` reads them: from the slide, not through a mosaic's JPEG.
     "wise_fuse": {
         "method": "wise_fuse",
@@ -46,7 +46,8 @@ METHODS = {
 def test_from_slides_to_a_prediction(tmp_path, task, method):
     config = tiny(
         task=task, synthetic__slides=30, encoder__weights="shipped:procedural",
-        evaluate__timed_slides=0, teacher__select="headline", **ASKED[task], **METHODS[method],
+        evaluate__timed_slides=0, report__heatmaps=0, teacher__select="headline",
+        **ASKED[task], **METHODS[method],
     )  # fmt: skip
     if (task, method) == ("ordinal", "wise_fuse"):  # grades have descriptions of their own
         config.text.descriptions = str(tmp_path / "grades.toml")

@@ -99,9 +99,7 @@ def test_points_of_a_sweep_are_what_a_run_of_their_own_gives(studied):
 
 def test_again_does_nothing_and_a_new_variant_only_itself(finished, studied):
     before = runs.files(studied / "runs")
-    again = config(finished, *VARIANTS)
-    again.study.workers = 2  # each seed in a process of its own, which finds all of it done
-    assert go(again, studied) == 0
+    assert go(config(finished, *VARIANTS), studied) == 0
     assert runs.changed(before, runs.files(studied / "runs")) == set()
     assert go(config(finished, *VARIANTS, "top 1: student.topk=1"), studied) == 0
     changed = runs.changed(before, runs.files(studied / "runs"))
@@ -115,6 +113,9 @@ def test_seeds_side_by_side_make_what_they_make_one_after_another(finished, stud
     beside = config(finished, *VARIANTS)
     beside.study.workers = 2
     assert go(beside, tmp_path) == 0
+    before = runs.files(tmp_path / "runs")
+    assert go(beside, tmp_path) == 0  # processes of their own find all of it done
+    assert runs.changed(before, runs.files(tmp_path / "runs")) == set()
     tables = [pd.read_csv(root / "study/results.csv") for root in (studied, tmp_path)]
     columns = ["seed", "variant", "model"]
     wanted = tables[0][tables[0].variant.isin(set(tables[1].variant))]

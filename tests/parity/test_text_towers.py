@@ -199,6 +199,7 @@ def test_sentences_that_fill_the_context(kind, tmp_path):
     assert error <= TOLERANCE
 
 
+@pytest.mark.slow
 def test_width_and_depth_of_clip(tmp_path):
     """The published size, except for the vocabulary."""
     sizes = {"tokens": 77, "width": 512, "depth": 12, "heads": 8, "shared_width": 512}
@@ -208,6 +209,7 @@ def test_width_and_depth_of_clip(tmp_path):
     assert error <= TOLERANCE
 
 
+@pytest.mark.slow
 def test_width_and_depth_of_conch(tmp_path):
     sizes = {"tokens": 127, "width": 768, "depth": 12, "heads": 12, "shared_width": 512}
     _, expected = reference("conch", tmp_path, SHORT, sizes)

@@ -169,6 +169,7 @@ def kill_after(cache, steps, directory, seconds):
     return process.wait() == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_killed_process_is_bit_identical(tmp_path, cache):
     steps, killed = 60, tmp_path / "killed"
     while not kill_after(cache, steps, killed, 0.4):
