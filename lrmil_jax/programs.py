@@ -4,12 +4,13 @@ import functools
 import hashlib
 import logging
 import os
-import platform
 import stat
 import tempfile
 from pathlib import Path
 
 import jax
+
+from lrmil_jax import processor
 
 log = logging.getLogger(__name__)
 
@@ -45,17 +46,8 @@ def keep() -> None:
 def _own_folder() -> Path:
     """By processor too: programs for one may not run on another that shares the home folder."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "lrmil_jax" / "programs" / _processor()
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
-    except OSError:
-        lines = [platform.processor()]
-    told = [line for line in lines if line.startswith(("model name", "flags", "Features"))]
-    text = "\n".join([platform.machine(), *(told or lines[:1])])
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    by_processor = hashlib.sha256(processor.described().encode()).hexdigest()[:12]
+    return base / "lrmil_jax" / "programs" / by_processor
 
 
 def _refusal(folder: Path, *, private: bool) -> str | None:

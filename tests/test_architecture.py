@@ -24,6 +24,7 @@ ORDER = (
         "places",
         "programs",
         "processes",
+        "processor",
         "workers",
         "progress",
         "torch_files",

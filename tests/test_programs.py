@@ -6,7 +6,8 @@ import stat
 import jax
 import pytest
 
-from lrmil_jax import programs
+from lrmil_jax import processor, programs
+from lrmil_jax.models import trained
 
 
 @pytest.fixture
@@ -38,3 +39,20 @@ def test_a_folder_that_cannot_be_used_is_told(monkeypatch, tmp_path, settings, c
     assert line.startswith("compiled programs are not kept, so every start compiles anew: ")
     assert "cannot be written (" in line
     assert settings == {"jax_enable_compilation_cache": False}
+
+
+@pytest.mark.parametrize(
+    ("flags", "dtype", "sentence"),
+    [
+        ("fpu avx2", "bfloat16", "no faster than float32 here"),
+        ("fpu avx2", "float32", None),
+        ("fpu avx512_bf16 amx_bf16", "float32", "--config.encoder.dtype=bfloat16 encodes faster"),
+        ("fpu avx512_bf16", "bfloat16", None),
+    ],
+)
+def test_the_type_that_suits_the_processor_is_told(monkeypatch, caplog, flags, dtype, sentence):
+    monkeypatch.setattr(processor, "described", lambda: f"x86_64\nflags : {flags}")
+    with caplog.at_level(logging.INFO):
+        trained._tell_type(dtype)
+    assert len(caplog.messages) == (sentence is not None)
+    assert sentence is None or sentence in caplog.text
