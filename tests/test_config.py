@@ -243,3 +243,13 @@ def test_every_config_key_reaches_some_stage():
             "data.patient", "data.trust_mpp")  # fmt: skip
     for key in configuration.flatten(configuration.default()):
         assert key.startswith((*prefixes, *free)), key
+
+
+def test_the_page_of_keys_is_of_this_config():
+    """docs/configuration.md is what `python scripts/config_page.py` makes, and has every key."""
+    config_page = load(ROOT / "scripts/config_page.py")
+    page = config_page.PAGE.read_text(encoding="utf-8")
+    assert page == config_page.page()
+    shared = (*configuration.training(), *configuration.bag_training())
+    for key in configuration.flatten(configuration.default()):
+        assert f"| `{key}` |" in page or key.rpartition(".")[2] in shared, key
