@@ -81,9 +81,7 @@ def _predict(workdir: Path) -> int:
 
     paths = {flag.name: flag.value and Path(flag.value) for flag in (_SLIDE, _SLIDES)}
     config = configuration.default() if _CONFIG.value is None else _CONFIG.value
-    seconds = config.prepare.seconds_per_slide
-    limits = {"seconds": seconds, "apart": seconds > 0}
-    with beside.slide_readers(config.encoder.workers, **limits) as readers:
+    with beside.configured_readers(config) as readers:
         readers.begin()  # it starts while the rest is imported and the model is loaded
         from lrmil_jax import checks, programs
         from lrmil_jax.stages import predict

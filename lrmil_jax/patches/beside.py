@@ -7,6 +7,8 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from lrmil_jax.data.slide_jobs import SlideJob
 from lrmil_jax.errors import SlideError, UserError
 from lrmil_jax.patches.open_slides import SlideFiles
@@ -104,3 +106,9 @@ def slide_readers(workers: int, **limits: Any) -> Iterator[Workers]:
         Workers(count, label="reading", key="encoder.workers", held=files, **limits) as readers,
     ):
         yield readers
+
+
+def configured_readers(config: ConfigDict) -> contextlib.AbstractContextManager[Workers]:
+    """`slide_readers` with the limits of `prepare`, for slides that nothing has prepared."""
+    seconds = config.prepare.seconds_per_slide
+    return slide_readers(config.encoder.workers, seconds=seconds, apart=seconds > 0)

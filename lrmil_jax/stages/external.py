@@ -62,10 +62,7 @@ def run(model: Path, workdir: Path, cohort: Path, config: ConfigDict | None = No
     seen = _seen(loaded, slides, str(cohort), config)
     folder = workdir / "predictions"
     files.remove_leftovers(folder)
-    seconds = config.prepare.seconds_per_slide
-    with beside.slide_readers(
-        config.encoder.workers, seconds=seconds, apart=seconds > 0
-    ) as readers:
+    with beside.configured_readers(config) as readers:
         done, failed = slide_list.predict(
             loaded, slides, folder, trust_mpp=config.data.trust_mpp, readers=readers
         )
