@@ -103,8 +103,9 @@ def resolve(
             unknown.append(slide_id if path is None else str(path))
         paths.append(slide_id if path is None else str(path))
     if unknown and must_exist:
+        count = "1 slide that is" if len(unknown) == 1 else f"{len(unknown)} slides that are"
         raise DataError(
-            f"{labels} lists {len(unknown)} slides that are not there: {', '.join(unknown[:5])}"
+            f"{labels} lists {count} not there: {', '.join(unknown[:5])}"
             f"{' ...' if len(unknown) > 5 else ''}; "
             f"looked in {slides if slides is not None else labels.parent} (data.slides)"
         )

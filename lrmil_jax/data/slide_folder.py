@@ -35,6 +35,7 @@ _REASONS = {
     **dict.fromkeys((".part", ".partial", ".crdownload", ".download", ".filepart", ".tmp",
                      ".aspx", ".aspera-ckpt"), "an unfinished download or copy"),
 }  # fmt: skip
+_told: dict[Path, collections.Counter[str]] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,13 +132,14 @@ def _why_not(path: Path, suffixes: Collection[str]) -> str:
 
 
 def tell(folder: Path, left_out: Iterable[LeftOut]) -> None:
-    """Logs how many files were left out, by reason."""
+    """Logs how many files were left out, by reason; the same of a folder only once."""
     counts = collections.Counter(one.reason for one in left_out if one.reason != _OF_MRXS)
-    if counts:
+    if counts and _told.get(folder) != counts:
         parts = [f"{count} x {reason}" for reason, count in counts.most_common(6)]
         more = f"; and {len(counts) - 6} more reasons" if len(counts) > 6 else ""
         log.warning("%s: %d files were left out: %s%s", folder, counts.total(), "; ".join(parts),
                     more)  # fmt: skip
+    _told[folder] = counts
 
 
 def write(path: Path, folder: Path, listing: Listing, used: Iterable[Path], source: str) -> None:

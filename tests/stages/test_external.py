@@ -164,7 +164,7 @@ def test_what_the_report_says_of_slides_that_were_seen(model, tmp_path, slides, 
     [
         ({"diagnosis": "cancer"}, "label 'cancer', which is none of the model's classes"),
         ({"diagnosis": ""}, "has no diagnosis in line 2"),
-        ({"path": "nowhere.tif"}, "lists 1 slides that are not there"),
+        ({"path": "nowhere.tif"}, "lists 1 slide that is not there"),
         ({"patient_id": ""}, "has no patient_id in line 2"),
     ],
 )
