@@ -3,9 +3,12 @@
 import dataclasses
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Int, UInt8
+from PIL import Image
 
 from lrmil_jax.data import schema
+from lrmil_jax.report import geojson, heatmap
 from lrmil_jax.slides import Slide, Tissue
 
 _PICTURE_PX = 1200  # longest side of the picture under a heatmap
@@ -33,7 +36,7 @@ class Guidance:
     sentences: list[str]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class SlideResult:
     """What a model says of one slide.
 
@@ -78,6 +81,47 @@ class SlideResult:
         """The predicted class; of a task without classes the first that it predicts."""
         columns = self.prediction
         return columns["predicted"] if "predicted" in columns else next(iter(columns.values()))
+
+    def __repr__(self) -> str:
+        return f"SlideResult({self.sentence}; {len(self.xy)} patches of {self.side} px)"
+
+    @property
+    def origin(self) -> tuple[int, int]:
+        """Level-0 corner from which viewers count."""
+        return (0, 0) if self.bounds is None else self.bounds[:2]
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a patch: its level-0 corner (x, y) and side, attention, and the rank of that."""
+        rank = heatmap.rank_scaled(self.attention)
+        columns = {"x": self.xy[:, 0], "y": self.xy[:, 1], "side": self.side}
+        return pd.DataFrame(columns | {"attention": self.attention, "rank": rank})
+
+    def to_geojson(self, slide_id: str, *, kind: str = "detection", top: int | None = None) -> dict:
+        """Patches as QuPath imports them: `json.dump` it to a file `*.geojson`.
+
+        Args:
+          slide_id: the slide's name.
+          kind: "detection" or "tile".
+          top: so many patches with most attention; None: all.
+        """
+        has_classes = "predicted" in self.prediction
+        said = geojson.Said(
+            kind=kind,
+            predicted=str(self.predicted) if has_classes else "",
+            values={
+                f"probability {name}" if has_classes else name: value
+                for name, value in self.probabilities.items()
+            },
+            top=top,
+        )
+        places = (self.xy, self.side, self.attention)
+        return geojson.features(slide_id, *places, origin=self.origin, said=said)
+
+    def show(self) -> Image.Image:
+        """The slide with every patch coloured by the rank of its attention, from blue to red: a
+        picture that notebooks show."""
+        places = (self.xy, self.side, self.attention)
+        return Image.fromarray(heatmap.blend(self.picture, self.picture_downsample, *places))
 
 
 def picture(

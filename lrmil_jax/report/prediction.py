@@ -65,18 +65,15 @@ def save_attention(
     folder: Path, slide_id: str, result: Any, title: str, facts: Mapping[str, str]
 ) -> None:
     """Attention of every patch as CSV, GeoJSON and heatmap, each naming the model of `facts`."""
-    columns = {"x": result.xy[:, 0], "y": result.xy[:, 1], "side": result.side}
-    table = pd.DataFrame(columns | {"attention": result.attention}).assign(**facts)
-    files.write_table(folder / "attention.csv", table)
-    patches = (result.xy, result.side, result.attention)
-    origin = (0, 0) if result.bounds is None else result.bounds[:2]
-    path = folder / "attention.geojson"
-    geojson.save(path, slide_id, *patches, origin=origin, facts=facts)
+    files.write_table(folder / "attention.csv", result.to_frame().assign(**facts))
+    geojson.save(folder / "attention.geojson", result.to_geojson(slide_id), facts=facts)
     heatmap.save(
         folder / "heatmap.png",
         result.picture,
         result.picture_downsample,
-        *patches,
+        result.xy,
+        result.side,
+        result.attention,
         title=title,
         facts=facts,
     )
