@@ -1,14 +1,15 @@
 """Every config key once, with its default, unit and reason; and `:tiny`. `checks.py` has their
 ranges.
 
-A file in `configs/` starts from `default()`, sets what differs and ends with `finish(config, arg)`.
+A file of `configs/` starts from `default()`, sets what differs and ends with `finish(config, arg)`.
 Keys that may be unset are placeholders: they print as None and keep their type.
 """
 
 import ast
 import difflib
+import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -30,7 +31,7 @@ def training(**changes: Any) -> ConfigDict:
     block.eval_every = 50  # steps between validations
     # A kill costs at most so many seconds and the steps to the next validation; 0: none but those.
     block.checkpoint_seconds = 20.0
-    block.log_every = 25
+    block.log_every = 25  # steps between log rows
     block.patience = 20  # validations without improvement before stopping; 0 never stops early
     block.fsdp = False  # shard parameters over the devices too (large encoders)
     block.update(changes)
@@ -40,8 +41,9 @@ def training(**changes: Any) -> ConfigDict:
 def bag_training(**changes: Any) -> ConfigDict:
     """Training on bags of patch features, its length and rhythm in epochs."""
     block = training(learning_rate=5e-4, weight_decay=1e-2)
-    # In epochs, as the length is: between validations, between log rows, without improvement.
-    block.update(eval_every=1, log_every=1, patience=20)
+    block.eval_every = 1  # epochs between validations
+    block.log_every = 1  # epochs between log rows
+    block.patience = 20  # epochs without improvement before stopping; 0 never stops early
     block.epochs = 100
     # Of the head, beyond its hidden, dropout and dtype: ("bag_weight=0.7", "subtyping=true").
     block.options = ()
@@ -359,10 +361,7 @@ def replaced(config: ConfigDict, changes: Mapping[str, str]) -> ConfigDict:
     """
     changed, flat = config.copy_and_resolve_references(), flatten(config)
     for key, text in changes.items():
-        if key not in flat:
-            close = difflib.get_close_matches(key, flat, n=1, cutoff=0.5)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise ConfigError(f"the config has no key {key!r}{hint}")
+        _require_key(key, flat)
         try:
             value: Any = text
             if flat[key] is not None and not isinstance(flat[key], str):
@@ -373,6 +372,55 @@ def replaced(config: ConfigDict, changes: Mapping[str, str]) -> ConfigDict:
                 f"config.{key} cannot be {text!r}; by default it is {flat[key]!r}"
             ) from error
     return changed
+
+
+def near_key(key: str, flat: Collection[str]) -> str:
+    """ "; did you mean ...?" of a key that is not there, or nothing."""
+    # The last word of a key, whose section was left out or is another one.
+    same_end = [one for one in flat if one.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
+    near = same_end[:3] or difflib.get_close_matches(key, flat, n=1, cutoff=0.5)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def _require_key(key: str, flat: Mapping[str, Any]) -> None:
+    if key not in flat:
+        raise ConfigError(f"the config has no key {key!r}{near_key(key, flat)}")
+
+
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text",
+          tuple: "a list"}  # fmt: skip
+
+
+def update(config: ConfigDict, values: Mapping[str, Any]) -> None:
+    """Changes some keys in place, given as the values of a YAML file.
+
+    Raises:
+      ConfigError: a key that is not there, or a value of another type.
+    """
+    flat, defaults = flatten(config), flatten(default())
+    for key, value in values.items():
+        _require_key(key, flat)
+        *sections, name = key.split(".")
+        block = functools.reduce(getattr, sections, config)
+        kind = block.get_type(name)
+        try:
+            block[name] = None if value is None and defaults[key] is None else _cast(value, kind)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"config.{key} cannot be {value!r}; it is {_KINDS.get(kind, kind.__name__)}, by "
+                f"default {defaults[key]!r}"
+            ) from error
+
+
+def _cast(value: Any, kind: type) -> Any:
+    """The value, where it is of this type or says a value of it: 1 and "1e-3" are numbers."""
+    if kind is tuple and isinstance(value, list | tuple):
+        return tuple(tuple(one) if isinstance(one, list) else one for one in value)
+    if kind is float and not isinstance(value, bool) and isinstance(value, int | float | str):
+        return float(value)
+    if type(value) is not kind:
+        raise TypeError
+    return value
 
 
 def flatten(config: Mapping | ConfigDict, prefix: str = "") -> dict[str, Any]:
@@ -396,5 +444,5 @@ def explain(error: Exception) -> str:
             known = {key.rsplit(".", 1)[-1] for key in flatten(default())}
             close = difflib.get_close_matches(name[0], known, n=1, cutoff=0.5)
             hint = f"; did you mean {close[0]}?" if close else ""
-            return f"the config has no key {name[0]!r}{hint}"
+            return f"the config has no key {name[0]!r}{hint} (`lrmil keys` lists all)"
     return " ".join(text.split())

@@ -10,7 +10,9 @@ from ml_collections import config_flags
 from lrmil_jax.errors import ConfigError, UserError
 from lrmil_jax.progress import setup_logging
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "configs/X.py or configs/X.py:tiny")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "a config that comes along, FILE.py or FILE.yaml; and :tiny after it"
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "where all output goes")
 _STAGES = flags.DEFINE_list("stages", [], "stages to run (default all), or predict, or check")
 _SLIDE = flags.DEFINE_string("slide", None, "predict: one slide file")
@@ -56,7 +58,7 @@ def dispatch() -> int:
     if _COHORT.value is not None:
         return _evaluate_external(workdir)
     if _CONFIG.value is None:
-        raise ConfigError("--config is missing; for a first look: --config configs/quickstart.py")
+        raise ConfigError("--config is missing; for a first look: --config quickstart")
     from lrmil_jax import checks
     from lrmil_jax.studies import plan
 
@@ -118,15 +120,19 @@ def _evaluate_external(workdir: Path) -> int:
 
 def parse_flags(arguments: list[str]) -> list[str]:
     """Parses the command line; a mistake in a flag or in the config file is one sentence."""
+    from lrmil_jax import config_files
+
     try:
-        rest = flags.FLAGS(arguments)
+        # ml_collections looks for overrides in sys.argv, whoever calls this.
+        sys.argv = config_files.resolved(arguments)
+        rest = flags.FLAGS(sys.argv)
         if _CONFIG.value is not None:
             _CONFIG.value.keys()  # a config file that could not be loaded says so only here
     except (flags.Error, UserError, OSError, LookupError, AttributeError, TypeError, ValueError,
             SyntaxError) as error:  # fmt: skip
         from lrmil_jax import config as configuration
 
-        sys.exit(f"{configuration.explain(error)}\nAll keys are in lrmil_jax/config.py.")
+        sys.exit(configuration.explain(error))
     return rest
 
 

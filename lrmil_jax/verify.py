@@ -5,7 +5,6 @@ Tolerances: values of the prediction 0.001, as bfloat16, another device or anoth
 them; attention 2 % of its largest value; patches exactly.
 """
 
-import argparse
 import json
 import logging
 import sys
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lrmil_jax.arguments import Parser
 from lrmil_jax.data import tables
 from lrmil_jax.data.slide_jobs import file_identity
 from lrmil_jax.errors import DataError, UserError
@@ -33,15 +33,15 @@ ATTENTION_TOLERANCE = 0.02  # of the largest
 SECONDS_PER_SLIDE = 3600.0  # in a process of its own, as `prepare.seconds_per_slide`
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m lrmil_jax.verify") -> int:
     """Exit status 0 if the prediction is found again, else 1."""
     setup_logging()
-    parser = argparse.ArgumentParser("python -m lrmil_jax.verify", description=__doc__)
+    parser = Parser(prog, description=__doc__)
     parser.add_argument("model", type=Path, help="a model folder")
     parser.add_argument("prediction", type=Path, help="predictions/SLIDE of a work directory")
     parser.add_argument("--slide", type=Path, help="the slide's file, if it has moved")
-    given = parser.parse_args(arguments)
     try:
+        given = parser.parse_args(arguments)
         found = verify(given.model, given.prediction, given.slide, seconds=SECONDS_PER_SLIDE)
     except UserError as error:
         log.error("%s", error)

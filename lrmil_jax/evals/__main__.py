@@ -5,7 +5,6 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import pandas as pd
@@ -14,27 +13,23 @@ import rich.console
 import rich.table
 
 from lrmil_jax import files, progress, tasks
+from lrmil_jax.arguments import Parser
 from lrmil_jax.data import subgroups
 from lrmil_jax.errors import ConfigError, DataError, UserError
 from lrmil_jax.report import patient_figures, table
 from lrmil_jax.tasks import comparison, evaluation, prediction_files, predictions
 
-
-class _Parser(argparse.ArgumentParser):
-    """Its mistakes are one sentence and exit status 1, as all others."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see python -m lrmil_jax.evals --help")
+_PROGRAM = "python -m lrmil_jax.evals"
 
 
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The command line.
+def parse(arguments: Sequence[str], prog: str = _PROGRAM) -> argparse.Namespace:
+    """The command line of a program of this name.
 
     Raises:
       ConfigError: an unknown flag, a value out of range, or a file that is not named.
     """
     compare = list(arguments[:1]) == ["compare"]
-    parser = _comparing() if compare else _evaluating()
+    parser = _comparing(prog) if compare else _evaluating(prog)
     given = parser.parse_args(arguments[1:] if compare else arguments)
     if not compare and not 0 < given.sensitivity <= 1:
         raise ConfigError(f"--sensitivity is {given.sensitivity:g}, but it lies in (0, 1]")
@@ -44,13 +39,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return given
 
 
-def _evaluating() -> _Parser:
-    parser = _Parser(
-        prog="python -m lrmil_jax.evals",
+def _evaluating(prog: str) -> Parser:
+    parser = Parser(
+        prog=prog,
         description="Figures, calibration, decision curves and subgroups from predictions.csv; "
         "validation.csv beside it, if it is there, chooses thresholds and temperature. "
         "`compare A B` compares two models.",
-        allow_abbrev=False,
     )
     parser.add_argument("files", nargs="+", type=Path, help="predictions.csv, of one fold or each")
     parser.add_argument("--output", type=Path, help="folder; by default `evaluation` beside it")
@@ -59,12 +53,11 @@ def _evaluating() -> _Parser:
     return parser
 
 
-def _comparing() -> _Parser:
-    parser = _Parser(
-        prog="python -m lrmil_jax.evals compare",
+def _comparing(prog: str) -> Parser:
+    parser = Parser(
+        prog=f"{prog} compare",
         description="The first model's figures less the second's on the same patients, by DeLong's "
         "variance and its kin, and by the paired bootstrap.",
-        allow_abbrev=False,
     )
     parser.add_argument("files", nargs=2, type=Path, metavar="predictions.csv")
     parser.add_argument("--model", help="model of the first file; by default every model of both")
@@ -74,13 +67,13 @@ def _comparing() -> _Parser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = _PROGRAM) -> int:
     """Prints and writes what `parse`'s files say; 1 if it cannot, which stderr explains."""
     # In a file lines are as long as they are; a terminal folds them.
     width = None if sys.stdout.isatty() else 200
     console = rich.console.Console(markup=False, emoji=False, highlight=False, width=width)
     try:
-        given = parse(sys.argv[1:] if arguments is None else arguments)
+        given = parse(sys.argv[1:] if arguments is None else arguments, prog)
         (_compare if given.compare else _evaluate)(given, console)
     except UserError as error:
         sys.stderr.write(f"{error}\n")

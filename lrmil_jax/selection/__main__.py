@@ -5,7 +5,6 @@ import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import rich.box
@@ -14,6 +13,7 @@ import rich.table
 import rich.text
 from jaxtyping import Float
 
+from lrmil_jax.arguments import Parser
 from lrmil_jax.encoders import TextTower, language, pretrained, registry, text
 from lrmil_jax.errors import ConfigError, DataError, UserError, WeightsError
 from lrmil_jax.selection.text_bank import POWERS, TextBank
@@ -21,26 +21,19 @@ from lrmil_jax.selection.text_bank import POWERS, TextBank
 # A rule of thumb: class embeddings nearer than this differ by an angle of less than 8 degrees.
 ALIKE = 0.99
 TEXT_FILE = "text.safetensors"
+_PROGRAM = "python -m lrmil_jax.selection"
 
 
-class _Parser(argparse.ArgumentParser):
-    """Its mistakes are one sentence and exit status 1, as all others."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see python -m lrmil_jax.selection --help")
-
-
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line: file, encoder, weights, tokenizer.
+def parse(arguments: Sequence[str] | None = None, prog: str = _PROGRAM) -> argparse.Namespace:
+    """The command line of a program of this name: file, encoder, weights, tokenizer.
 
     Raises:
       ConfigError: an unknown flag, or a file that is not named.
     """
-    parser = _Parser(
-        prog="python -m lrmil_jax.selection",
+    parser = Parser(
+        prog=prog,
         description="Checks a file of class descriptions. With a text tower also how many tokens "
         "each sentence has, and whether the tower tells the classes apart.",
-        allow_abbrev=False,
     )
     parser.add_argument("file", help="a TOML file, or shipped:NAME")
     parser.add_argument("--encoder", metavar="NAME", help="image encoder that the tower belongs to")
@@ -55,11 +48,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = _PROGRAM) -> int:
     """Prints what `parse`'s file says; 1 if anything is not in order, which stderr names."""
     console = rich.console.Console(markup=False, emoji=False, highlight=False)
     try:
-        options = parse(arguments)
+        options = parse(arguments, prog)
         bank = TextBank.load(options.file)
         console.print(overview(bank))
         tower = load_tower(options.encoder, options.weights, options.tokenizer)
