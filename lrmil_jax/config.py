@@ -137,7 +137,7 @@ def _slides(config: ConfigDict) -> None:
     prepare.reader = "auto"  # by the content of each file; or "tifffile", "openslide", "fastslide"
     prepare.tissue_mpp = 8.0  # um/px of the thumbnail in which tissue is found
     # HSV saturation, 0 to 255 on neutral glass, from which a pixel is tissue; 0: each slide's own,
-    # between the noise of its glass and its palest stain (docs/checking.md).
+    # between the noise of its glass and its palest stain.
     prepare.tissue_threshold = 0.0
     prepare.tissue_close_um = 16.0  # radius in um within which gaps of tissue are closed; 0: none
     prepare.ink = True  # leave marker ink and black out; False where a stain is taken for ink

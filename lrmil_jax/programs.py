@@ -27,10 +27,9 @@ def keep() -> None:
     told, and everything is compiled anew.
     """
     given = jax.config.jax_compilation_cache_dir
-    folder = _own_folder() if given is None else Path(given)
     if given is not None and "://" in given:
         return
-    reason = _refusal(folder, private=given is None)
+    folder, reason = location()
     if reason is not None:
         jax.config.update("jax_enable_compilation_cache", False)
         log.warning("compiled programs are not kept, so every start compiles anew: %s; set "
@@ -41,6 +40,15 @@ def keep() -> None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_compilation_cache_max_size", _LARGEST)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", _SHORTEST)
+
+
+def location() -> tuple[Path, str | None]:
+    """Where compiled programs are kept, and why they cannot be (None if they can)."""
+    given = jax.config.jax_compilation_cache_dir
+    if given is not None and "://" in given:  # of a bucket nothing is known before it is used
+        return Path(given), None
+    folder = _own_folder() if given is None else Path(given)
+    return folder, _refusal(folder, private=given is None)
 
 
 def _own_folder() -> Path:

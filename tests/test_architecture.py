@@ -12,12 +12,16 @@ import lrmil_jax
 PACKAGE = Path(lrmil_jax.__file__).parent
 # From the top to the bottom: whoever stands higher may import what stands lower, never the reverse.
 ORDER = (
-    *("main", "verify", "preflight", "studies", "pipeline", "graph", "checks"),
+    *("command", "main", "verify", "doctor", "preflight", "studies", "pipeline", "graph", "checks"),
     *("stages", "methods", "models", "report", "workspace", "train", "tasks"),
     *("selection", "distill", "interchange", "evals", "heads", "patches", "encoders", "data"),
     *(
         "slides",
         "points",
+        "command_help",
+        "yaml_config",
+        "config_files",
+        "config_keys",
         "config",
         "arrays",
         "types",
@@ -29,6 +33,7 @@ ORDER = (
         "progress",
         "torch_files",
         "files",
+        "arguments",
     ),
     "errors",
 )
@@ -72,7 +77,7 @@ def test_no_stage_imports_a_stage():
 
 
 WITHOUT_JAX = (
-    *("main", "data.regions", "slides.synthetic", "report.prediction"),
+    *("command", "main", "data.regions", "slides.synthetic", "report.prediction"),
     *("patches.beside", "models.visit"),  # what reads slides for a prediction
     "interchange.slides",
     "interchange.take_over",
@@ -81,7 +86,8 @@ WITHOUT_JAX = (
 
 @pytest.mark.parametrize("module", WITHOUT_JAX)
 def test_workers_and_a_mistyped_flag_wait_for_no_jax(module):
-    slow = {"jax", "pandas"} if module == "main" else {"jax"}  # each process imports main
+    # Each process imports the program that was started.
+    slow = {"jax", "pandas"} if module in ("command", "main") else {"jax"}
     code = f"import sys, lrmil_jax.{module}, lrmil_jax.processes; print({slow} & {{*sys.modules}})"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "set()\n"

@@ -16,7 +16,7 @@ class ZeroShot(Method):
         if config.data.tiles is None and config.synthetic.slides == 0:
             raise ConfigError(
                 "data.tiles is not set; give --config.data.tiles=FOLDER of tiles, or try "
-                "configs/zero_shot.py as it is, on procedural tiles"
+                "--config zero_shot as it is, on procedural tiles"
             )
         if config.study.seeds or config.study.variants or config.study.budgets:
             raise ConfigError(

@@ -67,8 +67,8 @@ def open_reader(path: Path, reader: str) -> Reader:
     """
     if reader != "auto" and reader not in READERS:
         raise ConfigError(f"reader {reader!r} is unknown; use auto, {', '.join(READERS)}.")
-    if reader != "auto" and not _installed(reader):
-        raise ConfigError(f"reader {reader!r} is not installed; run {_install(reader)}.")
+    if reader != "auto" and not installed(reader):
+        raise ConfigError(f"reader {reader!r} is not installed; run {install(reader)}.")
     kind = formats.identify(path)
     opened = _open_first(path, kind, _suitable(path, kind, reader))
     if reader not in ("auto", "tifffile") and "tifffile" in kind.readers:
@@ -116,11 +116,11 @@ def _suitable(path: Path, kind: formats.Format, reader: str) -> list[str]:
                 f"prepare.reader to auto or {kind.readers[0]}."
             )
         return [reader]
-    names = [name for name in kind.readers if name not in _BY_NAME and _installed(name)]
+    names = [name for name in kind.readers if name not in _BY_NAME and installed(name)]
     if not names:
         raise SlideError(
             f"{path}: a {kind.name} file, which {' or '.join(kind.readers)} reads, and it is not "
-            f"installed; run {_install(kind.readers[0])}."
+            f"installed; run {install(kind.readers[0])}."
         )
     return names
 
@@ -150,11 +150,13 @@ def _open_first(path: Path, kind: formats.Format, names: list[str]) -> Reader:
     raise SlideError(f"{path}: {what} ({'; '.join(reasons)}).")
 
 
-def _installed(name: str) -> bool:
+def installed(name: str) -> bool:
+    """Whether a reader's library is there."""
     return importlib.util.find_spec(name) is not None
 
 
-def _install(name: str) -> str:
+def install(name: str) -> str:
+    """The command that installs a reader."""
     return f"pip install 'lrmil_jax[{name}]'"
 
 

@@ -17,7 +17,7 @@ needs_openslide = pytest.mark.skipif(not WITH_OPENSLIDE, reason="needs openslide
 
 @pytest.fixture
 def without_openslide(monkeypatch):
-    monkeypatch.setattr(readers, "_installed", lambda name: name == "tifffile")
+    monkeypatch.setattr(readers, "installed", lambda name: name == "tifffile")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,123 @@
+"""`lrmil`: what it prints, and what each command calls."""
+
+import re
+
+import pytest
+from absl import app
+
+from lrmil_jax import command, command_help, main, verify
+from lrmil_jax.evals import __main__ as evals
+from lrmil_jax.selection import __main__ as selection
+
+
+def run(capsys, *arguments):
+    status = command.main(arguments)
+    streams = capsys.readouterr()
+    return status, streams.out, streams.err
+
+
+def test_every_command_has_a_help_of_80_columns_with_an_example(capsys):
+    assert list(command.COMMANDS) == list(command_help.COMMANDS)
+    for arguments in (["--help"], *([name, "--help"] for name in command.COMMANDS)):
+        status, text, _ = run(capsys, *arguments)
+        assert status == 0
+        assert max(len(line) for line in text.splitlines()) <= 80
+        if arguments != ["--help"]:
+            assert f"Usage: lrmil {arguments[0]}" in text
+            assert re.search(r"Example:\n  lrmil \w+", text)
+
+
+def test_examples_are_of_the_command_that_they_explain():
+    for name, text in command_help.COMMANDS.items():
+        assert any(example.startswith(f"lrmil {name}") for example in text.example)
+        assert all(example.split()[1] in command.COMMANDS for example in text.example)
+
+
+def test_options_in_the_help_are_those_of_the_programs(capsys):
+    programs = {"evaluate": [evals.parse, lambda _: evals.parse(["compare", "--help"])],
+                "descriptions": [selection.parse], "verify": [verify.main]}  # fmt: skip
+    flags = {f"--{name}" for name in main.flags.FLAGS} | {"--config.KEY=VALUE"}
+    for name, text in command_help.COMMANDS.items():
+        for program in programs.get(name, ()):
+            with pytest.raises(SystemExit):
+                program(["--help"])
+        options = set(re.findall(r"--\w+", capsys.readouterr().out))
+        assert text.options.keys() <= flags | options, name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["chek"], "no command 'chek'; did you mean check?"),
+        (["zzz"], "no command 'zzz' (`lrmil --help`"),
+        (["check", "--stages=report"], "--stages is an option of lrmil run"),
+        (["export", "-stages", "report"], "--stages is an option of lrmil run"),
+        (["doctor", "now"], "lrmil doctor takes no 'now'"),
+        (["encoders", "--all"], "lrmil encoders takes no '--all'"),
+        (["encoders", "unii"], "did you mean 'uni'"),
+        (["keys", "lambda_bagg"], "did you mean student.lambda_bag"),
+        (["init", "nsclc"], "did you mean tcga_nsclc or wise_fuse_tcga_nsclc"),
+        (["evaluate", "--foo"], "see lrmil evaluate --help"),
+        (["verify"], "see lrmil verify --help"),
+        (["descriptions"], "see lrmil descriptions --help"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_status_1(arguments, sentence, capsys):
+    status, out, err = run(capsys, *arguments)
+    assert status == 1
+    assert sentence in err
+    assert err.count("\n") == 1
+    assert out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "flags"),
+    [
+        (["run", "--config", "X"], ["--config", "X"]),
+        (["--config", "X"], ["--config", "X"]),
+        (["check", "--config.seed=1"], ["--config.seed=1", "--stages=check"]),
+        (["predict", "--slide", "a"], ["--slide", "a", "--stages=predict"]),
+        (["evaluate", "--cohort=c"], ["--cohort=c", "--stages=evaluate"]),
+        (["report"], ["--stages=report"]),
+        (["import"], ["--stages=prepare,import_features"]),
+        (["export"], ["--stages=export"]),
+    ],
+)
+def test_commands_of_runs_are_flags_of_main(arguments, flags, monkeypatch):
+    given = {}
+    monkeypatch.setattr(app, "run", lambda job, argv, flags_parser: given.update(
+        job=job, argv=argv, parser=flags_parser) or 0)  # fmt: skip
+    assert command.main(arguments) == 0
+    assert given == {"job": main.main, "argv": ["lrmil", *flags], "parser": main.parse_flags}
+
+
+def test_without_a_command_the_help_is_shown_and_the_status_is_1(capsys):
+    status, text, _ = run(capsys)
+    assert status == 1
+    assert text.startswith("Usage: lrmil COMMAND")
+
+
+def test_help_of_a_command_either_way(capsys):
+    assert run(capsys, "help", "run") == run(capsys, "run", "-h")
+    assert run(capsys, "--version")[1].startswith("lrmil_jax ")
+
+
+def test_init_lists_and_copies(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = run(capsys, "init")[1]
+    assert "sweeps/distillation_weights" in text
+    assert max(len(line) for line in text.splitlines()) <= 80
+    status, text, _ = run(capsys, "init", "sweeps/distillation_weights")
+    assert status == 0
+    assert (tmp_path / "distillation_weights.py").is_file()
+    assert "lrmil check --config distillation_weights.py" in text
+    status, _, text = run(capsys, "init", "sweeps/distillation_weights")
+    assert status == 1
+    assert "distillation_weights.py exists already and is left as it is" in text
+
+
+def test_keys_are_listed_with_what_they_mean(capsys):
+    text = run(capsys, "keys", "eval_every")[1]
+    assert "mil.eval_every = 1\n    epochs between validations" in text
+    assert "distill.eval_every = 500\n    steps between validations" in text
+    assert max(len(line) for line in run(capsys, "keys")[1].splitlines()) <= 80
