@@ -1,11 +1,12 @@
 """`lrmil`: what it prints, and what each command calls."""
 
 import re
+from pathlib import Path
 
 import pytest
 from absl import app
 
-from lrmil_jax import command, command_help, main, verify
+from lrmil_jax import checks, command, command_help, main, verify, yaml_config
 from lrmil_jax.evals import __main__ as evals
 from lrmil_jax.selection import __main__ as selection
 
@@ -121,3 +122,26 @@ def test_keys_are_listed_with_what_they_mean(capsys):
     assert "mil.eval_every = 1\n    epochs between validations" in text
     assert "distill.eval_every = 500\n    steps between validations" in text
     assert max(len(line) for line in run(capsys, "keys")[1].splitlines()) <= 80
+
+
+PAGE = (Path(__file__).parents[1] / "docs/command.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["chek", "keys student.guide", "encoders uni"])
+def test_commands_of_the_docs_print_what_stands_there(name, capsys):
+    shown = re.search(rf"\$ lrmil {re.escape(name)}\n(.*?)```", PAGE, re.DOTALL)[1]
+    _, out, err = run(capsys, *name.split())
+    assert [line.rstrip() for line in (out + err).splitlines()] == shown.splitlines()
+
+
+def test_the_yaml_of_the_docs_is_a_config(tmp_path):
+    (tmp_path / "mine.yaml").write_text(re.search(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[1])
+    config = yaml_config.get_config(str(tmp_path / "mine.yaml"))
+    assert (config.folds, config.student.learning_rate) == (3, 1e-4)
+    assert config.encoder.dtype == "bfloat16"  # of tcga_nsclc
+    checks.validate(config)
+
+
+def test_the_docs_name_every_command():
+    listed = re.search(r"lists the commands: (.*?)\.", PAGE, re.DOTALL)[1]
+    assert re.split(r",\s+", listed) == list(command.COMMANDS)

@@ -16,16 +16,6 @@ def test_the_list_has_every_encoder_in_80_columns(capsys):
     assert any(line.rstrip().endswith("Kaiko Non-Commercial Public") for line in lines)
 
 
-def test_uni_in_full(capsys):
-    assert listing.main(["uni"]) == 0
-    text = capsys.readouterr().out
-    assert max(map(len, text.splitlines())) <= 80
-    for words in ("224 x 224 px", "mean 0.485 0.456 0.406", "1024 numbers", "303.4 million",
-                  "CC-BY-NC-ND-4.0", "on request", "https://huggingface.co/MahmoodLab/UNI",
-                  "24 blocks of width 1024", "those of timm", "um/px: 20x is stated"):  # fmt: skip
-        assert words in text
-
-
 @pytest.mark.parametrize("name", ["clip-vit-b-32", "vit-tiny"])
 def test_facts_say_something_of_every_title(name):
     facts = listing.facts(name)
