@@ -142,6 +142,9 @@ def _slides(config: ConfigDict) -> None:
     prepare.tissue_close_um = 16.0  # radius in um within which gaps of tissue are closed; 0: none
     prepare.ink = True  # leave marker ink and black out; False where a stain is taken for ink
     prepare.min_tissue = 0.25  # share of a child's area that must be tissue
+    # Slides up to twice as coarse as geometry.hr_mpp are taken, their pixels enlarged; else those
+    # that are more than a tenth coarser are refused, since HR patches would show no more than LR.
+    prepare.upsample = False
     prepare.hr = "store"  # "store" HR mosaics as JPEG, or "skip" and read the slide when encoding
     prepare.keep_hr = True  # False deletes the mosaics once encode_hr is done
     prepare.jpeg_quality = 90

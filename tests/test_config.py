@@ -208,7 +208,7 @@ def test_mistyped_keys_and_wrong_types_are_refused_in_config_files():
 def test_explain_names_the_nearest_key(wrong, right):
     error = AttributeError(f"'{wrong}'")
     assert configuration.explain(error) == (
-        f"the config has no key '{wrong}'; did you mean {right}?"
+        f"the config has no key '{wrong}'; did you mean {right}? (`lrmil keys` lists all)"
     )
     nested = KeyError(f"'Key \"{wrong}\" does not exist and cannot be added'")
     assert f"no key '{wrong}'; did you mean {right}?" in configuration.explain(nested)
@@ -237,7 +237,7 @@ def test_every_config_key_reaches_some_stage():
     free = ("method", "folds", "data.labels", "data.slides", "data.features", "data.splits",
             "encoder.batch", "encoder.threads",
             "encoder.fsdp", "encoder.workers", "features.rows", "prepare.workers",
-            "prepare.keep_hr", "prepare.seconds_per_slide", "study.", "sweep.",
+            "prepare.keep_hr", "prepare.seconds_per_slide", "prepare.upsample", "study.", "sweep.",
             # These act on the cohort's table, which is an input of every stage after `prepare`.
             "data.slide_table", "data.split", "data.site", "data.val_share", "data.leaks",
             "data.patient", "data.trust_mpp")  # fmt: skip

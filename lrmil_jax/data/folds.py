@@ -1,6 +1,7 @@
 """Making folds: patients, or whole sites, into parts of even class shares."""
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,13 @@ _RESTARTS = 20
 
 
 def make(
-    table: pd.DataFrame, groups: np.ndarray, *, folds: int, seed: int, source: str
+    table: pd.DataFrame,
+    groups: np.ndarray,
+    *,
+    folds: int,
+    seed: int,
+    source: str,
+    classes: Sequence[str] = (),
 ) -> dict[str, np.ndarray]:
     """Stratified folds in which a patient, or a site, is in one split only: 1/k test, as much val.
 
@@ -28,6 +35,7 @@ def make(
       folds: how many.
       seed: of the order in which patients are placed.
       source: of the table, for messages.
+      classes: names of the groups, where these are classes.
 
     Raises:
       DataError: a group has fewer patients, or the cohort fewer sites, than there are parts.
@@ -35,10 +43,9 @@ def make(
     parts = folds if folds > 2 else 5
     patients = table.patient_id.groupby(groups).nunique()
     if patients.min() < parts:
-        raise DataError(
-            f"{source}: class {patients.idxmin()} (counted from 0) has {patients.min()} patients, "
-            f"too few for {parts} parts; give fold columns, add patients, or ask for fewer folds"
-        )
+        group, count = int(patients.idxmin()), int(patients.min())
+        what = f"class {classes[group]}" if classes else "one group of slides with alike targets"
+        raise DataError(_too_few(f"{source}: {what} has {_counted(count)}", count, parts, folds))
     place = _of_sites if "site" in table else _of_patients
     part = place(table, groups, parts=parts, seed=seed, source=source)
     made = {}
@@ -48,6 +55,23 @@ def make(
         names[part == (fold + 1) % parts] = "val"
         made[f"fold_{fold + 1}"] = names
     return made
+
+
+def _counted(patients: int) -> str:
+    return "1 patient" if patients == 1 else f"{patients} patients"
+
+
+def _too_few(what: str, patients: int, parts: int, folds: int) -> str:
+    """The sentence with what can be done: three folds and more are as many parts, one or two are
+    made of five."""
+    if folds < 3:
+        parted = f"{parts} parts, of which {'one is' if folds == 1 else 'two are'} tested"
+    else:
+        parted = f"{parts} parts, one a fold"
+    ways = [f"ask for --config.folds={patients}"] if patients > 2 else []
+    ways += ["name the splits yourself in a column fold_1 of train, val and test"]
+    ways += [f"add patients of it ({parts} are needed)"]
+    return f"{what}, too few for {parted}; {', or '.join(ways)}"
 
 
 def _of_patients(

@@ -124,7 +124,8 @@ def read_cohort(
     groups_of = subgroups.columns(rows.frame, subgroup_columns, table.patient_id, str(labels))
     table = table.join(groups_of)
     groups = task.groups(task.targets(table))
-    table = splits.with_folds(table, rows, groups, protocol, labels)
+    named = task.classes if task.columns == ("label",) else ()
+    table = splits.with_folds(table, rows, groups, protocol, labels, classes=named)
     leaks.tell(splits.patients_in_two(table, str(labels)), protocol.leaks)
     _check_folds(table, task, str(labels))
     if task.one_bag:  # the slides of a bag follow each other, wherever some of them are taken

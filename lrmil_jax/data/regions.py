@@ -58,12 +58,12 @@ def plan_slide(job: SlideJob, *, high_resolution: bool = True) -> SlidePlan:
 
 def open_at(job: SlideJob, *, high_resolution: bool = True) -> Slide:
     """Opens a slide that can give patches of the job's geometry; see `plan_slide`."""
-    slide, geometry = job.open(), job.settings.geometry
+    slide, settings = job.open(), job.settings
+    name, mpp = (
+        ("HR", settings.geometry.hr_mpp) if high_resolution else ("LR", settings.geometry.lr_mpp)
+    )
     try:
-        if high_resolution:
-            lattice.check_resolution(slide, geometry.hr_mpp, "HR")
-        else:
-            lattice.check_resolution(slide, geometry.lr_mpp, "LR")
+        lattice.check_resolution(slide, mpp, name, upsample=settings.upsample)
     except BaseException:
         slide.close()
         raise

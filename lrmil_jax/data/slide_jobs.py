@@ -5,7 +5,7 @@ import hashlib
 from pathlib import Path
 
 from lrmil_jax.data.schema import Geometry
-from lrmil_jax.slides import Slide, open_slide
+from lrmil_jax.slides import Slide, lattice, open_slide
 from lrmil_jax.slides.tissue import TissueRule
 
 _SAMPLE = 1 << 16  # bytes
@@ -24,6 +24,7 @@ class TilingSettings:
     min_tissue: float = 0.25
     with_hr: bool = True
     jpeg_quality: int = 90
+    upsample: bool = False
 
     @property
     def tissue_rule(self) -> TissueRule:
@@ -50,6 +51,11 @@ class SlideJob:
         )
 
     @property
+    def finest_mpp(self) -> float:
+        """um/px of the finest patches that are cut of the slide."""
+        return self.settings.geometry.hr_mpp
+
+    @property
     def shard(self) -> Path:
         """The slide's LR tiles."""
         return self.folder / f"{self.slide_id}.array_record"
@@ -72,9 +78,17 @@ class SlideJob:
         return (
             status is not None
             and status["status"] == "ok"
+            and not self._is_now_too_coarse(status)
             and status["source"] == self.source()
             and self.shard.is_file()
             and (not status["hr"] or self.mosaics.is_file())
+        )
+
+    def _is_now_too_coarse(self, status: dict) -> bool:
+        """Whether the slide was enlarged, which is no longer asked for: a run then refuses it."""
+        mpp = status.get("mpp")
+        return mpp is not None and lattice.is_too_coarse(
+            mpp, self.finest_mpp, upsample=self.settings.upsample
         )
 
     def source(self) -> dict:

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +50,13 @@ class Protocol:
 
 
 def with_folds(
-    table: pd.DataFrame, rows: Rows, groups: np.ndarray, protocol: Protocol, path: Path
+    table: pd.DataFrame,
+    rows: Rows,
+    groups: np.ndarray,
+    protocol: Protocol,
+    path: Path,
+    *,
+    classes: Sequence[str] = (),
 ) -> pd.DataFrame:
     """The table with columns fold_1 ...: the CSV's own, those saved earlier, or new ones.
 
@@ -60,6 +66,7 @@ def with_folds(
       groups: [S] which slides are alike (`tasks.Task.groups`).
       protocol: how patients are parted.
       path: of the CSV, for messages.
+      classes: names of the groups, where these are classes.
 
     Raises:
       DataError: the CSV has fewer folds than asked for, or folds cannot be made.
@@ -76,7 +83,8 @@ def with_folds(
     kept = _saved_folds(table, protocol)
     if kept is not None:
         return kept
-    made = folds.make(table, groups, folds=protocol.folds, seed=protocol.seed, source=str(path))
+    made = folds.make(table, groups, folds=protocol.folds, seed=protocol.seed, source=str(path),
+                      classes=classes)  # fmt: skip
     return table.assign(**made)
 
 

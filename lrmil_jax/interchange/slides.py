@@ -76,6 +76,11 @@ class FeatureJob(SlideJob):
     with_tiles: bool = False
     with_parents: bool = False
 
+    @property
+    def finest_mpp(self) -> float:
+        """See `SlideJob`: HR patches were another tool's."""
+        return self.settings.geometry.lr_mpp
+
     def is_complete(self, status: dict | None) -> bool:
         """See `SlideJob`; without tiles there are no regions."""
         if self.with_tiles:
@@ -228,7 +233,7 @@ def _plan(job: FeatureJob, opened: OpenBags, seconds: float) -> regions.SlidePla
     high, geometry = opened.bags["hr"], job.settings.geometry
     slide = job.open()
     try:
-        lattice.check_resolution(slide, geometry.lr_mpp, "LR")
+        lattice.check_resolution(slide, geometry.lr_mpp, "LR", upsample=job.settings.upsample)
         size = tuple(int(side) for side in slide.dimensions)
         if high.dimensions is not None and tuple(high.dimensions) != size:
             raise SlideError(

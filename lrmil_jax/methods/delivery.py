@@ -49,6 +49,7 @@ def export(config: ConfigDict, workdir: Path, fold: int, *, stage: str) -> None:
     flat = configuration.flatten(config)
     prepare = ("prepare.reader", "prepare.tissue_mpp", "prepare.tissue_threshold",
                "prepare.tissue_close_um", "prepare.ink", "prepare.min_tissue")  # fmt: skip
+    prepare += ("prepare.upsample",) * config.prepare.upsample
     facts = {
         "method": method.name,
         "task": cohorts.prepared(config, workdir).task.facts(),

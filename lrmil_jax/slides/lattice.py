@@ -75,22 +75,48 @@ def side_of_child(mpp: float | int, *, hr_mpp: float | int, patch_px: int) -> in
     return max(1, round(patch_px * hr_mpp / mpp))
 
 
-def check_resolution(slide: SlideLike, mpp: float | int, name: str) -> None:
-    """Refuse to invent detail: patches at `mpp` from a slide more than twice as coarse.
+# Scanners of one magnification differ so much: "20x" is .46 to .55 um/px.
+_SAME = 1.1
+_COARSEST = 2.0
+
+
+def is_too_coarse(slide_mpp: float | int, mpp: float | int, *, upsample: bool = False) -> bool:
+    """Whether patches at `mpp` would show detail that a slide does not have.
+
+    Args:
+      slide_mpp: um/px of its finest level.
+      mpp: um/px at which patches are wanted.
+      upsample: up to twice as coarse a slide will do, its pixels enlarged.
+    """
+    return slide_mpp > (_COARSEST if upsample else _SAME) * mpp
+
+
+def check_resolution(
+    slide: SlideLike, mpp: float | int, name: str, *, upsample: bool = False
+) -> None:
+    """Refuse to invent detail: patches at `mpp` from a slide that is coarser (`is_too_coarse`).
 
     Args:
       slide: an open slide.
       mpp: the um/px at which patches are wanted.
       name: the patches' name in the message, "HR" or "LR".
+      upsample: as the config's `prepare.upsample`.
 
     Raises:
-      SlideError: the slide is coarser than 2 x `mpp`.
+      SlideError: the slide is coarser than `mpp`, by more than scanners of one magnification
+        differ; with `upsample` by more than a factor of 2.
     """
-    if slide.mpp > 2 * mpp:
-        raise SlideError(
-            f"{_name(slide)}: {slide.mpp:g} um/px is too coarse for {name} patches at {mpp:g} "
-            "um/px; leave the slide out, or choose a geometry.hr_mpp and lr_mpp that it can give."
-        )
+    if not is_too_coarse(slide.mpp, mpp, upsample=upsample):
+        return
+    key = f"geometry.{name.lower()}_mpp"
+    enlarge = ""
+    if not is_too_coarse(slide.mpp, mpp, upsample=True):
+        enlarge = ", set prepare.upsample=True to enlarge its pixels"
+    raise SlideError(
+        f"{_name(slide)}: {slide.mpp:g} um/px is too coarse for {name} patches at {mpp:g} um/px, "
+        f"which would show no more than it has; leave the slide out{enlarge}, or choose a geometry "
+        f"that fits it ({key} of {slide.mpp / _SAME:.2g} and more)."
+    )
 
 
 def build(

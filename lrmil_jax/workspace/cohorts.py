@@ -61,17 +61,24 @@ def tiling_settings(config: ConfigDict) -> TilingSettings:
         min_tissue=prepare.min_tissue,
         with_hr=prepare.hr == "store" and not foreign.given(config),
         jpeg_quality=prepare.jpeg_quality,
+        upsample=prepare.upsample,
     )
 
 
 def record_regions(config: ConfigDict, workdir: Path) -> None:
     """The regions' identity: whatever changes their pixels."""
-    provenance.record(workdir, "regions", dataclasses.asdict(tiling_settings(config)))
+    provenance.record(workdir, "regions", _identity(config))
+
+
+def _identity(config: ConfigDict) -> dict[str, Any]:
+    """Without `upsample`: which slides are taken is not what their pixels are."""
+    settings = dataclasses.asdict(tiling_settings(config))
+    return {name: value for name, value in settings.items() if name != "upsample"}
 
 
 def check_regions(config: ConfigDict, workdir: Path) -> None:
     """Refuses a config other than the one that made the regions, before anything is changed."""
-    provenance.check(workdir, "regions", dataclasses.asdict(tiling_settings(config)))
+    provenance.check(workdir, "regions", _identity(config))
 
 
 def read(config: ConfigDict, workdir: Path) -> label_csv.Cohort:

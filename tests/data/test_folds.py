@@ -83,7 +83,10 @@ def test_the_site_is_in_the_barcode_or_in_a_column():
     ("change", "sentence"),
     [
         ({"site": "05"}, "slides of 1 site .05., which cannot be kept whole in 5 parts"),
-        ({"patient_id": "p1"}, "class 0 .counted from 0. has 1 patients"),
+        (
+            {"patient_id": "p1"},
+            "group of slides with alike targets has 1 patient, too few for 5 parts",
+        ),
     ],
 )
 def test_sites_that_cannot_be_kept_whole(change, sentence):

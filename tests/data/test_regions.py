@@ -334,3 +334,17 @@ def test_a_copy_of_a_slide_is_the_same_slide_and_a_changed_one_is_not(slide_file
     content[len(content) // 2 + 10] ^= 255
     copy.write_bytes(content)
     assert slide_jobs.file_identity(copy) != slide_jobs.file_identity(slide_file)
+
+
+def test_a_coarse_slide_is_enlarged_only_if_asked(tile, tmp_path, image):
+    synthetic.write_slide(tmp_path / "coarse.tif", image, mpp=1.0)
+    status, job = tile(tmp_path / "coarse.tif")
+    assert status["status"] == "failed"
+    assert "1 um/px is too coarse for HR patches at 0.5 um/px" in status["reason"]
+    assert "prepare.upsample=True" in status["reason"]
+    status, enlarged = tile(tmp_path / "coarse.tif", upsample=True)
+    assert status["status"] == "ok"
+    assert enlarged.is_complete(status)
+    assert not job.is_complete(status)  # no longer asked for: the next run refuses it
+    with regions.open_at(job, high_resolution=False) as slide:  # LR patches need no more
+        assert slide.mpp == 1.0

@@ -293,8 +293,17 @@ def test_missing_and_single_classes_are_refused(given):
 
 def test_too_few_patients_for_the_folds(given):
     frame = cohort_frame(patients=8)
-    assert "has 4 patients, too few for 5 parts" in message(given, frame)
+    sentence = message(given, frame)
+    assert "class benign has 4 patients, too few for 5 parts, one a fold" in sentence
+    assert "ask for --config.folds=4, or name the splits yourself" in sentence
     assert given(frame, folds=4).folds == 4
+    frame = cohort_frame(patients=6)  # three a class: one split has five parts, three folds three
+    sentence = message(given, frame, folds=1)
+    assert "too few for 5 parts, of which one is tested; ask for --config.folds=3" in sentence
+    assert given(frame, folds=3).folds == 3
+    sentence = message(given, cohort_frame(patients=4), folds=1)
+    assert "--config.folds" not in sentence
+    assert "add patients of it (5 are needed)" in sentence
 
 
 def test_a_patient_in_two_splits_is_refused(given):

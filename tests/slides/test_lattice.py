@@ -117,6 +117,12 @@ def test_no_patch_with_enough_tissue():
 
 
 def test_check_resolution():
-    lattice.check_resolution(FakeSlide(1.0, (9, 9)), 0.5, "HR")
-    with pytest.raises(SlideError, match=r"1\.01 um/px is too coarse for HR"):
-        lattice.check_resolution(FakeSlide(1.01, (9, 9)), 0.5, "HR")
+    lattice.check_resolution(FakeSlide(0.55, (9, 9)), 0.5, "HR")
+    with pytest.raises(
+        SlideError, match=r"0\.56 um/px is too coarse for HR.*upsample=True.*of 0\.51"
+    ):
+        lattice.check_resolution(FakeSlide(0.56, (9, 9)), 0.5, "HR")
+    lattice.check_resolution(FakeSlide(1.0, (9, 9)), 0.5, "HR", upsample=True)
+    with pytest.raises(SlideError, match=r"1\.01 um/px is too coarse for HR") as caught:
+        lattice.check_resolution(FakeSlide(1.01, (9, 9)), 0.5, "HR", upsample=True)
+    assert "upsample" not in str(caught.value)
