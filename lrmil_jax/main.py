@@ -61,7 +61,9 @@ def dispatch() -> int:
         raise ConfigError("--config is missing; for a first look: --config quickstart")
     from lrmil_jax import checks
     from lrmil_jax.studies import plan
+    from lrmil_jax.workspace import cohorts
 
+    cohorts.take_one_split(_CONFIG.value)
     checks.validate(_CONFIG.value, stages)
     if stages == ["check"]:
         from lrmil_jax import preflight

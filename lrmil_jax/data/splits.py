@@ -88,17 +88,22 @@ def with_folds(
     return table.assign(**made)
 
 
+def given_columns(frame: pd.DataFrame) -> list[str]:
+    """Columns of splits by their names: fold_1, fold_2, ... in this order, or `split`."""
+    given = sorted(
+        (name for name in frame if re.fullmatch(r"fold_\d+", name)),
+        key=lambda name: int(name.removeprefix("fold_")),
+    )
+    return given or [name for name in ("split",) if name in frame]
+
+
 def _split_columns(frame: pd.DataFrame, protocol: Protocol, path: Path) -> list[str]:
     """The table's columns of splits, as many as there are folds; [] if it has none."""
     if protocol.columns:
         tables.require_columns(frame, protocol.columns, path)
         given = list(protocol.columns)
     else:
-        given = sorted(
-            (name for name in frame if re.fullmatch(r"fold_\d+", name)),
-            key=lambda name: int(name.removeprefix("fold_")),
-        )
-        given = given or [name for name in ("split",) if name in frame]
+        given = given_columns(frame)
     if given and len(given) < protocol.folds:
         raise DataError(
             f"{path} has {len(given)} fold columns, but folds={protocol.folds} was asked for; give "

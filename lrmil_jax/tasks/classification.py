@@ -214,8 +214,11 @@ def encode(
         values = values.astype(int).map(lambda index: names[index])
     unknown = sorted(set(values) - set(names))
     if unknown:
+        alike = [name for name in names if name.casefold() == unknown[0].casefold()]
+        hint = f"; write it {alike[0]}, as there" if alike else ""
         raise DataError(
             f"{path}: {label_column} {unknown[0]!r} is not among data.classes ({', '.join(names)})"
+            f"{hint}"
         )
     absent = [name for name in names if name not in set(values)]
     if absent or len(names) < 2:

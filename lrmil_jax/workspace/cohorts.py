@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from ml_collections import ConfigDict
 from lrmil_jax import config as configuration
 from lrmil_jax import files, tasks
 from lrmil_jax.data import labels as label_csv
-from lrmil_jax.data import schema, slide_files, slide_folder, splits, writer
+from lrmil_jax.data import schema, slide_files, slide_folder, splits, tables, writer
 from lrmil_jax.data.features import SlideFeatures
 from lrmil_jax.data.layouts import Sources
 from lrmil_jax.data.schema import Geometry
@@ -25,6 +26,8 @@ from lrmil_jax.patches.shards import Shards
 from lrmil_jax.processes import Workers, map_jobs
 from lrmil_jax.slides import lattice, synthetic
 from lrmil_jax.workspace import foreign, layout, provenance, statuses, twins
+
+log = logging.getLogger(__name__)
 
 
 def geometry(config: ConfigDict) -> Geometry:
@@ -63,6 +66,23 @@ def tiling_settings(config: ConfigDict) -> TilingSettings:
         jpeg_quality=prepare.jpeg_quality,
         upsample=prepare.upsample,
     )
+
+
+def take_one_split(config: ConfigDict) -> None:
+    """Sets `folds` to 1, and tells so, where it was left at its default and the label table has the
+    column of one split: a table that parts its patients once asks for one fold."""
+    data, default = config.data, configuration.default().folds
+    others = data.splits is not None or data.split_columns
+    if data.labels is None or others or config.folds != default:
+        return
+    try:
+        given = splits.given_columns(tables.read(Path(data.labels)))
+    except DataError:
+        return  # told where the table is read for its slides
+    if len(given) == 1:
+        config.folds = 1
+        log.warning("%s has the column %s alone, so one fold is trained (folds=1)", data.labels,
+                    given[0])  # fmt: skip
 
 
 def record_regions(config: ConfigDict, workdir: Path) -> None:
