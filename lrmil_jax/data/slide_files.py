@@ -35,6 +35,7 @@ def find(folder: Path, wanted: Collection[str] | None = None) -> dict[str, Path]
     slide_folder.tell(folder, listing.left_out)
     found: dict[str, Path] = {}
     for name, path in dicom.named(listing.slides, wanted):
+        name = tables.one_form(name)
         other = found.setdefault(name, path)
         if other is path or not (wanted is None or name in wanted):
             continue
@@ -64,10 +65,12 @@ def check_ids(table: pd.DataFrame, path: Path) -> None:
     twice = table.slide_id[table.slide_id.duplicated()].unique()
     if len(twice):
         raise DataError(f"{path} lists slide {', '.join(twice[:5])} more than once; keep one row")
-    odd = [name for name in table.slide_id if not re.fullmatch(r"[\w.\- ()+]+", name)]
+    odd = [name for name in table.slide_id if not re.fullmatch(r"[\w.\- ()+#&',]+", name)]
     if odd:
+        sign = next(letter for letter in odd[0] if not re.fullmatch(r"[\w.\- ()+#&',]", letter))
         raise DataError(
-            f"{path}: slide_id {odd[0]!r} cannot be a file name; use letters and digits"
+            f"{path}: slide_id {odd[0]!r} has {sign!r} in it, which files of a run cannot be named "
+            "after; use letters, digits and any of . - _ ( ) + # & ' , and blanks"
         )
 
 
@@ -98,7 +101,7 @@ def resolve(
     found = find(slides, names) if slides is not None and names else {}
     paths, unknown = [], []
     for slide_id, own in zip(table.slide_id, written, strict=True):
-        path = (slides or labels.parent) / own if own else named(found, slide_id)
+        path = tables.existing((slides or labels.parent) / own) if own else named(found, slide_id)
         if path is None or not path.exists():
             unknown.append(slide_id if path is None else str(path))
         paths.append(slide_id if path is None else str(path))
@@ -168,8 +171,8 @@ def one_slide(path: Path, mpp: float | None = None) -> pd.DataFrame:
     """A table of one slide, as `read_list` gives it."""
     return pd.DataFrame(
         {
-            "slide_id": [path.stem],
-            "patient_id": [path.stem],
+            "slide_id": [tables.one_form(path.stem)],
+            "patient_id": [tables.one_form(path.stem)],
             "path": [str(path)],
             "mpp": [np.nan if mpp is None else mpp],
         }
@@ -201,6 +204,9 @@ def read_list(source: Path, slides: Path | None = None, *, strict: bool = True) 
         raise DataError(f"--slides {source} is neither a folder nor a CSV; check its path")
     frame = tables.read(source)
     tables.require_columns(frame, ("slide_id",), source)
+    for name in ("slide_id", "patient_id"):
+        if name in frame:
+            frame[name] = frame[name].map(tables.one_form, na_action="ignore")
     frame = frame.apply(tables.with_blanks)
     if not strict:
         frame = frame.dropna(subset=["slide_id"]).drop_duplicates("slide_id").reset_index(drop=True)

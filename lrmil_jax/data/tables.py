@@ -10,6 +10,7 @@ import difflib
 import io
 import logging
 import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -209,6 +210,18 @@ def _near(name: str, frame: pd.DataFrame) -> str | None:
             return columns[word]
     close = difflib.get_close_matches(plain, columns, n=1, cutoff=0.75)
     return columns[close[0]] if close else None
+
+
+def one_form(text: str) -> str:
+    """The text with composed letters (Unicode's NFC): macOS writes names of files decomposed, and
+    both look the same."""
+    return unicodedata.normalize("NFC", text)
+
+
+def existing(path: Path) -> Path:
+    """The path, or the one of the same name in Unicode's other form that is there."""
+    others = (Path(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD"))
+    return path if path.exists() else next((one for one in others if one.exists()), path)
 
 
 def with_blanks(values: pd.Series) -> pd.Series:

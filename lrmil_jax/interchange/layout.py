@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float
 
+from lrmil_jax.data import tables
 from lrmil_jax.errors import DataError
 from lrmil_jax.interchange.bag import Bag
 
@@ -92,6 +93,7 @@ def by_name(paths: Iterable[Path], *, suffix: str | None = None) -> dict[str, Pa
     found: dict[str, Path] = {}
     for path in sorted(paths):
         name = path.stem if suffix is None else path.name.removesuffix(suffix)
+        name = tables.one_form(name)
         if name in found:
             raise DataError(
                 f"two feature files are called {name} ({found[name]} and {path}); name the folder "

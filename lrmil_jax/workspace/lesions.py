@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from ml_collections import ConfigDict
 from PIL import Image
 
+from lrmil_jax.data import tables
 from lrmil_jax.data.features import FeatureStore
 from lrmil_jax.distill import guidance
 from lrmil_jax.errors import DataError
@@ -125,7 +126,7 @@ def slide_mask(
     folder = masks_folder(config, workdir)
     if folder is None:
         return None
-    path = folder / f"{row.slide_id}.png"
+    path = tables.existing(folder / f"{row.slide_id}.png")
     if not path.is_file():
         # Without classes, a slide without a mask is one of which nobody said where its lesion is.
         if not classes or row.label == 0:

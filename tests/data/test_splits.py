@@ -1,6 +1,8 @@
 """The label CSV in both shapes, every mistake in it, and the making of folds."""
 
 import dataclasses
+import unicodedata
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -446,3 +448,35 @@ def test_tiles_of_tested_patients_are_refused():
     with pytest.raises(DataError) as caught:
         splits.refuse_test_patients({"p06"}, frame.drop(columns="fold_2"), **names)
     assert "fold 1 of labels.csv; 1 such patient is named by patients.csv" in str(caught.value)
+
+
+NAMES = ("Müller #1", "a&b, c", "d'e (x)+y", "ö.ä-ü")
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")], ids="-".join)
+@pytest.mark.parametrize("column", ["slide_id", "path"])
+def test_names_of_files_may_have_signs_and_either_form_of_letters(forms, column, given):
+    """macOS writes decomposed letters: on disk, in the CSV, or in its path column."""
+    names = [f"{NAMES[place % 4]} {place}" for place in range(20)]
+    in_csv, on_disk = ([unicodedata.normalize(form, name) for name in names] for form in forms)
+    assert in_csv[0] != on_disk[0]
+    frame = cohort_frame(patients=20, slides_per_patient=1)
+    if column == "path":
+        frame["path"] = [f"{name}.svs" for name in in_csv]
+    else:
+        frame["slide_id"] = in_csv
+    table = given(frame, names=on_disk).table
+    assert column == "path" or table.slide_id.tolist() == names
+    assert all(Path(path).is_file() for path in table.path)
+
+
+def test_one_name_in_both_forms_is_two_rows_of_one_slide(given):
+    frame = cohort_frame(patients=20, slides_per_patient=1)
+    frame.loc[:1, "slide_id"] = [unicodedata.normalize(form, "Müller") for form in ("NFC", "NFD")]
+    assert "lists slide Müller more than once" in message(given, frame)
+
+
+@pytest.mark.parametrize("sign", ["/", "*", "?", "[", "\x07"])
+def test_a_sign_that_files_cannot_have_is_named(sign, given):
+    frame = cohort_frame().assign(slide_id=lambda table: table.slide_id + sign)
+    assert f"has {sign!r} in it" in message(given, frame, slides=False)

@@ -30,5 +30,7 @@ def read(sources: Sources, targets: Sequence[str]) -> Rows:
     layout = next(one for one in LAYOUTS if one.fits(frame, sources))
     rows = layout.rows(frame, sources, tuple(targets))
     for name in ("slide_id", "patient_id"):
-        rows.frame[name] = tables.with_blanks(rows.frame[name])
+        rows.frame[name] = tables.with_blanks(
+            rows.frame[name].map(tables.one_form, na_action="ignore")
+        )
     return rows
