@@ -63,13 +63,17 @@ COMMANDS: Mapping[str, Help] = {
     ),
     "predict": Help(
         summary="a trained model on new slides",
-        usage=("--model DIR --slide FILE --workdir DIR", "--model DIR --slides PATH --workdir DIR"),
+        usage=(
+            "--model DIR --slide FILE --workdir DIR",
+            "--model DIR --slides PATH [--folder DIR] --workdir DIR",
+        ),
         about="Prediction, heatmap and attention of each slide, in DIR/predictions. With labels in "
         "the CSV also metrics.",
         options=_MODEL
         | {
             "--slide": "one slide file",
             "--slides": "a folder of slides, or a CSV with slide_id[,path][,mpp][,label]",
+            "--folder": "where the slides of the CSV lie, if not beside it",
             "--mpp": "um/px of --slide, if the file's is missing or wrong",
             "--trust_mpp": "the um/px given win even against file and objective",
         },

@@ -17,6 +17,9 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "where all output goes")
 _STAGES = flags.DEFINE_list("stages", [], "stages to run (default all), or predict, or check")
 _SLIDE = flags.DEFINE_string("slide", None, "predict: one slide file")
 _SLIDES = flags.DEFINE_string("slides", None, "predict: a folder of slides, or a CSV")
+_FOLDER = flags.DEFINE_string(
+    "folder", None, "predict: where the slides of a CSV lie, if not by it"
+)
 _MPP = flags.DEFINE_float("mpp", None, "predict: um/px of --slide, if the file's is not right")
 _TRUST_MPP = flags.DEFINE_bool(
     "trust_mpp", False, "predict: um/px given win even where file and objective agree against them"
@@ -83,7 +86,7 @@ def _predict(workdir: Path) -> int:
     from lrmil_jax.patches import beside
     from lrmil_jax.workspace import layout
 
-    paths = {flag.name: flag.value and Path(flag.value) for flag in (_SLIDE, _SLIDES)}
+    paths = {f.name: f.value and Path(f.value) for f in (_SLIDE, _SLIDES, _FOLDER)}
     config = configuration.default() if _CONFIG.value is None else _CONFIG.value
     with beside.configured_readers(config) as readers:
         readers.begin()  # it starts while the rest is imported and the model is loaded

@@ -11,10 +11,12 @@ import pandas as pd
 
 from lrmil_jax import files
 from lrmil_jax.data import slide_files, slide_folder, splits
+from lrmil_jax.errors import DataError
 from lrmil_jax.models import model_folder, slide_list
 from lrmil_jax.models.slide_model import SlideModel
 from lrmil_jax.processes import Workers
 from lrmil_jax.tasks import predictions
+from lrmil_jax.workspace import twins
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +27,7 @@ def run(
     *,
     slide: Path | None,
     slides: Path | None,
+    folder: Path | None = None,
     mpp: float | None = None,
     trust_mpp: bool = False,
     readers: Workers | None = None,
@@ -37,6 +40,7 @@ def run(
       slide: one slide file, or
       slides: a folder of slides or a CSV (`slide_id[,path][,mpp][,patient_id][,label]`, where
         `label` stands for whatever columns of `predictions.csv` hold the truth).
+      folder: where slides of the CSV that have no path are looked for; None: beside the CSV.
       mpp: um/px of `slide`, if the file's own is not right.
       trust_mpp: um/px that are given win even where a file and its objective agree against them.
       readers: processes that read slides, as `SlideModel.predict_many` has them.
@@ -52,21 +56,46 @@ def run(
     if slide is not None:
         table = slide_files.one_slide(slide, mpp)
     else:
-        table = slide_files.read_list(slides)
+        table = slide_files.read_list(slides, folder)
+        _refuse_all_missing(table, slides, folder)
     truth = _targets(loaded, table)
-    folder = workdir / "predictions"
-    files.remove_leftovers(folder)
-    done, failed = slide_list.predict(loaded, table, folder, trust_mpp=trust_mpp, readers=readers)
+    target = workdir / "predictions"
+    files.remove_leftovers(target)
+    done, failed = slide_list.predict(loaded, table, target, trust_mpp=trust_mpp, readers=readers)
     table = pd.DataFrame([slide_list.csv_row(loaded, record) for record in done] + failed)
-    files.write_table(folder / "predictions.csv", table)
+    files.write_table(target / "predictions.csv", table)
     if slides is not None and slides.is_dir():
         listing = slide_files.list_folder(slides)
-        slide_folder.write(folder / "left_out.csv", slides, listing, listing.slides, str(slides))
-    _write_metrics(loaded, truth, done, folder)
+        slide_folder.write(target / "left_out.csv", slides, listing, listing.slides, str(slides))
+    trained_on = _tell_trained_on(loaded.folder, done)
+    _write_metrics(loaded, truth, done, target, trained_on)
     for record in done[:20]:
         log.info("%s", _line(record))
-    log.info("predictions of %d slides in %s", len(done), folder)
+    log.info("predictions of %d slides in %s", len(done), target)
     return len(failed)
+
+
+def _refuse_all_missing(table: pd.DataFrame, source: Path, folder: Path | None) -> None:
+    """Raises DataError where no slide that a CSV names is there: most likely they lie elsewhere."""
+    if not any(Path(path).exists() for path in table.path):
+        where = source.parent if folder is None else folder
+        raise DataError(
+            f"none of the {len(table)} slides of {source} is in {where}; name the folder in which "
+            "they lie by --folder"
+        )
+
+
+def _tell_trained_on(model: Path, done: list[dict]) -> list[str]:
+    """The slides that the model was trained on, by the bytes of their files; told if there are."""
+    seen = {(one.size, one.sample) for one in twins.read_seen(model)}
+    known = [one["slide_id"] for one in done
+             if (one["source"].get("size"), one["source"].get("sample")) in seen]  # fmt: skip
+    if known:
+        more = " ..." if len(known) > 3 else ""
+        log.warning("%d of %d slides are of those that the model was trained on (%s%s): it knows "
+                    "them better than new ones", len(known), len(done), ", ".join(known[:3]),
+                    more)  # fmt: skip
+    return known
 
 
 def _targets(model: SlideModel, table: pd.DataFrame) -> pd.DataFrame:
@@ -83,7 +112,13 @@ def _line(record: dict) -> str:
     return f"{record['slide_id']}: {said}; {record['lr_patches']} patches; {phases}"
 
 
-def _write_metrics(model: SlideModel, truth: pd.DataFrame, done: list[dict], folder: Path) -> None:
+def _write_metrics(
+    model: SlideModel,
+    truth: pd.DataFrame,
+    done: list[dict],
+    folder: Path,
+    trained_on: list[str],
+) -> None:
     task, said = model.task, {record["slide_id"]: record for record in done}
     known = truth[truth.slide_id.isin(said)].reset_index(drop=True)
     if not len(known):
@@ -97,6 +132,7 @@ def _write_metrics(model: SlideModel, truth: pd.DataFrame, done: list[dict], fol
     )
     found = predictions.measure(task, rows)
     facts = {"model_sha256": model_folder.identity(model.folder)}
+    facts["slides_of_training"] = int(known.slide_id.isin(trained_on).sum())
     files.write_json(folder / "metrics.json", found | facts)
     title = task.titles.get(task.headline, task.headline)
     log.info("%s %s over %d patients", title, found["metrics"][task.headline], found["patients"])

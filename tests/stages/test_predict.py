@@ -1,0 +1,49 @@
+"""What `predict` tells of its list of slides."""
+
+import logging
+
+import pandas as pd
+import pytest
+
+from lrmil_jax import files
+from lrmil_jax.data import slide_files
+from lrmil_jax.data.slide_jobs import file_identity
+from lrmil_jax.errors import DataError
+from lrmil_jax.stages import predict
+from lrmil_jax.workspace import twins
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A model that was trained on one of two files."""
+    for name in ("old", "new"):
+        (tmp_path / f"{name}.tif").write_bytes(name.encode())
+    seen = [file_identity(tmp_path / "old.tif")]
+    files.write_json(tmp_path / "model/final" / twins.SEEN, {"slides": seen})
+    return tmp_path / "model"
+
+
+def test_slides_of_the_training_are_told(model, tmp_path, caplog):
+    done = [{"slide_id": name, "source": {"mpp": None, **file_identity(tmp_path / f"{name}.tif")}}
+            for name in ("old", "new")]  # fmt: skip
+    with caplog.at_level(logging.WARNING):
+        assert predict._tell_trained_on(model, done) == ["old"]
+    assert "1 of 2 slides are of those that the model was trained on (old)" in caplog.text
+    caplog.clear()
+    assert predict._tell_trained_on(model, done[1:]) == []
+    assert caplog.text == ""
+
+
+def test_slides_of_a_csv_are_looked_for_in_the_folder_that_is_named(tmp_path):
+    slides, lists = tmp_path / "slides", tmp_path / "lists"
+    for folder in (slides, lists):
+        folder.mkdir()
+    for name in "ab":
+        (slides / f"{name}.tif").touch()
+    pd.DataFrame({"slide_id": ["a", "b"]}).to_csv(lists / "train.csv", index=False)
+    beside = slide_files.read_list(lists / "train.csv")
+    with pytest.raises(DataError, match=r"none of the 2 slides .* is in .*lists.* by --folder"):
+        predict._refuse_all_missing(beside, lists / "train.csv", None)
+    table = slide_files.read_list(lists / "train.csv", slides)
+    assert table.path.tolist() == [str(slides / "a.tif"), str(slides / "b.tif")]
+    predict._refuse_all_missing(table, lists / "train.csv", slides)
