@@ -4,9 +4,10 @@ import dataclasses
 import hashlib
 import importlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -167,16 +168,57 @@ def _up_to(stage: Stage) -> list[Stage]:
 
 def fingerprint(config: ConfigDict, workdir: Path, stage: Stage, fold: int | None) -> str:
     """A hash of everything that the stage's result depends on, stages before it included."""
+    return _digest(_content(config, workdir, stage, fold))
+
+
+def _content(config: ConfigDict, workdir: Path, stage: Stage, fold: int | None) -> dict[str, Any]:
     flat = configuration.flatten(config)
     keys = needed_keys(flat, stage, possible_stages(config))
-    content = {
+    return {
         "stage": stage.name,
         "fold": fold,
         "keys": {key: flat[key] for key in keys},
         "inputs": _inputs(config, workdir, stage, fold, by_subgroup="evaluate.subgroups" in keys),
     }
+
+
+def _digest(content: Any) -> str:
     text = json.dumps(content, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def made_of(config: ConfigDict, workdir: Path, stage: Stage, fold: int | None) -> dict[str, Any]:
+    """What the stage's fingerprint is made of, for `differences`: the values of keys, and a hash of
+    each input."""
+    content = _content(config, workdir, stage, fold)
+    inputs = {name: _digest(value) for name, value in content["inputs"].items()}
+    return json.loads(json.dumps({"keys": content["keys"], "inputs": inputs}, default=str))
+
+
+# Of an input of a stage that is another one now.
+_INPUT_WORDS = {
+    "table": "other slides, labels or folds",
+    "sources": "other slide files",
+    "encoder": "another encoder",
+}
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What a finished stage was made of that is not so now, as part of a sentence.
+
+    Args:
+      before: what it was made of, as `made_of` gave it then.
+      now: what it would be made of.
+    """
+    keys = [key for key in now["keys"] if before["keys"].get(key) != now["keys"][key]]
+    parts = [f"{key} was {before['keys'].get(key)!r} and is {now['keys'][key]!r}" for key in keys]
+    inputs = sorted(before["inputs"].keys() | now["inputs"].keys())
+    changed = [name for name in inputs if before["inputs"].get(name) != now["inputs"].get(name)]
+    if "table" in changed:  # with other slides their files are others anyway
+        changed = [name for name in changed if name != "sources"]
+    parts += [_INPUT_WORDS.get(name, f"other inputs of {name}") for name in changed]
+    more = f" and {len(parts) - 3} more" if len(parts) > 3 else ""
+    return ", ".join(parts[:3]) + more
 
 
 def possible_stages(config: ConfigDict) -> Collection[str]:

@@ -130,15 +130,18 @@ def _run_stage(
         if stage.looks_again:
             function(*arguments)
         return
+    parts = graph.made_of(config, workdir, stage, fold)
     if known is None or known["fingerprint"] != wanted:
-        _start_over(folder)
-        files.write_json(mark, {"fingerprint": wanted, "complete": False})
+        _start_over(folder, _why(known, parts))
+        files.write_json(mark, {"fingerprint": wanted, "complete": False, "made_of": parts})
     else:
         log.info("going on in %s", folder)
     start = time.perf_counter()
     function(*arguments)
     seconds = round(time.perf_counter() - start, 2)
-    files.write_json(mark, {"fingerprint": wanted, "complete": True, "seconds": seconds})
+    files.write_json(
+        mark, {"fingerprint": wanted, "complete": True, "seconds": seconds, "made_of": parts}
+    )
 
 
 def _read_mark(workdir: Path, stage: graph.Stage, fold: int | None) -> dict | None:
@@ -218,13 +221,21 @@ def _refuse_other_cohort(config: ConfigDict, workdir: Path) -> None:
     )
 
 
-def _start_over(folder: Path) -> None:
-    _remove(folder)
+def _why(mark: dict | None, parts: dict) -> str:
+    """What a stage was made with that is another thing now; marks of an earlier version say
+    nothing of it."""
+    if mark is None or "made_of" not in mark:
+        return "other settings"
+    return graph.differences(mark["made_of"], parts) or "other settings"
+
+
+def _start_over(folder: Path, why: str) -> None:
+    _remove(folder, why)
     with files.disk_errors(folder):
         folder.mkdir(parents=True)
 
 
-def _remove(folder: Path) -> None:
+def _remove(folder: Path, why: str = "other settings") -> None:
     with files.disk_errors(folder):
         # Renamed first, so that a kill in the middle never leaves half of an old stage.
         stale = folder.with_name(f".{folder.name}.stale")
@@ -232,7 +243,7 @@ def _remove(folder: Path) -> None:
         if folder.is_symlink():
             folder.unlink()  # what it names belongs to another run
         elif folder.exists():
-            log.info("%s was made with other settings; it is made anew", folder)
+            log.info("%s is made anew: %s", folder, why)
             folder.rename(stale)
             shutil.rmtree(stale)
 

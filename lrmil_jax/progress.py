@@ -77,12 +77,15 @@ class Progress:
         self._task = bar.add_task(label, total=total, completed=done, note="") if bar else None
         self._first = done
         self._start = self._last_line = time.monotonic()
+        self._after_first: tuple[float, int] | None = None
         self._lock = threading.Lock()
 
     def advance(self, count: int = 1, note: str = "") -> None:
         """Counts `count` more items; `note` is shown behind the numbers. Any thread may call."""
         with self._lock:
             self._done += count
+            if self._after_first is None:
+                self._after_first = time.monotonic(), self._done
             if self._bar is not None:
                 self._bar.update(self._task, advance=count, **({"note": note} if note else {}))
             elif time.monotonic() - self._last_line >= _LINE_SECONDS:
@@ -99,15 +102,29 @@ class Progress:
         seconds = time.monotonic() - self._start
         rate = (self._done - self._first) / max(seconds, 1e-9)
         of = "" if self._total is None else f"/{self._total}"
-        parts = [f"{self._label}: {self._done}{of}", f"{rate:.3g}/s", f"{seconds:.1f} s"]
+        parts = [f"{self._label}: {self._done}{of}", per_second(rate), f"{seconds:.1f} s"]
         if self._total is not None and self._done < self._total and rate > 0:
-            parts.append(f"{(self._total - self._done) / rate:.0f} s left")
+            parts.append(f"{(self._total - self._done) / self._steady(rate):,.0f} s left")
         return ", ".join([*parts, note] if note else parts)
+
+    def _steady(self, rate: float) -> float:
+        """Items a second after the first step, which waits for compilation and for processes to
+        start; the rate of all where there was one step only."""
+        if self._after_first is None:
+            return rate
+        since, done = self._after_first
+        seconds = time.monotonic() - since
+        return (self._done - done) / seconds if self._done > done and seconds > 0 else rate
+
+
+def per_second(rate: float) -> str:
+    """A rate in three digits, whole from a hundred on."""
+    return f"{rate:,.0f}/s" if rate >= 100 else f"{rate:.3g}/s"
 
 
 class _Rate(rich.progress.ProgressColumn):
     def render(self, task: rich.progress.Task) -> str:
-        return "" if not task.speed else f"{task.speed:.3g}/s"
+        return "" if not task.speed else per_second(task.speed)
 
 
 _shared_lock = threading.Lock()

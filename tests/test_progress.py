@@ -45,3 +45,22 @@ def test_setup_logging_replaces_handlers():
     finally:
         root.handlers[:] = before
         root.setLevel(level)
+
+
+def test_time_left_does_not_count_the_first_step(caplog, monkeypatch):
+    """A compilation of 100 s, then a step a second: 9 s are left of 20 steps, and not 90."""
+    now = [0.0]
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
+    with caplog.at_level(logging.INFO), progress("steps", 20) as bar:
+        for seconds in (100.0, *[1.0] * 11):
+            now[0] += seconds
+            bar.advance()
+    told = [record.message for record in caplog.records]
+    assert told[0] == "steps: 1/20, 0.01/s, 100.0 s, 1,900 s left"  # nothing else is known yet
+    assert told[1] == "steps: 11/20, 0.1/s, 110.0 s, 9 s left"
+
+
+def test_rates_have_three_digits():
+    rates = (0.01234, 1.2345, 99.44, 123.4, 1284.2)
+    told = [progress_module.per_second(rate) for rate in rates]
+    assert told == ["0.0123/s", "1.23/s", "99.4/s", "123/s", "1,284/s"]

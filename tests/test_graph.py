@@ -1,0 +1,36 @@
+"""Why a stage is made anew: what it was made of beside what it would be made of."""
+
+import pytest
+
+from lrmil_jax import graph, pipeline
+
+BEFORE = {"keys": {"student.topk": 8, "seed": 0}, "inputs": {"table": "a", "sources": "b"}}
+
+
+def changed(keys=(), inputs=()):
+    return {"keys": BEFORE["keys"] | dict(keys), "inputs": BEFORE["inputs"] | dict(inputs)}
+
+
+@pytest.mark.parametrize(
+    ("now", "sentence"),
+    [
+        (changed(), ""),
+        (changed({"student.topk": 4}), "student.topk was 8 and is 4"),
+        (changed({"folds": 3}), "folds was None and is 3"),
+        (changed(inputs={"table": "c"}), "other slides, labels or folds"),
+        (changed(inputs={"table": "c", "sources": "c"}), "other slides, labels or folds"),
+        (changed(inputs={"sources": "c"}), "other slide files"),
+        (changed(inputs={"encoder": "c"}), "another encoder"),
+        (changed(inputs={"text": "c"}), "other inputs of text"),
+        (changed({"a": 1, "b": 2, "c": 3, "d": 4}),
+         "a was None and is 1, b was None and is 2, c was None and is 3 and 1 more"),
+    ],
+)  # fmt: skip
+def test_differences_are_named(now, sentence):
+    assert graph.differences(BEFORE, now) == sentence
+
+
+def test_marks_of_an_earlier_version_say_nothing_of_it():
+    assert pipeline._why(None, BEFORE) == "other settings"
+    assert pipeline._why({"complete": True}, BEFORE) == "other settings"
+    assert pipeline._why({"made_of": BEFORE}, changed({"seed": 1})) == "seed was 0 and is 1"
