@@ -7,7 +7,6 @@ Keys that may be unset are placeholders: they print as None and keep their type.
 
 import ast
 import difflib
-import functools
 import re
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -364,7 +363,7 @@ def replaced(config: ConfigDict, changes: Mapping[str, str]) -> ConfigDict:
     """
     changed, flat = config.copy_and_resolve_references(), flatten(config)
     for key, text in changes.items():
-        _require_key(key, flat)
+        require_key(key, flat)
         try:
             value: Any = text
             if flat[key] is not None and not isinstance(flat[key], str):
@@ -385,45 +384,10 @@ def near_key(key: str, flat: Collection[str]) -> str:
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
-def _require_key(key: str, flat: Mapping[str, Any]) -> None:
+def require_key(key: str, flat: Collection[str]) -> None:
+    """Raises ConfigError, with the key that may be meant, where there is no such key."""
     if key not in flat:
         raise ConfigError(f"the config has no key {key!r}{near_key(key, flat)}")
-
-
-_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text",
-          tuple: "a list"}  # fmt: skip
-
-
-def update(config: ConfigDict, values: Mapping[str, Any]) -> None:
-    """Changes some keys in place, given as the values of a YAML file.
-
-    Raises:
-      ConfigError: a key that is not there, or a value of another type.
-    """
-    flat, defaults = flatten(config), flatten(default())
-    for key, value in values.items():
-        _require_key(key, flat)
-        *sections, name = key.split(".")
-        block = functools.reduce(getattr, sections, config)
-        kind = block.get_type(name)
-        try:
-            block[name] = None if value is None and defaults[key] is None else _cast(value, kind)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(
-                f"config.{key} cannot be {value!r}; it is {_KINDS.get(kind, kind.__name__)}, by "
-                f"default {defaults[key]!r}"
-            ) from error
-
-
-def _cast(value: Any, kind: type) -> Any:
-    """The value, where it is of this type or says a value of it: 1 and "1e-3" are numbers."""
-    if kind is tuple and isinstance(value, list | tuple):
-        return tuple(tuple(one) if isinstance(one, list) else one for one in value)
-    if kind is float and not isinstance(value, bool) and isinstance(value, int | float | str):
-        return float(value)
-    if type(value) is not kind:
-        raise TypeError
-    return value
 
 
 def flatten(config: Mapping | ConfigDict, prefix: str = "") -> dict[str, Any]:

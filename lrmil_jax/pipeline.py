@@ -32,6 +32,7 @@ from lrmil_jax.workspace import (
 
 log = logging.getLogger(__name__)
 
+_IMPORT = "import_features"
 _EXPORT = "export"  # belongs to no method: whoever wants files for another tool asks for it
 
 
@@ -43,6 +44,11 @@ def choose_stages(config: ConfigDict, names: list[str]) -> list[graph.Stage]:
     """
     order = graph.stage_names(config)
     unknown = [name for name in names if name not in (*order, _EXPORT)]
+    if unknown == [_IMPORT]:
+        raise ConfigError(
+            f"{_IMPORT} takes over features of another tool, but data.features is not set; name "
+            "their folder by --config.data.features=FOLDER"
+        )
     if unknown:
         raise ConfigError(
             f"--stages has {unknown[0]!r}; the stages of method {config.method} are "

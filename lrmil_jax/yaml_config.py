@@ -1,6 +1,7 @@
 """A config as YAML: keys over those of a config that comes along, `config: NAME` (else the
 defaults). `--config FILE.yaml` loads this module as ml_collections loads `configs/X.py`."""
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from lrmil_jax import config_files
 from lrmil_jax.errors import ConfigError, one_line
 
 BASE = "config"
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text",
+          tuple: "a list"}  # fmt: skip
 
 
 class _Loader(yaml.SafeLoader):
@@ -44,7 +47,7 @@ def get_config(arg: str) -> ConfigDict:
         keys = _flat(_read(path))
         base = keys.pop(BASE, None)
         config = configuration.default() if base is None else config_files.load(str(base))
-        configuration.update(config, keys)
+        _update(config, keys)
         return configuration.finish(config, after)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
@@ -77,3 +80,37 @@ def _flat(content: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
             raise ConfigError(f"has {twice[0]!r} twice; keep one of them")
         every |= parts
     return every
+
+
+def _update(config: ConfigDict, values: Mapping[str, Any]) -> None:
+    """Changes some keys in place.
+
+    Raises:
+      ConfigError: a key that is not there, or a value of another type.
+    """
+    flat, defaults = configuration.flatten(config), configuration.flatten(configuration.default())
+    for key, value in values.items():
+        if value is None and any(one.startswith(f"{key}.") for one in flat):
+            continue  # a section all of whose keys are left out
+        configuration.require_key(key, flat)
+        *sections, name = key.split(".")
+        block = functools.reduce(getattr, sections, config)
+        kind = block.get_type(name)
+        try:
+            block[name] = None if value is None and defaults[key] is None else _cast(value, kind)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"config.{key} cannot be {value!r}; it is {_KINDS.get(kind, kind.__name__)}, by "
+                f"default {defaults[key]!r}"
+            ) from error
+
+
+def _cast(value: Any, kind: type) -> Any:
+    """The value, where it is of this type or says a value of it: 1 and "1e-3" are numbers."""
+    if kind is tuple and isinstance(value, list | tuple):
+        return tuple(tuple(one) if isinstance(one, list) else one for one in value)
+    if kind is float and not isinstance(value, bool) and isinstance(value, int | float | str):
+        return float(value)
+    if type(value) is not kind:
+        raise TypeError
+    return value

@@ -2,7 +2,9 @@
 
 import pytest
 
+from lrmil_jax import config as configuration
 from lrmil_jax import graph, pipeline
+from lrmil_jax.errors import ConfigError
 
 BEFORE = {"keys": {"student.topk": 8, "seed": 0}, "inputs": {"table": "a", "sources": "b"}}
 
@@ -34,3 +36,9 @@ def test_marks_of_an_earlier_version_say_nothing_of_it():
     assert pipeline._why(None, BEFORE) == "other settings"
     assert pipeline._why({"complete": True}, BEFORE) == "other settings"
     assert pipeline._why({"made_of": BEFORE}, changed({"seed": 1})) == "seed was 0 and is 1"
+
+
+def test_import_without_features_says_what_to_name():
+    config = configuration.default()
+    with pytest.raises(ConfigError, match=r"--config\.data\.features=FOLDER"):
+        pipeline.choose_stages(config, ["prepare", "import_features"])

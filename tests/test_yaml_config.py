@@ -37,7 +37,8 @@ data:
 
 def test_without_a_base_keys_lie_over_the_defaults(tmp_path):
     assert changes(load(tmp_path, "seed: 7"), configuration.default()) == {"seed": 7}
-    assert changes(load(tmp_path, ""), configuration.default()) == {}
+    for text in ("", "student:\n  # topk: 4\n"):
+        assert changes(load(tmp_path, text), configuration.default()) == {}
 
 
 def test_tiny_and_further_changes_of_keys(tmp_path):
