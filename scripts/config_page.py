@@ -3,45 +3,19 @@
 python scripts/config_page.py
 """
 
-import inspect
-import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from lrmil_jax import config as configuration
+from lrmil_jax import config_keys
 
 PAGE = Path(__file__).parents[1] / "docs/configuration.md"
-_ASSIGNED = re.compile(r"    ((?:\w+\.)*\w+)\.(\w+) = (.*?)(?:  # (.*))?$")
-_CHANGED = re.compile(r"    block\.update\((\w+=.*)\)$")
 _SHARED = {"training": "Every stage that learns", "bag_training": "Beside them, every MIL training"}
 _HEAD = """# Configuration
 Made by `python scripts/config_page.py` of the comments in
 [lrmil_jax/config.py](../lrmil_jax/config.py). A key is set in a config file
 (`config.teacher.bags = 8`) or in the command (`--config.teacher.bags=8`); a mistyped one is
-refused, with the nearest that there is.
+refused, with the nearest that there is. `lrmil keys [WORD]` lists them in the terminal.
 """
-
-
-def explained() -> Iterator[tuple[str, str, str]]:
-    """Function, key (with its block, if any) and comment of every line that sets a key."""
-    function, comments = "", []
-    for line in inspect.getsource(configuration).splitlines():
-        if line.startswith("def "):
-            function, comments = line[4:].partition("(")[0], []
-        elif line.strip().startswith("# "):
-            comments.append(line.strip()[2:])
-        elif match := _ASSIGNED.match(line):
-            block, key, value, beside = match.groups()
-            block = "" if block in ("config", "block") else block.removeprefix("config.")
-            if not re.search(r"(ConfigDict|training)\(", value):
-                yield function, f"{block}.{key}".lstrip("."), " ".join([*comments, beside or ""])
-            comments = []
-        elif match := _CHANGED.match(line):
-            for key in re.findall(r"(\w+)=", match[1]):
-                yield function, key, " ".join(comments)
-            comments = []
-        else:
-            comments = []
 
 
 def _table(rows: list[tuple[str, object, str]]) -> list[str]:
@@ -55,7 +29,7 @@ def _table(rows: list[tuple[str, object, str]]) -> list[str]:
 def page() -> str:
     """The whole page."""
     flat = configuration.flatten(configuration.default())
-    told = {(function, key): comment for function, key, comment in explained()}
+    told = {(function, key): comment for function, key, comment in config_keys.explained()}
     shared = {
         "training": dict(configuration.training()),
         "bag_training": dict(configuration.bag_training()),
