@@ -88,6 +88,12 @@ def _verify(arguments: list[str]) -> int:
     return run(arguments, prog="lrmil verify")
 
 
+def _convert(arguments: list[str]) -> int:
+    from lrmil_jax.models.exported import main as run
+
+    return run(arguments, prog="lrmil convert")
+
+
 def _descriptions(arguments: list[str]) -> int:
     from lrmil_jax.selection.__main__ import main as run
 
@@ -160,6 +166,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "report": _job("report", "report"),
     "import": _job("import", "prepare,import_features"),
     "export": _job("export", "export"),
+    "convert": _convert,
     "init": _init,
     "keys": _keys,
     "encoders": _encoders,

@@ -139,6 +139,15 @@ COMMANDS: Mapping[str, Help] = {
         example=("lrmil export --config quickstart --workdir runs/first "
                  "--config.export.format=trident",),
     ),
+    "convert": Help(
+        summary="a trained model as StableHLO or ONNX, for other programs",
+        usage=("MODEL OUTPUT [--format stablehlo|onnx]",),
+        about="Writes each member's encoder (uint8 tiles to features) and head (features to "
+        "prediction and attention); for StableHLO also a reader that needs jax and numpy alone. "
+        "ONNX needs pip install 'lrmil_jax[onnx]'.",
+        options={"--format": "stablehlo (default), for CPU, CUDA and TPU; or onnx"},
+        example=("lrmil convert runs/nsclc/model exported",),
+    ),
     "init": Help(
         summary="the configs that come along; a copy of one, to edit",
         usage=("", "NAME [FILE.py]"),

@@ -8,6 +8,7 @@ from absl import app
 
 from lrmil_jax import checks, command, command_help, main, verify, yaml_config
 from lrmil_jax.evals import __main__ as evals
+from lrmil_jax.models import exported
 from lrmil_jax.selection import __main__ as selection
 
 
@@ -36,7 +37,8 @@ def test_examples_are_of_the_command_that_they_explain():
 
 def test_options_in_the_help_are_those_of_the_programs(capsys):
     programs = {"evaluate": [evals.parse, lambda _: evals.parse(["compare", "--help"])],
-                "descriptions": [selection.parse], "verify": [verify.main]}  # fmt: skip
+                "descriptions": [selection.parse], "verify": [verify.main],
+                "convert": [exported.main]}  # fmt: skip
     flags = {f"--{name}" for name in main.flags.FLAGS} | {"--config.KEY=VALUE"}
     for name, text in command_help.COMMANDS.items():
         for program in programs.get(name, ()):

@@ -44,6 +44,8 @@ def attend(
     """
     if mask is not None:  # sentences: few tokens, nothing to gain
         return jax.nn.dot_product_attention(query, key, value, mask=mask[:, None])
+    if _one_form.get():
+        return jax.nn.dot_product_attention(query, key, value)
     return jax.lax.platform_dependent(
         query, key, value, cpu=_by_head, default=jax.nn.dot_product_attention
     )
@@ -70,7 +72,7 @@ def self_attention(
       The attended values, head by head, in the type of `x`; still to be projected.
     """
     plain = functools.partial(_plain, heads=heads, mask=mask)
-    fuses = mask is None and not _unfused.get()
+    fuses = mask is None and not _unfused.get() and not _one_form.get()
     if not fuses or not _cudnn_has(x.dtype, x.shape[-1] // heads):
         return plain(x, kernel, bias)
     fused = functools.partial(_fused, heads)
@@ -107,6 +109,7 @@ def _dense(x, kernel, bias) -> Float[Array, "B T V"]:
 
 
 _unfused = contextvars.ContextVar("unfused", default=False)
+_one_form = contextvars.ContextVar("one_form", default=False)
 
 
 @contextlib.contextmanager
@@ -118,6 +121,17 @@ def unfused() -> Iterator[None]:
         yield
     finally:
         _unfused.reset(token)
+
+
+@contextlib.contextmanager
+def one_form() -> Iterator[None]:
+    """What is traced within attends in one way on every platform: for other runtimes' programs,
+    which know of no choice between platforms."""
+    token = _one_form.set(True)
+    try:
+        yield
+    finally:
+        _one_form.reset(token)
 
 
 _cudnn = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Array, Float, Num
 
 from lrmil_jax import heads, tasks
 from lrmil_jax.data import param_files
@@ -17,6 +18,7 @@ from lrmil_jax.errors import WeightsError
 from lrmil_jax.tasks import Task
 from lrmil_jax.train import bags
 from lrmil_jax.train.batches import standardise
+from lrmil_jax.types import AnyArray
 
 # Lengths that bags are filled up to when predicting: few, so that a cohort compiles few times.
 _PREDICT_LENGTHS = tuple(256 * 2**power for power in range(14))
@@ -72,6 +74,28 @@ class BagModel:
     def has_attention(self) -> bool:
         """Whether the head weighs patches at all."""
         return self._module.has_attention
+
+    @property
+    def needs_xy(self) -> bool:
+        """Whether the head must know where patches lie."""
+        return self._module.needs_xy
+
+    def function(
+        self, features: Float[AnyArray, "n D"], places: Float[AnyArray, "n 2"] | None = None
+    ) -> tuple[Float[Array, " V"], Float[Array, " n"]]:
+        """What is predicted of one bag, and attention that sums to 1 (zeros of a head without), in
+        JAX alone: to be exported.
+
+        Args:
+          features: of the bag's patches.
+          places: where they lie, in patches; for heads with positions.
+        """
+        mask = jnp.ones((1, features.shape[0]), bool)
+        places = None if places is None else places[None]
+        logits, attention = _applied(self._module)(self.variables, features[None], mask, places)
+        looked = jnp.zeros_like(mask[0], jnp.float32)
+        looked = looked if attention is None else jax.nn.softmax(attention[0])
+        return jnp.asarray(self.task.link(logits))[0], looked
 
     def predict_slide(
         self, store: bags.BagStore, slide: int

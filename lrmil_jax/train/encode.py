@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Array, Float, UInt8
 
 from lrmil_jax.encoders import Transform
 from lrmil_jax.errors import UserError
@@ -91,6 +91,7 @@ class BatchEncoder:
         px = encoder.transform.px
         params = cast_ahead(apply, encoder.params, np.zeros((1, px, px, 3), np.uint8))
         self._params = sharding.place_params(params, self._mesh, fsdp=fsdp)
+        self._function = apply
         self._apply = jax.jit(
             apply,
             out_shardings=sharding.replicated(self._mesh),
@@ -120,6 +121,11 @@ class BatchEncoder:
     def apply(self, images: UInt8[AnyArray, "n px px 3"]) -> dict[str, jax.Array]:
         """What the device does with one whole batch, without waiting for it."""
         return self._apply(self._params, images)
+
+    def function(self) -> Callable[[UInt8[AnyArray, "n px px 3"]], Float[Array, "n D"]]:
+        """Images to embeddings, parameters within: to be exported."""
+        params = jax.device_get(self._params)
+        return lambda images: self._function(params, images)["embedding"]
 
     def dispatch(self, images: UInt8[np.ndarray, "n px px 3"] | None) -> dict[str, jax.Array]:
         """`apply` of a whole batch on the host; {} of None."""
