@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lrmil_jax import files
-from lrmil_jax.report import table
+from lrmil_jax.report import confusion, table
 
 _SHOWN = {
     "accuracy": "accuracy",
@@ -128,7 +128,9 @@ def save_picture(
     FigureCanvasAgg(figure)
     if known:
         left, right = figure.subfigures(1, 2, width_ratios=(matrix, tiles))
-        _draw_confusion(left.subplots(), np.array(result["confusion"]), classes)
+        axis = left.subplots()
+        confusion.draw(axis, np.array(result["confusion"]), classes, truth="folder")
+        axis.set_title("tiles, coloured by the row's share", fontsize=9)
     else:
         right = figure
     right.suptitle("highest scores of each class: probability", fontsize=9)
@@ -139,19 +141,6 @@ def save_picture(
         row[0].set_ylabel(name, fontsize=8, rotation=0, ha="right", va="center")
     with files.atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
-
-
-def _draw_confusion(axis: Axes, confusion: np.ndarray, classes: Sequence[str]) -> None:
-    share = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
-    axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    for (row, column), count in np.ndenumerate(confusion):
-        colour = "white" if share[row, column] > 0.5 else "black"
-        axis.text(column, row, str(count), ha="center", va="center", fontsize=8, color=colour)
-    axis.set_xticks(range(len(classes)), classes, rotation=45, ha="right", fontsize=8)
-    axis.set_yticks(range(len(classes)), classes, fontsize=8)
-    axis.set_xlabel("said", fontsize=8)
-    axis.set_ylabel("folder", fontsize=8)
-    axis.set_title("tiles, coloured by the row's share", fontsize=9)
 
 
 def _draw_tile(axis: Axes, tile: Sequence[ScoredTile], index: int, classes: Sequence[str]) -> None:

@@ -1,0 +1,90 @@
+"""Learning curves: each term of each training on an axis of its own."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from lrmil_jax.report import comparison
+
+
+_TRAIN, _VALIDATION = "#9a9a9a", "#1f5fa8"
+_NOT_TERMS = ("grad_norm", "learning_rate", "balanced_loss")
+# Of a validation's many figures those that say how training went; terms of losses come beside.
+_FIGURES = ("loss", "auc", "kappa", "c_index", "pearson", "accuracy", "cosine", "agreement")
+_ACROSS = 5
+
+# Of each term the curves: whether of training, steps, values; a curve a fold.
+Terms = dict[str, list[tuple[bool, list[float], list[float]]]]
+
+
+def read(workdir: Path) -> dict[str, Terms]:
+    """What the trainings of a run logged, by stage and term."""
+    logs = sorted(workdir.glob("pretrain/training/metrics.jsonl"))
+    logs += sorted((workdir / "folds").glob("*/*/training/metrics.jsonl"))
+    stages: dict[str, Terms] = {}
+    for file in logs:
+        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        terms = stages.setdefault(file.parent.parent.name, {})
+        for name in dict.fromkeys(name for line in lines for name in line if "/" in name):
+            kind, _, term = name.partition("/")
+            points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+            if points:
+                terms.setdefault(term, []).append((kind == "train", *map(list, zip(*points))))
+    return {stage: shown for stage, terms in stages.items() if (shown := _shown(terms))}
+
+
+def _shown(terms: Terms) -> Terms:
+    """Terms of the loss, and a few figures of the validation, the whole loss first."""
+    names = [name for name, kinds in terms.items()
+             if name not in _NOT_TERMS and (any(train for train, *_ in kinds) or name in _FIGURES)]
+    return {name: terms[name] for name in sorted(names, key=lambda name: name != "loss")}  # fmt: skip
+
+
+def save(folder: Path, workdir: Path) -> list[tuple[str, str]]:
+    """Draws `training.png`, a line of panels a stage.
+
+    Returns:
+      File and caption; [] where nothing was trained.
+    """
+    stages = read(workdir)
+    if not stages:
+        return []
+    lines = {stage: -(-len(terms) // _ACROSS) for stage, terms in stages.items()}
+    figure = Figure(figsize=(2.15 * _ACROSS, 1.75 * sum(lines.values())), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(sum(lines.values()), _ACROSS, squeeze=False)
+    first = 0
+    for stage, terms in stages.items():
+        panels = axes[first : first + lines[stage]].ravel()
+        _draw_stage(panels, stage, terms)
+        first += lines[stage]
+    comparison.save_figure(figure, folder / "training.png")
+    caption = (
+        "Learning curves, each term on its own axis over the steps of its training: training "
+        "(grey) and validation (blue), a line a fold."
+    )
+    return [("training.png", caption)]
+
+
+def _draw_stage(panels: np.ndarray, stage: str, terms: Mapping) -> None:
+    for axis in panels[len(terms) :]:
+        axis.set_visible(False)
+    for axis, (term, kinds) in zip(panels, terms.items(), strict=False):
+        for is_training, steps, values in kinds:
+            colour = _TRAIN if is_training else _VALIDATION
+            axis.plot(steps, values, color=colour, lw=1, marker="." if len(steps) < 4 else None)
+        axis.set_title(f"{stage}: {term.replace('_', ' ')}", fontsize=8)
+        _log_if_wide(axis, [value for *_, values in kinds for value in values])
+        axis.tick_params(labelsize=7)
+        axis.locator_params(axis="x", nbins=4)
+
+
+def _log_if_wide(axis: Axes, values: list[float]) -> None:
+    """A logarithmic axis where values span more than a factor of 30."""
+    if min(values) > 0 and max(values) > 30 * min(values):
+        axis.set_yscale("log")
