@@ -122,6 +122,7 @@ _CHECKS = {
     "evaluate.sensitivity": _range(0.01, 1),
     "evaluate.timed_slides": _range(0, _INFINITE),
     "report.heatmaps": _range(0, _INFINITE),
+    "report.slides": _range(0, _INFINITE),
     "report.tiles": _range(1, 100),
     "export.features": _one_of("hr", "lr", "distilled"),
     "synthetic.slides": _range(0, 1_000_000),

@@ -280,7 +280,10 @@ def _results(config: ConfigDict) -> None:
     evaluate.timed_slides = 3  # test slides read again from the file to time every phase; 0 is none
 
     config.report = report = ConfigDict()
-    report.heatmaps = 4  # test slides per fold drawn with the student's attention
+    # Test slides that are shown alone, first those where the model errs or doubts: drawn with its
+    # attention, so many of each fold; and pages of all folds, of 1 to 2 MB and about 2 seconds each.
+    report.heatmaps = 4
+    report.slides = 20
     report.tiles = 6  # tiles of each class drawn by `zero_shot`, those that score highest
 
     config.export = export = ConfigDict()  # of `--stages export`
@@ -347,7 +350,7 @@ def tiny(config: ConfigDict) -> ConfigDict:
         block.update(epochs=3, bags=4, budget=256, hidden=16)
     config.student.topk = 2
     config.evaluate.timed_slides = 1
-    config.report.heatmaps = 1
+    config.report.update(heatmaps=1, slides=2)
     study = config.study
     study.update(seeds=study.seeds[:2], variants=study.variants[:2], budgets=study.budgets[:1])
     config.sweep.update(each=config.sweep.each[:2], grid=config.sweep.grid[:1])

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
 
@@ -154,6 +155,10 @@ class Method:
     def pictures(self, config: ConfigDict, workdir: Path, folder: Path) -> list[tuple[str, str]]:
         """Draws what only this method has to show into the report's folder; names and titles."""
         return []
+
+    def chosen(self, workdir: Path, fold: int, slide_id: str) -> np.ndarray | None:
+        """The LR patches of a slide whose HR patches were read, of a method that chooses them."""
+        return None
 
     def stored_rows(self, config: ConfigDict, *, hr: int, lr: int, layers: int, models: int) -> int:
         """Rows of features on disk, each as wide as an embedding.

@@ -118,6 +118,9 @@ class WiseFuse(Method):
         }
         return {"selection": selection}
 
+    def chosen(self, workdir: Path, fold: int, slide_id: str) -> np.ndarray | None:
+        return stage_files.read_chosen(workdir, fold, slide_id)[1]
+
     def pictures(self, config: ConfigDict, workdir: Path, folder: Path) -> list[tuple[str, str]]:
         from lrmil_jax.models import drawings  # late: whoever draws nothing waits for no matplotlib
 

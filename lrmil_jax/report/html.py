@@ -3,9 +3,11 @@
 import base64
 import html
 import io
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -14,7 +16,7 @@ from lrmil_jax import files
 # A picture above this many bytes is kept in the page as WebP of at most so many px.
 _LARGE_BYTES = 120_000
 _LARGEST_PX = 1400
-_FIGURE = re.compile(r"[-+±.,\d\s%×x\[\]]+|-|undefined")
+_FIGURE = re.compile(r"[-+±.,\d\s%x\[\]]+|-|undefined")
 # Even a page that was tampered with loads nothing from elsewhere.
 _POLICY = "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src {}"
 
@@ -68,6 +70,17 @@ def paragraph(text: str, style: str = "") -> str:
     if style == "warn":
         return f'<p class="warn" role="note"><strong>Caution.</strong> {html.escape(text)}</p>'
     return f"<p{f' class={style}' if style else ''}>{html.escape(text)}</p>"
+
+
+def paragraph_of(inside: str) -> str:
+    """A paragraph of what is HTML already."""
+    return f"<p>{inside}</p>"
+
+
+def data(name: str, value: Any) -> str:
+    """A value that scripts of the page read from the element of this name."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    return f'<script type="application/json" id="{html.escape(name)}">{text}</script>'
 
 
 def link(href: str, text: str) -> str:

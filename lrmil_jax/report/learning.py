@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 
 from lrmil_jax.report import comparison
 
-
 _TRAIN, _VALIDATION = "#9a9a9a", "#1f5fa8"
 _NOT_TERMS = ("grad_norm", "learning_rate", "balanced_loss")
 # Of a validation's many figures those that say how training went; terms of losses come beside.
@@ -34,15 +33,21 @@ def read(workdir: Path) -> dict[str, Terms]:
             kind, _, term = name.partition("/")
             points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
             if points:
-                terms.setdefault(term, []).append((kind == "train", *map(list, zip(*points))))
+                terms.setdefault(term, []).append(
+                    (kind == "train", *map(list, zip(*points, strict=True)))
+                )
     return {stage: shown for stage, terms in stages.items() if (shown := _shown(terms))}
 
 
 def _shown(terms: Terms) -> Terms:
     """Terms of the loss, and a few figures of the validation, the whole loss first."""
-    names = [name for name, kinds in terms.items()
-             if name not in _NOT_TERMS and (any(train for train, *_ in kinds) or name in _FIGURES)]
-    return {name: terms[name] for name in sorted(names, key=lambda name: name != "loss")}  # fmt: skip
+    names = [
+        name
+        for name, kinds in terms.items()
+        if name not in _NOT_TERMS and (any(train for train, *_ in kinds) or name in _FIGURES)
+    ]
+    names.sort(key=lambda name: name != "loss")
+    return {name: terms[name] for name in names}
 
 
 def save(folder: Path, workdir: Path) -> list[tuple[str, str]]:

@@ -143,6 +143,17 @@ def temperatures(config: ConfigDict, workdir: Path) -> dict[tuple[int, str], flo
     }
 
 
+def thresholds_of(config: ConfigDict, workdir: Path) -> dict[tuple[int, str], float]:
+    """Youden's threshold by fold and model, as each fold's validation patients chose it; those that
+    chose none are not there."""
+    return {
+        (fold, model): measured["thresholds"]["youden"]["threshold"]
+        for fold, folder in enumerate(_folders(config, workdir), 1)
+        for model, measured in _read_json(folder / "metrics.json").items()
+        if "youden" in measured.get("thresholds", {})
+    }
+
+
 def pooled_localisation(config: ConfigDict, workdir: Path) -> pd.DataFrame:
     """Rows of every fold's `localisation.csv` with their `fold`; empty without masks."""
     frames = []

@@ -1,21 +1,39 @@
-"""report: all folds together as a table, curves, heatmaps and one page; and the model of all
-folds, ready for `predict`."""
+"""report: all folds together as tables, figures and pages; and the model of all folds with its
+card, ready for `predict`."""
 
-import json
+import datetime
 import logging
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
+import lrmil_jax
 from lrmil_jax import files, methods, tasks
-from lrmil_jax.methods import comparison, delivery, timing
-from lrmil_jax.models import drawings
-from lrmil_jax.report import attention, follow_up, html, patient_figures, results, table
+from lrmil_jax.encoders import registry
+from lrmil_jax.errors import ConfigError
+from lrmil_jax.methods import comparison, delivery, drawn_slides, timing
+from lrmil_jax.models import cost, drawings, model_folder
+from lrmil_jax.report import (
+    agreement,
+    attention,
+    confusion,
+    costs,
+    discrimination,
+    fold_points,
+    follow_up,
+    html,
+    learning,
+    model_card,
+    overview,
+    patient_figures,
+    results,
+    run_page,
+    table,
+)
 from lrmil_jax.tasks import prediction_files
-from lrmil_jax.workspace import cohorts, foreign, layout, lesions
+from lrmil_jax.workspace import cohorts, foreign, layout, lesions, provenance, statuses
 
 log = logging.getLogger(__name__)
 
@@ -38,48 +56,144 @@ def run(config: ConfigDict, workdir: Path) -> None:
     rows = results.result_rows(config, workdir, tested)
     notes = results.result_notes(rows, tested)
     table.save(folder, rows, notes)
-    _save_curves(config, workdir, folder / "training.png")
-    pictures = [("training.png", "Validation loss of every training")]
+    notes.append(
+        "Figures are per patient. Seconds per slide are medians, from the slide "
+        "file, after a warm-up; models of the same shape are timed once."
+    )
+    prediction_files.write(folder, tested, results.validation_predictions(config, workdir))
+    ordered = drawn_slides.order(config, tested)
+    cautions = _cautions(config, workdir)
+    parts = run_page.Parts(
+        title=f"{_title(config)}: results",
+        rows=rows,
+        notes=notes,
+        cautions=cautions,
+        about=_about(config, workdir),
+        attention=table.attention_cells(rows),
+        attention_note=_ATTENTION_NOTE,
+        cards=drawn_slides.save_pages(config, workdir, folder, ordered),
+        training=learning.save(folder, workdir),
+        **_figures(config, workdir, folder, tested, rows),
+    )
+    parts.slides += _save_attention(config, workdir, folder)
+    parts.slides += methods.of(config).pictures(config, workdir, folder)
+    parts.slides += drawn_slides.save_heatmaps(config, workdir, folder, ordered)
+    html.save(folder / "index.html", run_page.render(parts, folder))
+    if folds:
+        _save_card(config, workdir, rows, cautions)
+    log.info("report: %s", folder / "index.html")
+
+
+def _title(config: ConfigDict) -> str:
+    return methods.of(config).main.title
+
+
+def _cautions(config: ConfigDict, workdir: Path) -> list[str]:
+    cohort = cohorts.prepared(config, workdir)
+    lost = len(cohorts.read(config, workdir).table) - len(cohort.table)
+    return overview.cautions(cohort, config.folds, slides_left_out=lost)
+
+
+def _about(config: ConfigDict, workdir: Path) -> str:
+    """What the run is, and what was left out."""
+    cohort = cohorts.prepared(config, workdir)
+    read = [statuses.read(workdir, name) for name in cohort.table.slide_id]
+    model = workdir / "model"
+    rows = overview.facts(
+        config,
+        cohort,
+        method=_title(config),
+        version=lrmil_jax.__version__,
+        made=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        model_hash=model_folder.identity(model) if model.is_dir() else None,
+        encoder=provenance.read(workdir).get("encoder", {}),
+    )
+    return overview.section(
+        rows=rows,
+        changed=overview.changed_keys(config),
+        splits=overview.split_cells(cohort, config.folds),
+        slides=overview.slides_left_out(workdir, cohorts.read(config, workdir).table.slide_id),
+        others=overview.files_left_out(workdir / "left_out.csv"),
+        damaged=sum(bool(status.get("unreadable")) for status in read),
+    )
+
+
+def _figures(
+    config: ConfigDict, workdir: Path, folder: Path, tested: pd.DataFrame, rows: list[dict]
+) -> dict[str, list]:
+    """Figures of the test patients, those that the task has, and what slides cost."""
     titles = {row["model"]: row["title"] for row in rows}
+    main = methods.of(config).main.name
+    drawn = {
+        "fold_points.png": fold_points.save(folder / "fold_points.png", rows, tested),
+        "roc.png": discrimination.save(folder / "roc.png", tested, titles, main),
+        "confusion.png": confusion.save(
+            folder / "confusion.png", tested, results.thresholds_of(config, workdir), titles
+        ),
+        "agreement.png": agreement.save(folder / "agreement.png", tested, titles),
+    }
+    pictures = [(name, caption) for name, caption in drawn.items() if caption]
     if tasks.of_columns(tested).has_follow_up:
         follow_up.save(folder / "follow_up.png", tested, titles)
         pictures.append(("follow_up.png", "Test patients above and below the median risk"))
     temperatures = results.temperatures(config, workdir)
-    more, sections = patient_figures.save(folder, tested, temperatures, titles)
-    prediction_files.write(folder, tested, results.validation_predictions(config, workdir))
-    pictures += more + _save_attention(config, workdir, folder)
-    pictures += methods.of(config).pictures(config, workdir, folder)
-    pictures += _save_heatmaps(config, workdir, folder)
-    notes += [
-        "Figures are per patient. Seconds per slide are medians, from the slide "
-        "file, after a warm-up; models of the same shape are timed once."
+    calibration, sections = patient_figures.save(folder, tested, temperatures, titles)
+    caption = costs.save(folder / "costs.png", rows, _flops(config, workdir, rows))
+    return {
+        "pictures": pictures,
+        "calibration": calibration,
+        "sections": sections,
+        "costs": [("costs.png", caption)] if caption else [],
+    }
+
+
+def _flops(config: ConfigDict, workdir: Path, rows: list[dict]) -> dict[str, float]:
+    """`costs.encoding_flops`; {} where another tool encoded, or the encoder cannot be counted."""
+    facts = provenance.read(workdir).get("encoder", {})
+    if not foreign.reads_slides(config) or foreign.given(config) or "name" not in facts:
+        return {}
+    try:
+        of_patch = cost.flops_per_patch(facts["name"], facts["options"], cohorts.geometry(config))
+    except ConfigError:  # such as a file of the user's that has moved since
+        return {}
+    read = [
+        statuses.read(workdir, name) for name in cohorts.prepared(config, workdir).table.slide_id
     ]
-    shown = table.attention_cells(rows)
-    if len(shown) > 1:
-        notes.append(_ATTENTION_NOTE)
-        sections.append(("Attention on test slides with lesion", shown))
-    page = html.page("lrmil_jax: results", table.cells(rows), pictures, notes, sections=sections)
-    html.save(folder / "index.html", page)
-    log.info("report: %s", folder / "index.html")
+    if of_patch is None:
+        return {}
+    high = {model.name: model.high for model in methods.of(config).models(config)}
+    patches = float(np.median([status["hr_patches"] for status in read]))
+    return costs.encoding_flops(rows, high, of_patch, hr_patches=patches)
 
 
-def _save_curves(config: ConfigDict, workdir: Path, path: Path) -> None:
-    logs = sorted((workdir / "folds").glob("*/*/training/**/metrics.jsonl"))
-    logs += sorted(workdir.glob("pretrain/training/metrics.jsonl"))
-    figure = Figure(figsize=(9, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axis = figure.subplots()
-    for file in logs:
-        lines = [json.loads(line) for line in file.read_text().splitlines()]
-        points = [(line["step"], line["validation/loss"]) for line in lines
-                  if line.get("validation/loss") is not None]  # fmt: skip
-        if points:
-            axis.plot(*zip(*points, strict=True), label=str(file.parent.relative_to(workdir)))
-    axis.set(xlabel="step", ylabel="validation loss", yscale="log")
-    if len(logs) <= 12:
-        axis.legend(fontsize=7)
-    with files.atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=100)
+def _save_card(config: ConfigDict, workdir: Path, rows: list[dict], cautions: list[str]) -> None:
+    """Writes `model/README.md`."""
+    model, cohort = workdir / "model", cohorts.prepared(config, workdir)
+    main, facts = methods.of(config).main, model_folder.read_facts(model)
+    row = next(row for row in rows if row["model"] == main.name)
+    name = facts["encoder"]["name"]
+    card = model_card.ModelCard(
+        title=main.title,
+        method=config.method,
+        task=cohort.task.name,
+        classes=cohort.task.classes,
+        encoder=Path(name).name,
+        licence="" if name.endswith(".py") else registry.spec(name).licence,
+        dataset=Path(cohorts.source(config)).name,
+        slides=len(cohort.table),
+        patients=cohort.table.patient_id.nunique(),
+        row=row | {"reads_hr": main.high},
+        metric_titles={one: cohort.task.titles.get(one, one.replace("_", " "))
+                       for one in cohort.task.metrics},
+        geometry=facts["geometry"],
+        thresholds=facts.get("thresholds") or {},
+        cautions=cautions,
+        folds=config.folds,
+        hashes=facts["sha256"],
+        identity=model_folder.identity(model),
+        version=lrmil_jax.__version__,
+    )  # fmt: skip
+    files.write_text(model / "README.md", model_card.text(card))
 
 
 def _save_attention(config: ConfigDict, workdir: Path, folder: Path) -> list[tuple[str, str]]:
@@ -98,23 +212,6 @@ def _save_attention(config: ConfigDict, workdir: Path, folder: Path) -> list[tup
         "is summed within each LR patch. AUC: lesion patches against patches without lesion."
     )
     return [("attention.png", caption)]
-
-
-def _save_heatmaps(config: ConfigDict, workdir: Path, folder: Path) -> list[tuple[str, str]]:
-    """Attention of the method's model on the first test slides of every fold."""
-    if not foreign.reads_slides(config):
-        return []
-    cohort, pictures = cohorts.prepared(config, workdir), []
-    model = methods.of(config).main
-    for fold in range(1, config.folds + 1):
-        rows = cohort.slides(fold, "test").head(config.report.heatmaps)
-        read = cohort.in_one_bag(rows.slide_id)
-        store = model.features(config, workdir, fold, read.slide_id.tolist())
-        pictures += drawings.save_attention(
-            config, workdir, folder, rows, model.head(workdir, fold), store,
-            read.case_id.tolist(), fold=fold, high=model.high,
-        )  # fmt: skip
-    return pictures
 
 
 def in_turn(scored: pd.DataFrame, count: int) -> list[tuple[int, str]]:

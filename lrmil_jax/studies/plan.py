@@ -25,6 +25,7 @@ _LEAN = {
     "evaluate.colour_baseline": "False",
     "evaluate.timed_slides": "0",
     "report.heatmaps": "0",
+    "report.slides": "0",
 }
 # Keys that change what a slide costs: such a variant is timed as the config itself is.
 _COSTLY = ("method", "select.rho", "select.count", "encoder.name", "geometry.")
