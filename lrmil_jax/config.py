@@ -281,7 +281,7 @@ def _results(config: ConfigDict) -> None:
 
     config.report = report = ConfigDict()
     # Test slides that are shown alone, first those where the model errs or doubts: drawn with its
-    # attention, so many of each fold; and pages of all folds, of 1 to 2 MB and about 2 seconds each.
+    # attention, so many of each fold; and as pages of 1 to 2 MB, so many of all folds.
     report.heatmaps = 4
     report.slides = 20
     report.tiles = 6  # tiles of each class drawn by `zero_shot`, those that score highest

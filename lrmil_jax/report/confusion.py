@@ -1,4 +1,4 @@
-"""Which classes patients have, and which ones a model gives them."""
+"""Which classes patients have, and which ones a model predicts."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,7 +27,7 @@ def draw(axis: Axes, counts: Int[np.ndarray, "C C"], classes: Sequence[str], *, 
     turned = {"rotation": 45, "ha": "right"} if max(map(len, classes)) > _SMALL else {}
     axis.set_xticks(range(len(classes)), classes, fontsize=8, **turned)
     axis.set_yticks(range(len(classes)), classes, fontsize=8)
-    axis.set_xlabel("said", fontsize=8)
+    axis.set_xlabel("predicted", fontsize=8)
     axis.set_ylabel(truth, fontsize=8)
 
 
@@ -43,7 +43,7 @@ def save(
       path: PNG to write.
       tested: test rows of all folds, with their `fold`.
       thresholds: by fold and model, on the probability of the second of two classes, as validation
-        patients chose; where one is absent, the most probable class is said.
+        patients chose; where one is absent, the most probable class is predicted.
       titles: of the models, by name.
 
     Returns:
@@ -59,7 +59,7 @@ def save(
     axes = figure.subplots(1, len(models), squeeze=False)[0]
     for axis, model in zip(axes, models, strict=True):
         counts = count(tested[tested.model == model], thresholds)
-        draw(axis, counts, task.classes, truth="is" if model == models[0] else "")
+        draw(axis, counts, task.classes, truth="true class" if model == models[0] else "")
         axis.set_title(titles.get(model, model), fontsize=9)
     comparison.save_figure(figure, path)
     return f"Test patients of all folds, coloured by the row's share; {_rule(tested, thresholds)}."
@@ -68,7 +68,7 @@ def save(
 def count(
     rows: pd.DataFrame, thresholds: Mapping[tuple[int, str], float]
 ) -> Int[np.ndarray, "C C"]:
-    """Patients by true class (row) and said class (column), of one model's rows of all folds."""
+    """Patients by true class (row) and predicted class (column), of a model's rows of all folds."""
     task = tasks.of_columns(rows)
     counts = np.zeros((len(task.classes), len(task.classes)), np.int64)
     for (model, fold), of_fold in rows.groupby(["model", "fold"]):
@@ -87,6 +87,8 @@ def _rule(tested: pd.DataFrame, thresholds: Mapping[tuple[int, str], float]) -> 
     asked = set(zip(tested.fold.astype(int), tested.model.astype(str), strict=True))
     given = asked & set(thresholds)
     if not given:
-        return "the most probable class is said"
-    start = "said from the threshold on that has the highest Youden's index on validation patients"
-    return start + ("" if given == asked else ", where they tell one, else the most probable class")
+        return "predicted is the most probable class"
+    start = "predicted at the threshold of the highest Youden's index on validation patients"
+    return start + (
+        "" if given == asked else ", where they chose one, else the most probable one"
+    )

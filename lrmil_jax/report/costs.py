@@ -94,12 +94,13 @@ def _draw_seconds(axis: Axes, rows: Sequence[Mapping]) -> None:
 
 
 def _draw_flops(axis: Axes, flops: Mapping[str, float]) -> None:
-    names, values = list(flops), [value / 1e12 for value in flops.values()]
+    unit, size = ("TFLOP", 1e12) if max(flops.values()) >= 1e12 else ("GFLOP", 1e9)
+    names, values = list(flops), [value / size for value in flops.values()]
     axis.barh(range(len(names)), values, color=_BAR, height=0.6)
     for place, value in enumerate(values):
         less = values[-1] / value if value else 0
         text = f" {value:.3g}" + (f" ({less:.3g} times less)" if less > 1.05 else "")
         axis.text(value, place, text, va="center", fontsize=8)
     axis.set_yticks(range(len(names)), names, fontsize=8)
-    axis.set(xlabel="TFLOP a slide to encode", xlim=(0, 1.45 * max(values)))
+    axis.set(xlabel=f"{unit} to encode a slide", xlim=(0, 1.45 * max(values)))
     axis.invert_yaxis()

@@ -127,7 +127,8 @@ def figure(path: str, caption: str, *, folder: Path | None = None) -> str:
     source = html.escape(path) if folder is None else embedded(folder / path)
     beside = "" if folder is None else f" {link(path, Path(path).name)}"
     return (
-        f'<figure><img src="{source}" alt="{html.escape(caption)}" loading="lazy">'
+        f'<figure><div class="scroll" tabindex="0"><img src="{source}" '
+        f'alt="{html.escape(caption)}"></div>'
         f"<figcaption>{html.escape(caption)}{beside}</figcaption></figure>"
     )
 

@@ -180,7 +180,7 @@ def card(page: SlidePage) -> str:
     source = pyramid.jpeg(Image.fromarray(coloured), quality=70)
     mark = {True: "wrong: ", False: "", None: ""}[page.is_wrong]
     return (
-        f'<a class="card" href="{address(page.name)}"><img loading="lazy" '
+        f'<a class="card" href="{address(page.name)}"><img '
         f'alt="{text_html.escape(f"Attention on slide {page.name}")}" '
         f'src="data:image/jpeg;base64,{source}"><strong>{text_html.escape(page.name)}</strong><br>'
         f"{mark}{text_html.escape(page.verdict)}</a>"
