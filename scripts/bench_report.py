@@ -92,7 +92,8 @@ def figures(folder: Path) -> None:
     )
     left_out = [overview.LeftOut("no tissue", [f"slide_{number}" for number in range(30)])]
     parts = run_page.Parts(
-        title="simulated cohort", rows=rows, notes=[], cautions=[], attention=[], attention_note="",
+        title="simulated cohort", main="lrmil", rows=rows, notes=[], cautions=[], attention=[],
+        attention_note="",
         about=overview.section(rows=[("cohort", "simulated")], changed=[], splits=[["fold"]],
                                slides=left_out, others=[], damaged=0),
         pictures=pictures, calibration=calibration, sections=sections, costs=[], training=[],

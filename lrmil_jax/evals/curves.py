@@ -95,12 +95,14 @@ def over_folds(folds: Sequence[Scored]) -> dict[str, Curve]:
 
 
 def _band(folds: Sequence[Scored]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    names = [f"{name}{place}" for name in ("roc", "pr") for place in range(len(GRID))]
+
     def measure(fold: Scored):
         def at(rows):
             curves = both(fold.positive[rows], fold.score[rows])
             if curves is None:
-                return {}
-            return {f"{name}{i}": v for name, curve in curves.items() for i, v in enumerate(curve)}
+                return dict.fromkeys(names)
+            return dict(zip(names, np.concatenate([curves["roc"], curves["pr"]]), strict=True))
 
         return at
 

@@ -89,6 +89,4 @@ def _rule(tested: pd.DataFrame, thresholds: Mapping[tuple[int, str], float]) -> 
     if not given:
         return "predicted is the most probable class"
     start = "predicted at the threshold of the highest Youden's index on validation patients"
-    return start + (
-        "" if given == asked else ", where they chose one, else the most probable one"
-    )
+    return start + ("" if given == asked else ", where they chose one, else the most probable one")

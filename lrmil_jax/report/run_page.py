@@ -25,6 +25,7 @@ class Parts:
 
     Attributes:
       title: heading.
+      main: name of the model that the run is about.
       rows: of the result table (`results.result_rows`); notes: paragraphs below it.
       cautions: where figures cannot be trusted; about: `overview.section`.
       pictures: of the results; calibration: of it and of decisions; sections: tables of the same.
@@ -35,6 +36,7 @@ class Parts:
     """
 
     title: str
+    main: str
     rows: Sequence[dict]
     notes: Sequence[str]
     cautions: Sequence[str]
@@ -78,16 +80,17 @@ def render(parts: Parts, folder: Path) -> str:
     return html.document(
         f"lrmil_jax: {parts.title}",
         f"<h1>{text_html.escape(parts.title)}</h1>",
-        html.paragraph(headline(parts.rows), "lead"),
+        html.paragraph(
+            headline(next(row for row in parts.rows if row["model"] == parts.main)), "lead"
+        ),
         *(html.paragraph(sentence, "warn") for sentence in parts.cautions),
         html.contents(sections),
         *sections,
     )
 
 
-def headline(rows: Sequence[dict]) -> str:
-    """The last model of the table, which the run is about, in a sentence."""
-    row = rows[-1]
+def headline(row: dict) -> str:
+    """A model's row of the table in a sentence."""
     name = row["headline"]
     value = table.interval(row[name], row.get(f"{name}_interval"))
     over = f", mean of {row['folds']} folds" if row["folds"] > 1 else ""

@@ -179,7 +179,7 @@ def _page(
         for one in records[:_HEATMAPS]
     ]
     page = html.page("lrmil_jax: external cohort", table.cells([row]), pictures, notes,
-                     sections=sections)  # fmt: skip
+                     sections=sections, folder=folder)  # fmt: skip
     html.save(folder / "index.html", page)
     for line in table.lines([row]):
         log.info("%s", line)

@@ -65,6 +65,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     cautions = _cautions(config, workdir)
     parts = run_page.Parts(
         title=f"{_title(config)}: results",
+        main=methods.of(config).main.name,
         rows=rows,
         notes=notes,
         cautions=cautions,
@@ -112,7 +113,9 @@ def _about(config: ConfigDict, workdir: Path) -> str:
         rows=rows,
         changed=overview.changed_keys(config),
         splits=overview.split_cells(cohort, config.folds),
-        slides=overview.slides_left_out(workdir, cohorts.read(config, workdir).table.slide_id),
+        slides=overview.slides_left_out(
+            workdir, cohorts.read(config, workdir).table.slide_id.tolist()
+        ),
         others=overview.files_left_out(workdir / "left_out.csv"),
         damaged=sum(bool(status.get("unreadable")) for status in read),
     )
@@ -208,8 +211,8 @@ def _save_attention(config: ConfigDict, workdir: Path, folder: Path) -> list[tup
         drawn.append(_lesion_slide(config, workdir, fold, slide_id, auc))
     attention.save(folder / "attention.png", drawn)
     caption = (
-        "Attention per LR patch on test slides with lesion (outlined); the teacher's HR attention "
-        "is summed within each LR patch. AUC: lesion patches against patches without lesion."
+        "Attention per LR patch on test slides with lesion (outlined); attention on HR "
+        "patches is summed within each LR patch. AUC: lesion patches against those without lesion."
     )
     return [("attention.png", caption)]
 

@@ -416,7 +416,7 @@ def test_attention_is_reported(finished):
         assert told["dice"] == pytest.approx(rows.dice.mean())
         assert told["dice_interval"][0] <= told["dice"] <= told["dice_interval"][1]
     page = (root / "report/index.html").read_text()
-    assert 'src="attention.png"' in page
+    assert 'href="attention.png"' in page
     assert "attention AUC" in page
     with Image.open(root / "report/attention.png") as picture:
         assert picture.width == 1000

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lrmil_jax.report import html, table
+from lrmil_jax.report import table
 
 ROWS = [
     {
@@ -114,20 +114,6 @@ def test_files_hold_every_figure(tmp_path):
     assert set(markdown[1]) == set("|- ")
 
 
-def test_the_page_shows_text_as_text(tmp_path):
-    page = html.page("A & B", [["<model>", "AUC"], ["LRMIL", "0.9"]],
-                     [('a"b.png', "x < y")], ["5 < 6"])  # fmt: skip
-    assert "<title>A &amp; B</title>" in page
-    assert "<th>&lt;model&gt;</th>" in page
-    assert "<td>LRMIL</td><td>0.9</td>" in page
-    assert 'src="a&quot;b.png"' in page
-    assert "<p>5 &lt; 6</p>" in page
-    assert "<script" not in page
-    assert "http" not in page
-    html.save(tmp_path / "index.html", page)
-    assert (tmp_path / "index.html").read_text(encoding="utf-8") == page
-
-
 SCORED = [
     ROWS[0]
     | {
@@ -182,10 +168,3 @@ def test_attention_files(tmp_path):
     text = (tmp_path / "attention.txt").read_text().splitlines()
     assert text == table.aligned(table.attention_cells(SCORED))
     assert (tmp_path / "attention.md").read_text().splitlines()[1].count("---") == 6
-
-
-def test_the_page_has_room_for_a_second_table():
-    page = html.page("t", [["model"]], [], ["note"], sections=[("A > B", [["x"], ["<1>"]])])
-    assert page.count("<table>") == 2
-    assert page.index("note") < page.index("<h2>A &gt; B</h2>") < page.index("<td>&lt;1&gt;</td>")
-    assert "<h2>" not in html.page("t", [["model"]], [], ["note"])
