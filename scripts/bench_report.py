@@ -168,17 +168,20 @@ def pages(folder: Path, tissue: Path | None) -> None:
     html.save(path, timed("page with 100,000 patches", slide_page.render, large))
     print(f"page: {path.stat().st_size / 1e6:.2f} MB")
     browser = shutil.which("chromium") or shutil.which("google-chrome")
-    print(opened(browser, path) if browser else "no Chromium here: the page was not opened")
+    if browser is None:
+        print("no Chromium here: the page was not opened")
+    else:
+        milliseconds, console = opened(browser, path)
+        print(f"drawn after {milliseconds} ms, console: {console or 'nothing'}")
 
 
-def opened(browser: str, path: Path) -> str:
-    """What the browser's console says, and when the page was there."""
+def opened(browser: str, path: Path) -> tuple[int, list[str]]:
+    """Milliseconds until the page was drawn, and what the browser's console said."""
     command = [browser, "--headless", "--no-sandbox", "--enable-logging=stderr", "--dump-dom",
                "--virtual-time-budget=3000", path.resolve().as_uri()]  # fmt: skip
     run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    milliseconds = re.search(r'data-opened="(\d+)"', run.stdout)
-    errors = re.findall(r".*CONSOLE.*", run.stderr)
-    return f"drawn after {milliseconds and milliseconds[1]} ms, console: {errors or 'nothing'}"
+    drawn = re.search(r'data-opened="(\d+)"', run.stdout)
+    return int(drawn[1]) if drawn else -1, re.findall(r".*CONSOLE.*", run.stderr)
 
 
 def main() -> None:

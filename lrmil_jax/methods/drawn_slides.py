@@ -27,13 +27,14 @@ def order(config: ConfigDict, tested: pd.DataFrame) -> pd.DataFrame:
     return doubt.ordered(tested[tested.model == main.name])
 
 
-def save_heatmaps(
+def save_pictures(
     config: ConfigDict, workdir: Path, folder: Path, ordered: pd.DataFrame
 ) -> list[tuple[str, str]]:
-    """Attention of the method's model on the first `report.heatmaps` slides of every fold; names
-    and titles."""
-    model, pictures = methods.of(config).main, []
+    """The first `report.heatmaps` slides of every fold with the attention of the method's model,
+    and what else the method has to show of them; names and titles."""
+    model = methods.of(config).main
     first = ordered.groupby("fold").head(config.report.heatmaps)
+    pictures = methods.of(config).pictures(config, workdir, folder, first)
     for fold, rows, head, store, cases in _folds(config, workdir, first):
         pictures += drawings.save_attention(
             config, workdir, folder, rows, head, store, cases, fold=fold, high=model.high

@@ -152,8 +152,11 @@ class Method:
         """
         return {}
 
-    def pictures(self, config: ConfigDict, workdir: Path, folder: Path) -> list[tuple[str, str]]:
-        """Draws what only this method has to show into the report's folder; names and titles."""
+    def pictures(
+        self, config: ConfigDict, workdir: Path, folder: Path, drawn: pd.DataFrame
+    ) -> list[tuple[str, str]]:
+        """Draws what only this method has to show of test slides into the report's folder; names
+        and titles. `drawn` has the slides' `fold` and `slide_id`."""
         return []
 
     def chosen(self, workdir: Path, fold: int, slide_id: str) -> np.ndarray | None:

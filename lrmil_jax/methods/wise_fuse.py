@@ -121,10 +121,12 @@ class WiseFuse(Method):
     def chosen(self, workdir: Path, fold: int, slide_id: str) -> np.ndarray | None:
         return stage_files.read_chosen(workdir, fold, slide_id)[1]
 
-    def pictures(self, config: ConfigDict, workdir: Path, folder: Path) -> list[tuple[str, str]]:
+    def pictures(
+        self, config: ConfigDict, workdir: Path, folder: Path, drawn: pd.DataFrame
+    ) -> list[tuple[str, str]]:
         from lrmil_jax.models import drawings  # late: whoever draws nothing waits for no matplotlib
 
-        return drawings.save_regions(config, workdir, folder)
+        return drawings.save_regions(config, workdir, folder, drawn)
 
     def stored_rows(self, config: ConfigDict, *, hr: int, lr: int, layers: int, models: int) -> int:
         # The chosen ones as they are and, about as wide again, fused.

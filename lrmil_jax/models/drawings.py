@@ -73,15 +73,18 @@ def save_attention(
     return pictures
 
 
-def save_regions(config: ConfigDict, workdir: Path, folder: Path) -> list[tuple[str, str]]:
-    """The same slides' likeness to the descriptions, and the regions that it chose."""
+def save_regions(
+    config: ConfigDict, workdir: Path, folder: Path, drawn: pd.DataFrame
+) -> list[tuple[str, str]]:
+    """The likeness to the descriptions of test slides, `fold` and `slide_id`, and the regions that
+    it chose; names and titles."""
     cohort = cohorts.prepared(config, workdir)
     space = shared_space.SharedSpace(stage_files.texts_path(workdir))
     guides = text_guidance.guides(config, space)
     pictures = []
-    for fold in range(1, config.folds + 1):
-        rows = cohort.slides(fold, "test").head(config.report.heatmaps)
-        names = rows.slide_id.tolist()
+    for fold, of_fold in drawn.groupby("fold"):
+        fold, names = int(fold), of_fold.slide_id.tolist()
+        rows = cohort.slides(fold, "test").set_index("slide_id").loc[names].reset_index()
         store = feature_sets.open_store(
             config, workdir, stage_files.selecting_folder(config, workdir, fold), names
         )

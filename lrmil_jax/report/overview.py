@@ -97,10 +97,10 @@ def cautions(cohort: Cohort, folds: int, *, slides_left_out: int) -> list[str]:
     if tested:
         name, patients = min(tested.items(), key=lambda item: len(item[1]))
         if 0 < len(patients) < FEW:
+            share = f"one of them is {1 / len(patients):.2g} of all"
             sentences.append(
-                f"Only {len(patients)} test patients {name}: with fewer than {FEW} an interval "
-                f"cannot be trusted, as one patient changes the share of them that is right by "
-                f"{1 / len(patients):.2g}."
+                f"Only {len(patients)} test patients{name}: with fewer than {FEW} an interval "
+                f"cannot be trusted, as {share}."
             )
     return sentences
 
@@ -111,7 +111,7 @@ def _missing(fold: int, split: str, names: Sequence[str]) -> str:
         "val": "so it chooses no threshold, and its checkpoint badly",
         "test": "so figures that compare the two are undefined there",
     }
-    return f"Fold {fold} has no {split} patients {' or '.join(names)}, {lacking[split]}."
+    return f"Fold {fold} has no {split} patients{' or'.join(names)}, {lacking[split]}."
 
 
 def _members(cohort: Cohort, rows: pd.DataFrame) -> dict[str, set[str]]:
@@ -119,13 +119,13 @@ def _members(cohort: Cohort, rows: pd.DataFrame) -> dict[str, set[str]]:
     task = cohort.task
     if task.has_classes:
         labels = task.groups(task.targets(rows)) if len(rows) else []
-        by_class: dict[str, set[str]] = {f"of class {name}": set() for name in task.classes}
+        by_class: dict[str, set[str]] = {f" of class {name}": set() for name in task.classes}
         for case, label in zip(rows.case_id, labels, strict=True):
-            by_class[f"of class {task.classes[label]}"].add(case)
+            by_class[f" of class {task.classes[label]}"].add(case)
         return by_class
     if task.has_follow_up:
-        return {"with an event": set(rows.case_id[rows.event > 0])}
-    return {"at all": set(rows.case_id)}
+        return {" with an event": set(rows.case_id[rows.event > 0])}
+    return {"": set(rows.case_id)}
 
 
 def changed_keys(config: ConfigDict) -> list[tuple[str, str]]:

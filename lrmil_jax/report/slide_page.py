@@ -105,8 +105,8 @@ def _tools(page: SlidePage) -> str:
     regions = ""
     if page.regions is not None:
         regions = (
-            f'<label><input type="checkbox" id="regions" checked>{len(page.regions)} regions read '
-            "at high power</label>"
+            '<label><input type="checkbox" id="regions" checked>regions read at high power '
+            f"({len(page.regions)})</label>"
         )
     return (
         '<div class="tools">'

@@ -77,8 +77,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         **_figures(config, workdir, folder, tested, rows),
     )
     parts.slides += _save_attention(config, workdir, folder)
-    parts.slides += methods.of(config).pictures(config, workdir, folder)
-    parts.slides += drawn_slides.save_heatmaps(config, workdir, folder, ordered)
+    parts.slides += drawn_slides.save_pictures(config, workdir, folder, ordered)
     html.save(folder / "index.html", run_page.render(parts, folder))
     if folds:
         _save_card(config, workdir, rows, cautions)

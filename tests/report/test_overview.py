@@ -36,7 +36,7 @@ def test_cautions_name_missing_classes_few_patients_and_many_left_out():
     few = cohort([0, 1] * 13, (["train"] * 4 + ["val"] * 4 + ["test"] * 18))
     (sentence,) = overview.cautions(few, 1, slides_left_out=0)
     assert "Only 9 test patients of class benign" in sentence
-    assert "by 0.11" in sentence
+    assert "one of them is 0.11 of all" in sentence
     enough = cohort([0, 1] * 20, (["train"] * 4 + ["val"] * 4 + ["test"] * 32))
     assert overview.cautions(enough, 1, slides_left_out=1) == []
 
@@ -44,7 +44,7 @@ def test_cautions_name_missing_classes_few_patients_and_many_left_out():
 def test_other_tasks_need_patients_alone():
     made = cohort([0] * 9, ["train"] * 3 + ["val"] * 3 + ["test"] * 3, Regression())
     (sentence,) = overview.cautions(made, 1, slides_left_out=0)
-    assert "Only 3 test patients at all" in sentence
+    assert "Only 3 test patients: with fewer" in sentence
 
 
 def test_what_was_left_out_and_why(tmp_path):
