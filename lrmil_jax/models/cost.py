@@ -1,5 +1,6 @@
 """Floating point operations of encoders, counted by XLA from shapes alone: no weights are read."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,6 +38,7 @@ def flops_per_patch(
     return {level: counts[side] for level, side in sides.items()}
 
 
+@functools.lru_cache(maxsize=32)
 def _count(module: Any, side: int) -> float | None:
     image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
     # Positions are made for the side that training had, and resized for another.

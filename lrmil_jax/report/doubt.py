@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from lrmil_jax import tasks
 
@@ -21,11 +22,7 @@ def ordered(tested: pd.DataFrame) -> pd.DataFrame:
     parts = []
     for fold, rows in tested.groupby("fold"):
         task = tasks.of_columns(rows)
-        loss = np.full(len(rows), np.nan)
-        if not task.joint:
-            values = rows[list(task.values)].to_numpy(np.float64)
-            outputs = task.unlink(values).astype(np.float32)
-            loss = np.asarray(task.loss(outputs, task.targets_of(rows).astype(np.float32)))
+        loss = _losses(task, rows)
         wrong: list[bool | None] = [None] * len(rows)
         if task.has_classes:
             wrong = (rows.predicted.astype(str) != rows.label.astype(str)).tolist()
@@ -34,3 +31,14 @@ def ordered(tested: pd.DataFrame) -> pd.DataFrame:
     whole = pd.concat(parts, ignore_index=True)
     whole = whole.sort_values("loss", ascending=False, kind="stable", na_position="last")
     return whole.drop_duplicates("slide_id").reset_index(drop=True)
+
+
+def _losses(task: tasks.Task, rows: pd.DataFrame) -> Float[np.ndarray, " n"]:
+    if task.joint:
+        return np.full(len(rows), np.nan)
+    targets, values = task.targets_of(rows), rows[list(task.values)].to_numpy(np.float64)
+    if task.has_temperature:  # without JAX, which would compile the loss for this alone
+        pairs = zip(targets[:, None], values[:, None], strict=True)
+        return np.array([task.mean_loss(*pair) for pair in pairs])
+    outputs = task.unlink(values).astype(np.float32)
+    return np.asarray(task.loss(outputs, targets.astype(np.float32)), np.float64)

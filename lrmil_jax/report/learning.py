@@ -1,10 +1,8 @@
 """Learning curves: each term of each training on an axis of its own."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -13,12 +11,13 @@ from lrmil_jax.report import comparison
 
 _TRAIN, _VALIDATION = "#9a9a9a", "#1f5fa8"
 _NOT_TERMS = ("grad_norm", "learning_rate", "balanced_loss")
-# Of a validation's many figures those that say how training went; terms of losses come beside.
-_FIGURES = ("loss", "auc", "kappa", "c_index", "pearson", "accuracy", "cosine", "agreement")
+# Of a validation's many figures one that says how training went: the first of these that it has.
+_FIGURES = ("c_index", "pearson", "auc", "kappa", "accuracy", "agreement")
 _ACROSS = 5
 
 # Of each term the curves: whether of training, steps, values; a curve a fold.
-Terms = dict[str, list[tuple[bool, list[float], list[float]]]]
+Curves = list[tuple[bool, list[float | int], list[float | int]]]
+Terms = dict[str, Curves]
 
 
 def read(workdir: Path) -> dict[str, Terms]:
@@ -40,11 +39,12 @@ def read(workdir: Path) -> dict[str, Terms]:
 
 
 def _shown(terms: Terms) -> Terms:
-    """Terms of the loss, and a few figures of the validation, the whole loss first."""
+    """Terms of the loss and one figure of the validation, the whole loss first."""
+    figure = next((name for name in _FIGURES if name in terms), None)
     names = [
         name
         for name, kinds in terms.items()
-        if name not in _NOT_TERMS and (any(train for train, *_ in kinds) or name in _FIGURES)
+        if name not in _NOT_TERMS and (any(train for train, *_ in kinds) or name == figure)
     ]
     names.sort(key=lambda name: name != "loss")
     return {name: terms[name] for name in names}
@@ -59,15 +59,21 @@ def save(folder: Path, workdir: Path) -> list[tuple[str, str]]:
     stages = read(workdir)
     if not stages:
         return []
-    lines = {stage: -(-len(terms) // _ACROSS) for stage, terms in stages.items()}
-    figure = Figure(figsize=(2.15 * _ACROSS, 1.75 * sum(lines.values())), layout="constrained")
+    lines = [-(-len(terms) // _ACROSS) for terms in stages.values()]
+    down, first = sum(lines), 0
+    high = 1.75 * down  # places in inches, as a layout engine would draw all panels once more
+    figure = Figure(figsize=(2.15 * _ACROSS, high))
     FigureCanvasAgg(figure)
-    axes = figure.subplots(sum(lines.values()), _ACROSS, squeeze=False)
-    first = 0
-    for stage, terms in stages.items():
-        panels = axes[first : first + lines[stage]].ravel()
-        _draw_stage(panels, stage, terms)
-        first += lines[stage]
+    grid = figure.add_gridspec(
+        down, _ACROSS, left=0.045, right=0.99, bottom=0.3 / high, top=1 - 0.3 / high,
+        wspace=0.34, hspace=0.5,
+    )  # fmt: skip
+    for (stage, terms), count in zip(stages.items(), lines, strict=True):
+        for place, (term, kinds) in enumerate(terms.items()):
+            row, column = divmod(place, _ACROSS)
+            axis = figure.add_subplot(grid[first + row, column])
+            _draw(axis, f"{stage}: {term.replace('_', ' ')}", kinds)
+        first += count
     comparison.save_figure(figure, folder / "training.png")
     caption = (
         "Learning curves, each term on its own axis over the steps of its training: training "
@@ -76,20 +82,17 @@ def save(folder: Path, workdir: Path) -> list[tuple[str, str]]:
     return [("training.png", caption)]
 
 
-def _draw_stage(panels: np.ndarray, stage: str, terms: Mapping) -> None:
-    for axis in panels[len(terms) :]:
-        axis.set_visible(False)
-    for axis, (term, kinds) in zip(panels, terms.items(), strict=False):
-        for is_training, steps, values in kinds:
-            colour = _TRAIN if is_training else _VALIDATION
-            axis.plot(steps, values, color=colour, lw=1, marker="." if len(steps) < 4 else None)
-        axis.set_title(f"{stage}: {term.replace('_', ' ')}", fontsize=8)
-        _log_if_wide(axis, [value for *_, values in kinds for value in values])
-        axis.tick_params(labelsize=7)
-        axis.locator_params(axis="x", nbins=4)
+def _draw(axis: Axes, title: str, curves: Curves) -> None:
+    for is_training, steps, values in curves:
+        colour = _TRAIN if is_training else _VALIDATION
+        axis.plot(steps, values, color=colour, lw=1, marker="." if len(steps) < 4 else None)
+    axis.set_title(title, fontsize=8)
+    _log_if_wide(axis, [value for *_, values in curves for value in values])
+    axis.tick_params(labelsize=7)
+    axis.locator_params(axis="x", nbins=4)
 
 
-def _log_if_wide(axis: Axes, values: list[float]) -> None:
+def _log_if_wide(axis: Axes, values: list[float | int]) -> None:
     """A logarithmic axis where values span more than a factor of 30."""
     if min(values) > 0 and max(values) > 30 * min(values):
         axis.set_yscale("log")
