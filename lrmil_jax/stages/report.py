@@ -1,20 +1,15 @@
 """report: all folds together as tables, figures and pages; and the model of all folds with its
 card, ready for `predict`."""
 
-import datetime
 import logging
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
 
-import lrmil_jax
-from lrmil_jax import files, methods, tasks
-from lrmil_jax.encoders import registry
-from lrmil_jax.errors import ConfigError
-from lrmil_jax.methods import comparison, delivery, drawn_slides, timing
-from lrmil_jax.models import cost, drawings, model_folder
+from lrmil_jax import methods, tasks
+from lrmil_jax.methods import comparison, delivery, drawn_slides, run_facts, timing
+from lrmil_jax.models import drawings
 from lrmil_jax.report import (
     agreement,
     attention,
@@ -25,15 +20,13 @@ from lrmil_jax.report import (
     follow_up,
     html,
     learning,
-    model_card,
-    overview,
     patient_figures,
     results,
     run_page,
     table,
 )
 from lrmil_jax.tasks import prediction_files
-from lrmil_jax.workspace import cohorts, foreign, layout, lesions, provenance, statuses
+from lrmil_jax.workspace import cohorts, layout, lesions
 
 log = logging.getLogger(__name__)
 
@@ -62,14 +55,14 @@ def run(config: ConfigDict, workdir: Path) -> None:
     )
     prediction_files.write(folder, tested, results.validation_predictions(config, workdir))
     ordered = drawn_slides.order(config, tested)
-    cautions = _cautions(config, workdir)
+    cautions = run_facts.cautions(config, workdir)
     parts = run_page.Parts(
-        title=f"{_title(config)}: results",
+        title=f"{methods.of(config).main.title}: results",
         main=methods.of(config).main.name,
         rows=rows,
         notes=notes,
         cautions=cautions,
-        about=_about(config, workdir),
+        about=run_facts.about(config, workdir),
         attention=table.attention_cells(rows),
         attention_note=_ATTENTION_NOTE,
         cards=drawn_slides.save_pages(config, workdir, folder, ordered),
@@ -80,44 +73,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     parts.slides += drawn_slides.save_pictures(config, workdir, folder, ordered)
     html.save(folder / "index.html", run_page.render(parts, folder))
     if folds:
-        _save_card(config, workdir, rows, cautions)
+        run_facts.save_card(config, workdir, rows, cautions)
     log.info("report: %s", folder / "index.html")
-
-
-def _title(config: ConfigDict) -> str:
-    return methods.of(config).main.title
-
-
-def _cautions(config: ConfigDict, workdir: Path) -> list[str]:
-    cohort = cohorts.prepared(config, workdir)
-    lost = len(cohorts.read(config, workdir).table) - len(cohort.table)
-    return overview.cautions(cohort, config.folds, slides_left_out=lost)
-
-
-def _about(config: ConfigDict, workdir: Path) -> str:
-    """What the run is, and what was left out."""
-    cohort = cohorts.prepared(config, workdir)
-    read = [statuses.read(workdir, name) for name in cohort.table.slide_id]
-    model = workdir / "model"
-    rows = overview.facts(
-        config,
-        cohort,
-        method=_title(config),
-        version=lrmil_jax.__version__,
-        made=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        model_hash=model_folder.identity(model) if model.is_dir() else None,
-        encoder=provenance.read(workdir).get("encoder", {}),
-    )
-    return overview.section(
-        rows=rows,
-        changed=overview.changed_keys(config),
-        splits=overview.split_cells(cohort, config.folds),
-        slides=overview.slides_left_out(
-            workdir, cohorts.read(config, workdir).table.slide_id.tolist()
-        ),
-        others=overview.files_left_out(workdir / "left_out.csv"),
-        damaged=sum(bool(status.get("unreadable")) for status in read),
-    )
 
 
 def _figures(
@@ -140,62 +97,15 @@ def _figures(
         pictures.append(("follow_up.png", "Test patients above and below the median risk"))
     temperatures = results.temperatures(config, workdir)
     calibration, sections = patient_figures.save(folder, tested, temperatures, titles)
-    caption = costs.save(folder / "costs.png", rows, _flops(config, workdir, rows))
+    caption = costs.save(
+        folder / "costs.png", rows, run_facts.encoding_flops(config, workdir, rows)
+    )
     return {
         "pictures": pictures,
         "calibration": calibration,
         "sections": sections,
         "costs": [("costs.png", caption)] if caption else [],
     }
-
-
-def _flops(config: ConfigDict, workdir: Path, rows: list[dict]) -> dict[str, float]:
-    """`costs.encoding_flops`; {} where another tool encoded, or the encoder cannot be counted."""
-    facts = provenance.read(workdir).get("encoder", {})
-    if not foreign.reads_slides(config) or foreign.given(config) or "name" not in facts:
-        return {}
-    try:
-        of_patch = cost.flops_per_patch(facts["name"], facts["options"], cohorts.geometry(config))
-    except ConfigError:  # such as a file of the user's that has moved since
-        return {}
-    read = [
-        statuses.read(workdir, name) for name in cohorts.prepared(config, workdir).table.slide_id
-    ]
-    if of_patch is None:
-        return {}
-    high = {model.name: model.high for model in methods.of(config).models(config)}
-    patches = float(np.median([status["hr_patches"] for status in read]))
-    return costs.encoding_flops(rows, high, of_patch, hr_patches=patches)
-
-
-def _save_card(config: ConfigDict, workdir: Path, rows: list[dict], cautions: list[str]) -> None:
-    """Writes `model/README.md`."""
-    model, cohort = workdir / "model", cohorts.prepared(config, workdir)
-    main, facts = methods.of(config).main, model_folder.read_facts(model)
-    row = next(row for row in rows if row["model"] == main.name)
-    name = facts["encoder"]["name"]
-    card = model_card.ModelCard(
-        title=main.title,
-        method=config.method,
-        task=cohort.task.name,
-        classes=cohort.task.classes,
-        encoder=Path(name).name,
-        licence="" if name.endswith(".py") else registry.spec(name).licence,
-        dataset=Path(cohorts.source(config)).name,
-        slides=len(cohort.table),
-        patients=cohort.table.patient_id.nunique(),
-        row=row | {"reads_hr": main.high},
-        metric_titles={one: cohort.task.titles.get(one, one.replace("_", " "))
-                       for one in cohort.task.metrics},
-        geometry=facts["geometry"],
-        thresholds=facts.get("thresholds") or {},
-        cautions=cautions,
-        folds=config.folds,
-        hashes=facts["sha256"],
-        identity=model_folder.identity(model),
-        version=lrmil_jax.__version__,
-    )  # fmt: skip
-    files.write_text(model / "README.md", model_card.text(card))
 
 
 def _save_attention(config: ConfigDict, workdir: Path, folder: Path) -> list[tuple[str, str]]:
