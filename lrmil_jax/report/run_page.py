@@ -32,7 +32,7 @@ class Parts:
       attention: cells of attention against lesions, the heading alone without any;
         attention_note: what they are.
       costs, training: of seconds and operations, and of learning curves.
-      cards: of slide pages; slides: single slides drawn.
+      cards: of slide pages; by_doubt: the worst first; slides: single slides drawn.
     """
 
     title: str
@@ -49,6 +49,7 @@ class Parts:
     costs: _Pictures
     training: _Pictures
     cards: Sequence[str]
+    by_doubt: bool = True
     slides: _Pictures = dataclasses.field(default_factory=list)
 
 
@@ -73,7 +74,7 @@ def render(parts: Parts, folder: Path) -> str:
         ),
         html.section("Calibration, decisions, subgroups", figures(parts.calibration), tables),
         html.section("What a slide costs", figures(parts.costs)),
-        html.section("Slides", _slides(parts.cards), lesions, figures(parts.slides)),
+        html.section("Slides", _slides(parts), lesions, figures(parts.slides)),
         html.section("Training", figures(parts.training)),
         html.section("Files", _files(folder)),
     ]
@@ -100,14 +101,15 @@ def headline(row: dict) -> str:
     )
 
 
-def _slides(cards: Sequence[str]) -> str:
-    if not cards:
+def _slides(parts: Parts) -> str:
+    if not parts.cards:
         return ""
+    order = ", first those where the model errs or doubts" if parts.by_doubt else ""
     note = (
-        "Pages of single test slides, first those where the model errs or doubts. Colours are "
-        "attention on one scale for all slides: grey is the even share, red 16 times that."
+        f"Pages of single test slides{order}. Colours are attention on one scale for all slides: "
+        "grey is the even share, red 16 times that."
     )
-    return html.paragraph(note, "soft") + slide_page.cards(cards)
+    return html.paragraph(note, "soft") + slide_page.cards(parts.cards)
 
 
 def _files(folder: Path) -> str:

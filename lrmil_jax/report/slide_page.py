@@ -108,13 +108,16 @@ def _tools(page: SlidePage) -> str:
             '<label><input type="checkbox" id="regions" checked>regions read at high power '
             f"({len(page.regions)})</label>"
         )
+    # A head that weighs all patches alike has nothing to show.
+    none = "" if np.ptp(page.attention) else " selected"
     return (
         '<div class="tools">'
         '<button id="in" aria-label="Zoom in">+</button>'
         '<button id="out" aria-label="Zoom out">&minus;</button>'
         '<button id="fit" aria-label="Show the whole slide">all</button>'
         '<label>attention <select id="layer"><option value="share">&times; the even share</option>'
-        '<option value="rank">rank in this slide</option><option value="none">none</option>'
+        '<option value="rank">rank in this slide</option>'
+        f'<option value="none"{none}>none</option>'
         "</select></label>"
         '<label>strength <input type="range" id="opacity" min="0" max="100" value="45"></label>'
         f"{regions}{_scale('share', '1/16', '16 &times;')}{_scale('rank', 'least', 'most')}</div>"

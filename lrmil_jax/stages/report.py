@@ -65,6 +65,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         about=run_facts.about(config, workdir),
         attention=table.attention_cells(rows),
         attention_note=_ATTENTION_NOTE,
+        by_doubt=bool(ordered.loss.notna().any()),
         cards=drawn_slides.save_pages(config, workdir, folder, ordered),
         training=learning.save(folder, workdir),
         **_figures(config, workdir, folder, tested, rows),
