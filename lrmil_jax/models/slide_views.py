@@ -99,9 +99,10 @@ def pages(
         made = mosaic(shards, geometry.patch_px, patches=status["lr_patches"])
         places, attention = store.places(index), softmax(scores)
         order = np.argsort(-attention, kind="stable") if head.has_attention else np.zeros(0, int)
-        most, least = order[:_SHOWN], order[max(_SHOWN, len(order) - _SHOWN) :][::-1]
+        ranked = order.tolist()
+        most, least = ranked[:_SHOWN], ranked[max(_SHOWN, len(ranked) - _SHOWN) :][::-1]
         images = patch_images(
-            shards, places, [*most, *least], geometry=geometry, mosaics=high and status["hr"]
+            shards, places, [*most, *least], geometry=geometry, mosaics=high and bool(status["hr"])
         )
         regions = chosen(row.slide_id)
         told = ", ".join(f"{name} {value}" for name, value in truth.items())
@@ -128,8 +129,8 @@ def pages(
             attention=attention,
             regions=None if regions is None else made.xy[regions],
             region_side=made.side,
-            most=[ShownPatch(int(i), image) for i, image in zip(most, images, strict=False)],
-            least=[ShownPatch(int(i), image)
+            most=[ShownPatch(i, image) for i, image in zip(most, images, strict=False)],
+            least=[ShownPatch(i, image)
                    for i, image in zip(least, images[len(most) :], strict=True)],
         )  # fmt: skip
 
