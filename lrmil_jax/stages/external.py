@@ -24,7 +24,15 @@ from lrmil_jax.errors import DataError
 from lrmil_jax.models import model_folder, slide_list
 from lrmil_jax.models.slide_model import SlideModel
 from lrmil_jax.patches import beside
-from lrmil_jax.report import follow_up, html, patient_figures, results, table
+from lrmil_jax.report import (
+    agreement,
+    discrimination,
+    follow_up,
+    html,
+    patient_figures,
+    results,
+    table,
+)
 from lrmil_jax.tasks import Task, columns, evaluation, prediction_files, predictions
 from lrmil_jax.workspace import cohorts, layout, twins
 
@@ -171,6 +179,12 @@ def _page(
     table.save(folder, [row], notes)
     titles, temperatures = {row["model"]: row["title"]}, {(1, row["model"]): temperature}
     pictures, sections = patient_figures.save(folder, tested, temperatures, titles)
+    roc = discrimination.save(folder / "roc.png", tested, titles, row["model"])
+    drawn = (
+        ("roc.png", roc),
+        ("agreement.png", agreement.save(folder / "agreement.png", tested, titles)),
+    )
+    pictures = [(name, caption) for name, caption in drawn if caption] + pictures
     if tasks.of_columns(tested).has_follow_up:
         follow_up.save(folder / "follow_up.png", tested, titles)
         pictures.append(("follow_up.png", "Patients above and below the median risk"))

@@ -16,11 +16,13 @@ from sklearn.metrics import roc_auc_score
 
 from lrmil_jax import load_model, pipeline
 from lrmil_jax.errors import DataError, WorkdirError
+from lrmil_jax.models import model_folder
 from lrmil_jax.slides import libraries, tiff
 from lrmil_jax.stages import external, predict
 from lrmil_jax.train.bag_model import BagModel
 from lrmil_jax.workspace import feature_sets, layout, statuses
 from tests.integration import runs
+from tests.report.test_html import Strict
 
 pytestmark = pytest.mark.usefixtures("one_device")
 SLIDES = 20
@@ -483,3 +485,21 @@ def test_the_documented_way_to_figures_from_predictions_alone(finished, capsys):
     exec(code.replace("runs/nsclc", str(finished.workdir)), {})
     measured = json.loads((finished.workdir / "folds/1/evaluate/metrics.json").read_text())
     assert str(measured["lrmil"]["metrics"]["auc"]) in capsys.readouterr().out
+
+
+def test_the_report_needs_no_other_file(finished):
+    """The example of docs/report.md, on a run that is there."""
+    text = (runs.ROOT / "docs/report.md").read_text(encoding="utf-8")
+    assert f"--config {runs.TINY} " in text
+    folder = finished.workdir / "report"
+    index = (folder / "index.html").read_text(encoding="utf-8")
+    for page in (folder / "index.html", *folder.glob("slides/*.html")):
+        whole = Strict(page.read_text(encoding="utf-8"))
+        assert "://" not in page.read_text(encoding="utf-8")
+        assert all(image.startswith("data:") for image in whole.images)
+    assert "Only 2 test patients of class" in index
+    assert "No slides of the cohort." in index
+    assert index.count('class="card"') == len(list(folder.glob("slides/*.html"))) == 2
+    card = (finished.workdir / "model/README.md").read_text(encoding="utf-8")
+    assert model_folder.identity(finished.workdir / "model") in card
+    assert str(finished.workdir) not in card
