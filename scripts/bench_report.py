@@ -90,7 +90,7 @@ def figures(folder: Path) -> None:
     calibration, sections = timed(
         "calibration, decisions, subgroups", patient_figures.save, folder, tested, {}, TITLES
     )
-    left_out = [overview.LeftOut("no tissue", [f"slide_{number}" for number in range(30)])]
+    left_out = [overview.LeftOut([f"slide_{number}" for number in range(30)], ["no tissue"] * 30)]
     parts = run_page.Parts(
         title="simulated cohort", main="lrmil", rows=rows, notes=[], cautions=[], attention=[],
         attention_note="",

@@ -16,7 +16,8 @@ from lrmil_jax import files
 # A picture above this many bytes is kept in the page as WebP of at most so many px.
 _LARGE_BYTES = 120_000
 _LARGEST_PX = 1400
-_FIGURE = re.compile(r"[-+±.,\d\s%x\[\]]+|-|undefined")
+_FIGURE = re.compile(r"[-+±.,\d\s%x\[\]]+")
+_SHORT = 24  # letters of a cell that is not broken over lines
 # Even a page that was tampered with loads nothing from elsewhere.
 _POLICY = "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src {}"
 
@@ -112,7 +113,8 @@ def table(cells: Sequence[Sequence[str]]) -> str:
 
 
 def _cell(tag: str, cell: str) -> str:
-    style = ' class="n"' if tag == "td" and len(cell) > 6 and _FIGURE.fullmatch(cell) else ""
+    unbroken = len(cell) <= _SHORT or _FIGURE.fullmatch(cell)
+    style = ' class="n"' if tag == "td" and " " in cell and unbroken else ""
     return f"<{tag}{style}>{html.escape(cell)}</{tag}>"
 
 

@@ -28,12 +28,12 @@ class LeftOut:
     """Slides, or files, that no figure is of.
 
     Attributes:
-      reason: in a sentence.
       names: of them.
+      reasons: of each in a sentence, all of one cause.
     """
 
-    reason: str
     names: list[str]
+    reasons: list[str]
 
 
 def slides_left_out(workdir: Path, slide_ids: Sequence[str]) -> list[LeftOut]:
@@ -43,8 +43,9 @@ def slides_left_out(workdir: Path, slide_ids: Sequence[str]) -> list[LeftOut]:
         status = statuses.read(workdir, slide_id)
         if status is not None and status["status"] != "ok":
             reason = status["reason"] or "no reason was noted"
-            group = groups.setdefault(failures.cause(slide_id, reason), LeftOut(reason, []))
+            group = groups.setdefault(failures.cause(slide_id, reason), LeftOut([], []))
             group.names.append(slide_id)
+            group.reasons.append(reason)
     return sorted(groups.values(), key=lambda group: -len(group.names))
 
 
@@ -53,7 +54,9 @@ def files_left_out(path: Path) -> list[LeftOut]:
     if not path.is_file():
         return []
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    groups = [LeftOut(reason, rows.path.tolist()) for reason, rows in table.groupby("reason")]
+    groups = [
+        LeftOut(rows.path.tolist(), rows.reason.tolist()) for _, rows in table.groupby("reason")
+    ]
     return sorted(groups, key=lambda group: -len(group.names))
 
 
@@ -214,8 +217,9 @@ def _left_out(what: str, groups: Sequence[LeftOut]) -> str:
     total = sum(len(group.names) for group in groups)
     if not total:
         return html.paragraph(f"No {what}.")
-    cells = [["count", "reason"], *([str(len(one.names)), one.reason] for one in groups)]
-    listed = [(name, group.reason) for group in groups for name in group.names]
+    cells = [["count", "reason, of the first"]]
+    cells += [[str(len(group.names)), group.reasons[0]] for group in groups]
+    listed = [pair for group in groups for pair in zip(group.names, group.reasons, strict=True)]
     names = html.table([["name", "reason"], *map(list, listed[:_MOST_NAMED])])
     more = len(listed) - _MOST_NAMED
     rest = html.paragraph(f"and {more} more, see slides.csv and left_out.csv") if more > 0 else ""

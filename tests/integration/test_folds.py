@@ -52,7 +52,8 @@ def test_one_model_of_all_patients_is_delivered(two_folds, tmp_path):
     facts = json.loads((two_folds / "model/model.json").read_text())
     assert facts["members"] == ["final"]
     assert set(facts["thresholds"]) == {"youden", "sensitivity"}
-    assert sorted(path.name for path in (two_folds / "model").iterdir()) == ["final", "model.json"]
+    names = sorted(path.name for path in (two_folds / "model").iterdir())
+    assert names == ["README.md", "final", "model.json"]
     slide = two_folds / "synthetic/slides/slide_0000.tif"
     encoded, patches = encodings(two_folds / "model", tmp_path, slide)
     assert encoded == patches > 0

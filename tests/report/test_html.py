@@ -78,7 +78,8 @@ def test_contents_link_the_sections_that_have_something():
 
 
 @pytest.mark.parametrize(("cell", "unbroken"), [
-    ("0.912 [0.850, 0.960]", True), ("a slide without tissue", False), ("0.9", False),
+    ("0.912 [0.850, 0.960]", True), ("a slide without any tissue at all", False), ("0.9", False),
+    ("LR without distillation", True),
 ])  # fmt: skip
 def test_figures_are_not_broken_over_lines(cell, unbroken):
     assert ('class="n"' in pages.table([["a"], [cell]])) == unbroken

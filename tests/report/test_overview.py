@@ -55,14 +55,16 @@ def test_what_was_left_out_and_why(tmp_path):
         (tmp_path / "regions" / f"{name}.json").write_text(json.dumps(status))
     statuses.forget()
     groups = overview.slides_left_out(tmp_path, [*reasons, "not_prepared"])
-    assert [(one.reason, one.names) for one in groups] == [
-        ("no tissue in /x/a.svs", ["a", "b"]), ("no um/px", ["c"]),
-    ]  # fmt: skip
+    assert groups == [
+        overview.LeftOut(["a", "b"], ["no tissue in /x/a.svs", "no tissue in /x/b.svs"]),
+        overview.LeftOut(["c"], ["no um/px"]),
+    ]
     (tmp_path / "left_out.csv").write_text("path,reason\nx.zip,an archive\ny.zip,an archive\n")
     others = overview.files_left_out(tmp_path / "left_out.csv")
-    assert others == [overview.LeftOut("an archive", ["x.zip", "y.zip"])]
+    assert others == [overview.LeftOut(["x.zip", "y.zip"], ["an archive", "an archive"])]
     page = overview.section(rows=[("a", "b")], changed=[], splits=[["fold"]], slides=groups,
                             others=others, damaged=2)  # fmt: skip
     assert "3 slides of the cohort:" in page
-    assert "<td>y.zip</td>" in page
+    assert ">y.zip</td>" in page
+    assert ">no tissue in /x/b.svs</td>" in page
     assert "2 slides have patches that could not be read" in page
