@@ -280,9 +280,9 @@ def _results(config: ConfigDict) -> None:
     evaluate.timed_slides = 3  # test slides read again from the file to time every phase; 0 is none
 
     config.report = report = ConfigDict()
-    # Test slides that are shown alone, first those where the model errs or doubts: drawn with its
-    # attention, so many of each fold; and as pages of 1 to 2 MB, so many of all folds.
+    # Test slides of each fold drawn with the model's attention, first those where it errs or doubts.
     report.heatmaps = 4
+    # Slides of all folds with a page of their own, of 1 to 2 MB and some seconds each; so ordered.
     report.slides = 20
     report.tiles = 6  # tiles of each class drawn by `zero_shot`, those that score highest
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from PIL import Image
 
@@ -126,8 +127,9 @@ def figure(path: str, caption: str, *, folder: Path | None = None) -> str:
       caption: text, also what the picture is to those who do not see it.
       folder: of the page; the picture is kept in the page itself. None: it is linked alone.
     """
-    source = html.escape(path) if folder is None else embedded(folder / path)
-    beside = "" if folder is None else f" {link(path, Path(path).name)}"
+    address = quote(path)  # names of slides may have # and &
+    source = address if folder is None else embedded(folder / path)
+    beside = "" if folder is None else f" {link(address, Path(path).name)}"
     return (
         f'<figure><div class="scroll" tabindex="0"><img src="{source}" '
         f'alt="{html.escape(caption)}"></div>'

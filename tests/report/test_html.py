@@ -42,7 +42,7 @@ def test_the_page_shows_text_as_text(tmp_path):
     assert "<title>A &amp; B</title>" in page
     assert "<th>&lt;model&gt;</th>" in page
     assert "<td>LRMIL</td><td>0.9</td>" in page
-    assert 'src="a&quot;b.png"' in page
+    assert 'src="a%22b.png"' in page
     assert "<p>5 &lt; 6</p>" in page
     assert "<script" not in page
     assert "://" not in page
