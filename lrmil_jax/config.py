@@ -280,7 +280,7 @@ def _results(config: ConfigDict) -> None:
     evaluate.timed_slides = 3  # test slides read again from the file to time every phase; 0 is none
 
     config.report = report = ConfigDict()
-    # Test slides of each fold drawn with the model's attention, first those where it errs or doubts.
+    # Test slides of each fold drawn with the model's attention, first where it errs or doubts.
     report.heatmaps = 4
     # Slides of all folds with a page of their own, of 1 to 2 MB and some seconds each; so ordered.
     report.slides = 20
