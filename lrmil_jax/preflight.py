@@ -128,6 +128,7 @@ def _inspect(
         _attempt(problems, lambda: cohorts.write_left_out(config, workdir, table))
     problems += failures.sentences(slide for slide in slides if slide["reason"])
     good = [slide for slide in slides if slide["status"] == "ok"]
+    (folder / "slides.csv").unlink(missing_ok=True)  # of an earlier check
     if good and not foreign.given(config):
         table = pd.DataFrame(good)
         table[["width_px", "height_px"]] = table.dimensions.tolist()

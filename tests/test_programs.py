@@ -44,7 +44,7 @@ def test_a_folder_that_cannot_be_used_is_told(monkeypatch, tmp_path, settings, c
 @pytest.mark.parametrize(
     ("flags", "dtype", "sentence"),
     [
-        ("fpu avx2", "bfloat16", "no faster than float32 here"),
+        ("fpu avx2", "bfloat16", "no faster than --config.encoder.dtype=float32"),
         ("fpu avx2", "float32", None),
         ("fpu avx512_bf16 amx_bf16", "float32", "--config.encoder.dtype=bfloat16 encodes faster"),
         ("fpu avx512_bf16", "bfloat16", None),

@@ -1,14 +1,15 @@
-"""`python -m lrmil_jax.models.exported MODEL OUTPUT`: a trained model as files that run without
-this package, StableHLO (`jax.export`, for CPU, CUDA and TPU) or ONNX.
+"""`lrmil convert MODEL OUTPUT`: a trained model as files that run without this package, StableHLO
+(`jax.export`, for CPU, CUDA and TPU) or ONNX.
 
-An encoder takes LR tiles as they are cut, uint8 [B, px, px, 3], and gives features [B, D]; a head
-takes the features of all tiles of a slide and gives what is predicted and each tile's attention.
-Means over members are taken by whoever calls them, as `read_exported.py` beside the files does.
+An encoder takes tiles as they are cut (`px` and `um_px` in exported.json), uint8 [B, px, px, 3],
+and gives features [B, D]; a head takes the features of all tiles of a slide and gives what is
+predicted and each tile's attention. Means over members are taken by whoever calls them, as
+`read_exported.py` beside the files does.
 """
 
 import logging
-import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,21 +27,27 @@ from lrmil_jax.errors import ConfigError, UserError
 from lrmil_jax.models import model_folder, read_exported
 from lrmil_jax.models.slide_model import SlideModel
 from lrmil_jax.progress import progress, setup_logging
+from lrmil_jax.train.bag_model import BagModel
 
 log = logging.getLogger("lrmil_jax")
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 FORMATS = ("stablehlo", "onnx")
-# Name, function, and the inputs' shapes and types; the first side of each is free.
-_Piece = tuple[str, Callable[..., Any], Sequence[tuple[tuple, type]]]
+_FACTS, _READER = "exported.json", "read_exported.py"
+# Inputs of a function: shapes behind the free first side, and types.
+_Inputs = Sequence[tuple[tuple[int, ...], type]]
+_Serialise = Callable[[Callable[..., Any], _Inputs], bytes]
 
 
 def write(model: SlideModel, folder: Path, *, format: str = "stablehlo") -> None:
     """Writes encoders and heads of all members, `exported.json` and, for StableHLO, the reader.
 
+    Nothing is written before all is made, and `exported.json`, without which nothing is read,
+    comes last; an earlier export in the folder is taken away.
+
     Args:
       model: a model that reads patches of one magnification.
-      folder: made if need be; files of these names are replaced.
+      folder: made if need be.
       format: one of FORMATS.
 
     Raises:
@@ -54,29 +61,37 @@ def write(model: SlideModel, folder: Path, *, format: str = "stablehlo") -> None
             "a model of WISE-FUSE chooses between two encodings what it reads, so it is no single "
             "function; export a model of method lrmil, mil or mil_lr"
         )
-    save = _save_stablehlo if format == "stablehlo" else _onnx_writer()
-    pieces = list(_pieces(model))
-    with progress("exporting", len(pieces)) as bar:
-        for piece in pieces:
-            save(folder, *piece)
+    serialise = _stablehlo if format == "stablehlo" else _onnx()
+    made = {}
+    with progress("exporting", 2 * len(model.members)) as bar:
+        for name, content in _pieces(model, serialise):
+            made[f"{name}.{format}"] = content
             bar.advance()
+    if format == "stablehlo":
+        made[_READER] = Path(read_exported.__file__).read_bytes()
+    for old in (folder / _FACTS, folder / _READER, *folder.glob("*_[0-9]*.*")):
+        if old.suffix in (".json", ".py", *(f".{each}" for each in FORMATS)):
+            old.unlink(missing_ok=True)
+    for name, content in made.items():
+        with files.atomic_path(folder / name) as path:
+            path.write_bytes(content)
+    files.write_json(folder / _FACTS, _facts(model, format))
+
+
+def _facts(model: SlideModel, format: str) -> dict[str, Any]:
     geometry = model.settings.geometry
-    facts = {
+    return {
+        "format": format,
         "members": len(model.members),
         "task": model.task.facts(),
         "values": list(model.task.parts),
         "px": geometry.patch_px,
         "um_px": geometry.hr_mpp if model.high else geometry.lr_mpp,
-        "needs_places": model.members[0][1].needs_xy,
         "model_sha256": None if model.folder is None else model_folder.identity(model.folder),
-        "platforms": list(PLATFORMS),
     }
-    files.write_json(folder / "exported.json", facts)
-    if format == "stablehlo":
-        shutil.copyfile(read_exported.__file__, folder / "read_exported.py")
 
 
-def _pieces(model: SlideModel) -> Iterator[_Piece]:
+def _pieces(model: SlideModel, serialise: _Serialise) -> Iterator[tuple[str, bytes]]:
     px, stored = model.settings.geometry.patch_px, schema.FEATURE_DTYPES[model.dtype]
     for number, (encoder, head) in enumerate(model.members):
         encode = encoder.function()
@@ -84,24 +99,41 @@ def _pieces(model: SlideModel) -> Iterator[_Piece]:
         def features(images, encode=encode):
             return encode(images).astype(stored).astype(jnp.float32)
 
-        yield f"encoder_{number}", features, [((px, px, 3), np.uint8)]
-        inputs = [((head.mean.size,), np.float32), ((2,), np.float32)]
-        yield f"head_{number}", head.function, inputs if head.needs_xy else inputs[:1]
+        yield f"encoder_{number}", serialise(features, [((px, px, 3), np.uint8)])
+        yield f"head_{number}", of_head(head, serialise)
 
 
-def _save_stablehlo(folder: Path, name: str, function: Callable, inputs: Sequence) -> None:
+def of_head(head: BagModel, serialise: _Serialise) -> bytes:
+    """A head as a function of any number of patches.
+
+    Raises:
+      ConfigError: what it computes depends on their number.
+    """
+    try:
+        if head.needs_xy:
+            raise ValueError("it must be told where patches lie")
+        return serialise(head.function, [((head.mean.size,), np.float32)])
+    except (
+        ValueError,
+        TypeError,
+        NotImplementedError,
+        jax.errors.InconclusiveDimensionOperation,
+    ) as error:
+        raise ConfigError(
+            f"a model with the head {head.name} cannot be exported for any number of patches "
+            f"({str(error).splitlines()[0]}); transmil and transformer cannot, all others can"
+        ) from error
+
+
+def _stablehlo(function: Callable[..., Any], inputs: _Inputs) -> bytes:
     (size,) = jax_export.symbolic_shape("n")
     shapes = [jax.ShapeDtypeStruct((size, *shape), dtype) for shape, dtype in inputs]
-    try:
-        with attention.unfused():
-            exported = jax_export.export(jax.jit(function), platforms=PLATFORMS)(*shapes)
-    except jax.errors.JAXTypeError as error:
-        raise ConfigError(_refusal(name)) from error
-    with files.atomic_path(folder / f"{name}.stablehlo") as path:
-        path.write_bytes(exported.serialize())
+    with attention.unfused():
+        exported = jax_export.export(jax.jit(function), platforms=PLATFORMS)(*shapes)
+    return bytes(exported.serialize())
 
 
-def _onnx_writer() -> Callable[..., None]:
+def _onnx() -> _Serialise:
     try:
         import jax2onnx
     except ImportError as error:
@@ -109,24 +141,17 @@ def _onnx_writer() -> Callable[..., None]:
             "ONNX needs jax2onnx; install it: pip install 'lrmil_jax[onnx]'"
         ) from error
 
-    def save(folder: Path, name: str, function: Callable, inputs: Sequence) -> None:
+    def serialise(function: Callable[..., Any], inputs: _Inputs) -> bytes:
         shapes = [jax.ShapeDtypeStruct(("N", *shape), dtype) for shape, dtype in inputs]
-        with files.atomic_path(folder / f"{name}.onnx") as path, attention.one_form():
+        with tempfile.TemporaryDirectory() as folder, attention.one_form():
+            path = Path(folder) / "piece.onnx"
             jax2onnx.to_onnx(function, shapes, return_mode="file", output_path=str(path))
+            return path.read_bytes()
 
-    return save
-
-
-def _refusal(name: str) -> str:
-    return (
-        f"{name} cannot be written for any number of patches, as its computation depends on their "
-        "number; heads that can: abmil, gated_abmil, mean, max, clam_sb, clam_mb"
-    )
+    return serialise
 
 
-def main(
-    arguments: Sequence[str] | None = None, prog: str = "python -m lrmil_jax.models.exported"
-) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "lrmil convert") -> int:
     """Exit status 0 if all was written."""
     setup_logging()
     parser = Parser(prog, description=__doc__)

@@ -104,8 +104,10 @@ class SlideResult:
           kind: "detection" or "tile".
           top: so many patches with most attention; None: all.
         """
+        if kind not in geojson.KINDS or (top is not None and top < 1):
+            raise ValueError(f"kind is one of {geojson.KINDS}, top a number above 0 or None")
         has_classes = "predicted" in self.prediction
-        said = geojson.Said(
+        style = geojson.Style(
             kind=kind,
             predicted=str(self.predicted) if has_classes else "",
             values={
@@ -115,7 +117,7 @@ class SlideResult:
             top=top,
         )
         places = (self.xy, self.side, self.attention)
-        return geojson.features(slide_id, *places, origin=self.origin, said=said)
+        return geojson.features(slide_id, *places, origin=self.origin, style=style)
 
     def show(self) -> Image.Image:
         """The slide with every patch coloured by the rank of its attention, from blue to red: a

@@ -137,9 +137,9 @@ def _tell_type(dtype: str) -> None:
     if jax.default_backend() != "cpu":
         return
     if dtype == "bfloat16" and not processor.multiplies_bfloat16():
-        log.warning(
+        log.info(
             "encoder.dtype is bfloat16, but this CPU has neither AMX nor AVX-512 BF16, so it is no "
-            "faster than float32 here, and less exact; leave encoder.dtype out"
+            "faster than --config.encoder.dtype=float32, and less exact"
         )
     if dtype == "float32" and processor.multiplies_bfloat16():
         log.info(

@@ -19,12 +19,13 @@ from jaxtyping import Float, Int
 from lrmil_jax import files
 from lrmil_jax.report import heatmap
 
+KINDS = ("detection", "tile")
 # QuPath wants an id per object; derived from the place, so that the same run gives the same file.
 _NAMESPACE = uuid.UUID("6f0a3c1e-5d0b-4a55-9c53-0d7b6c3c7a10")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Said:
+class Style:
     """What the objects of a slide say beside their attention.
 
     Attributes:
@@ -48,7 +49,7 @@ def features(
     attention: Float[np.ndarray, " N"],
     *,
     origin: tuple[int, int] = (0, 0),
-    said: Said | None = None,
+    style: Style | None = None,
 ) -> dict:
     """A FeatureCollection with a square per patch in level-0 px; its measurements are attention and
     the rank of that among the slide's patches, from 0 to 1.
@@ -59,17 +60,17 @@ def features(
       side: level-0 px.
       attention: sums to 1 over the slide.
       origin: level-0 corner of the area that viewers show; told in the collection's properties.
-      said: what else the objects say; None: nothing, all patches as detections.
+      style: what else the objects say; None: nothing, all patches as detections.
     """
-    said = Said() if said is None else said
+    style = Style() if style is None else style
     left, top = origin
     ranks = heatmap.rank_scaled(attention)
-    shown = np.sort(np.argsort(-attention, kind="stable")[: said.top])
-    common: dict = {"objectType": said.kind}
-    if said.predicted:
-        common["classification"] = {"name": said.predicted, "color": _colour(said.predicted)}
+    chosen = np.sort(np.argsort(-attention, kind="stable")[: style.top])
+    common: dict = {"objectType": style.kind}
+    if style.predicted:
+        common["classification"] = {"name": style.predicted, "color": _colour(style.predicted)}
     objects = []
-    for place in shown.tolist():
+    for place in chosen.tolist():
         x, y = xy[place].tolist()
         u, v = x - left, y - top
         corners = [[u, v], [u + side, v], [u + side, v + side], [u, v + side], [u, v]]
@@ -79,7 +80,7 @@ def features(
                 "type": "Feature",
                 "id": str(uuid.uuid5(_NAMESPACE, f"{slide_id}/{x}/{y}/{side}")),
                 "geometry": {"type": "Polygon", "coordinates": [corners]},
-                "properties": {**common, "measurements": measured | dict(said.values)},
+                "properties": {**common, "measurements": measured | dict(style.values)},
             }
         )
     frame = {

@@ -22,6 +22,7 @@ from lrmil_jax.types import AnyArray
 
 # Lengths that bags are filled up to when predicting: few, so that a cohort compiles few times.
 _PREDICT_LENGTHS = tuple(256 * 2**power for power in range(14))
+_FILLING = 64  # rows that an exported bag is filled up by
 
 
 @functools.lru_cache(maxsize=16)
@@ -83,19 +84,22 @@ class BagModel:
     def function(
         self, features: Float[AnyArray, "n D"], places: Float[AnyArray, "n 2"] | None = None
     ) -> tuple[Float[Array, " V"], Float[Array, " n"]]:
-        """What is predicted of one bag, and attention that sums to 1 (zeros of a head without), in
-        JAX alone: to be exported.
+        """What is predicted of one bag, and attention that sums to 1 (even of a head without), in
+        JAX alone: to be exported, if need be for any number of patches.
 
         Args:
           features: of the bag's patches.
           places: where they lie, in patches; for heads with positions.
         """
-        mask = jnp.ones((1, features.shape[0]), bool)
-        places = None if places is None else places[None]
-        logits, attention = _applied(self._module)(self.variables, features[None], mask, places)
-        looked = jnp.zeros_like(mask[0], jnp.float32)
-        looked = looked if attention is None else jax.nn.softmax(attention[0])
-        return jnp.asarray(self.task.link(logits))[0], looked
+        count = features.shape[0]
+        # A few rows of filling: heads that take the k most attended need to know that there are k.
+        rows = jnp.pad(features, ((0, _FILLING), (0, 0)))[None]
+        mask = (jnp.arange(count + _FILLING) < count)[None]
+        if places is not None:
+            places = jnp.pad(places, ((0, _FILLING), (0, 0)))[None]
+        logits, scores = _applied(self._module)(self.variables, rows, mask, places)
+        scores = jnp.zeros(count) if scores is None else scores[0, :count]
+        return jnp.asarray(self.task.link(logits))[0], jax.nn.softmax(scores)
 
     def predict_slide(
         self, store: bags.BagStore, slide: int

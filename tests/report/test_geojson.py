@@ -34,8 +34,10 @@ def test_a_square_for_every_patch():
 
 
 def test_what_the_objects_say():
-    said = geojson.Said(kind="tile", predicted="tumour", values={"probability tumour": 0.93}, top=2)
-    shown = geojson.features("s", XY, 1024, ATTENTION, said=said)["features"]
+    style = geojson.Style(
+        kind="tile", predicted="tumour", values={"probability tumour": 0.93}, top=2
+    )
+    shown = geojson.features("s", XY, 1024, ATTENTION, style=style)["features"]
     assert [one["geometry"]["coordinates"][0][0] for one in shown] == [[0, 0], [1024, 512]]
     for one in shown:
         properties = one["properties"]
@@ -127,6 +129,8 @@ def test_a_result_in_a_notebook(result):
     assert repr(result) == "SlideResult(tumour 0.93; 3 patches of 1024 px)"
     assert result.to_frame().attention.tolist() == ATTENTION.tolist()
     assert len(result.to_geojson("s", top=1)["features"]) == 1
+    with pytest.raises(ValueError, match="top a number above 0"):
+        result.to_geojson("s", top=-1)
     picture = dataclasses.replace(result, picture_downsample=512.0).show()
     assert picture.size == (40, 40)
     red, _, blue = picture.getpixel((0, 0))  # the first patch has most attention
