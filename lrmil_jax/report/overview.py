@@ -206,8 +206,8 @@ def section(
         html.heading("Patients and slides"),
         html.table(splits),
         html.heading("What was left out, and why"),
-        _left_out("slides of the cohort", slides),
-        _left_out("files of the slide folder", others),
+        _left_out("slide{} of the cohort", slides),
+        _left_out("file{} of the slide folder", others),
         html.paragraph(f"{damaged} slides have patches that could not be read; the others of "
                        "these slides were used. slides.csv says how many.") if damaged else "",
     )  # fmt: skip
@@ -215,6 +215,7 @@ def section(
 
 def _left_out(what: str, groups: Sequence[LeftOut]) -> str:
     total = sum(len(group.names) for group in groups)
+    what = what.format("" if total == 1 else "s")
     if not total:
         return html.paragraph(f"No {what}.")
     cells = [["count", "reason, of the first"]]

@@ -21,6 +21,11 @@ def cell(value: float | None, digits: int = 3) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
+def count(value: float) -> str:
+    """A median of counts: whole, unless it lies between two."""
+    return number(value, 1).removesuffix(".0")
+
+
 def interval(value: float | None, bounds: Sequence[float | None] | None) -> str:
     """`0.912 [0.850, 0.960]`."""
     if bounds is None or any(bound is None for bound in bounds):
@@ -72,7 +77,7 @@ def cells(rows: Sequence[dict]) -> list[list[str]]:
                 row["title"],
                 *_headline_cells(row, several),
                 *((number(row["accuracy"]), cell(row.get("youden_accuracy"))) if classes else ()),
-                number(row["patches"], 1),
+                count(row["patches"]),
                 *("-" if value is None else number(value) for value in (*seconds, total)),
             ]
         )

@@ -38,7 +38,7 @@ def test_lines_begin_with_the_names_that_users_look_for():
         *("HR teacher", "LR without distillation", "LRMIL")
     ]
     assert lines[1].split() == [
-        *("HR", "teacher", "0.951", "[0.900,", "0.990]", "0.900", "0.875", "4096.0"),
+        *("HR", "teacher", "0.951", "[0.900,", "0.990]", "0.900", "0.875", "4096"),
         *("0.500", "1.250", "10.000", "0.250", "12.000"),
     ]
     assert "undefined" in lines[2]
