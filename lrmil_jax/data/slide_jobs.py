@@ -78,17 +78,21 @@ class SlideJob:
         return (
             status is not None
             and status["status"] == "ok"
-            and not self._is_now_too_coarse(status)
             and status["source"] == self.source()
             and self.shard.is_file()
             and (not status["hr"] or self.mosaics.is_file())
         )
 
-    def _is_now_too_coarse(self, status: dict) -> bool:
-        """Whether the slide was enlarged, which is no longer asked for: a run then refuses it."""
-        mpp = status.get("mpp")
-        return mpp is not None and lattice.is_too_coarse(
-            mpp, self.finest_mpp, upsample=self.settings.upsample
+    def was_enlarged(self, status: dict | None) -> bool:
+        """Whether the regions are of pixels that were enlarged, which is no longer asked for."""
+        return (
+            status is not None
+            and status["status"] == "ok"
+            and status.get("mpp") is not None
+            and lattice.is_too_coarse(
+                status["mpp"], self.finest_mpp, upsample=self.settings.upsample
+            )
+            and status["source"] == self.source()  # another file may be finer
         )
 
     def source(self) -> dict:

@@ -87,6 +87,10 @@ class FeatureJob(SlideJob):
             return super().is_complete(status)
         return status is not None and status["status"] == "ok" and status["source"] == self.source()
 
+    def was_enlarged(self, status: dict | None) -> bool:
+        """See `SlideJob`; without tiles no pixels were read."""
+        return self.with_tiles and super().was_enlarged(status)
+
     def source(self) -> dict:
         """See `SlideJob`."""
         made = {level: file.identity() for level, file in self.bags.items()}

@@ -5,6 +5,7 @@ where they lie if slides are given too, and without slides only what is there is
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -12,7 +13,8 @@ from ml_collections import ConfigDict
 from lrmil_jax import processes
 from lrmil_jax.data import failures
 from lrmil_jax.data.regions import fail, tile_slide
-from lrmil_jax.errors import DataError
+from lrmil_jax.data.slide_jobs import SlideJob
+from lrmil_jax.errors import DataError, WorkdirError
 from lrmil_jax.interchange.slides import FeatureJob, prepare_slide
 from lrmil_jax.workspace import cohorts, foreign, layout, provenance, statuses
 
@@ -24,12 +26,14 @@ def run(config: ConfigDict, workdir: Path) -> None:
 
     Raises:
       DataError: no slide could be prepared at all.
+      WorkdirError: slides are there with enlarged pixels, which the config no longer asks for.
     """
     cohort = cohorts.read(config, workdir)
     cohorts.record_regions(config, workdir)
     folder = layout.regions_folder(workdir)
     folder.mkdir(parents=True, exist_ok=True)
     jobs = cohorts.slide_jobs(config, workdir, cohort.table)
+    _refuse_enlarged(workdir, jobs)
     pending = [job for job in jobs if not job.is_complete(statuses.read(workdir, job.slide_id))]
     if pending:
         for job in pending:  # what was encoded from an earlier file of this name is not its own
@@ -57,6 +61,20 @@ def run(config: ConfigDict, workdir: Path) -> None:
     if len(failed) == len(jobs):
         raise DataError(f"none of the {len(jobs)} slides could be prepared; see the reasons above")
     cohorts.prepared(config, workdir)  # the folds must still hold without failed slides
+
+
+def _refuse_enlarged(workdir: Path, jobs: Sequence[SlideJob]) -> None:
+    """Raises WorkdirError where slides would now be refused: all that was made of them would go."""
+    names = [
+        job.slide_id for job in jobs if job.was_enlarged(statuses.read(workdir, job.slide_id))
+    ]
+    if names:
+        count = "1 slide" if len(names) == 1 else f"{len(names)} slides"
+        raise WorkdirError(
+            f"{workdir} has {count} prepared with enlarged pixels ({', '.join(names[:5])}"
+            f"{' ...' if len(names) > 5 else ''}), for which this config does not ask; set "
+            "prepare.upsample=True, or use another --workdir"
+        )
 
 
 def _take_stock(config: ConfigDict, workdir: Path, jobs: list[FeatureJob]) -> None:

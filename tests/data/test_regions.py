@@ -345,6 +345,8 @@ def test_a_coarse_slide_is_enlarged_only_if_asked(tile, tmp_path, image):
     status, enlarged = tile(tmp_path / "coarse.tif", upsample=True)
     assert status["status"] == "ok"
     assert enlarged.is_complete(status)
-    assert not job.is_complete(status)  # no longer asked for: the next run refuses it
+    assert job.was_enlarged(status)  # no longer asked for: the next run refuses it
+    assert not enlarged.was_enlarged(status)
+    assert not job.was_enlarged(status | {"source": None})  # of another file
     with regions.open_at(job, high_resolution=False) as slide:  # LR patches need no more
         assert slide.mpp == 1.0
