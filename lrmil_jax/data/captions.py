@@ -257,7 +257,8 @@ def _class_captions(path: Path, classes: tuple[str, ...]) -> dict[str, list[str]
 
 def _patients(path: Path, table: pd.DataFrame, rows) -> tuple[str, ...]:
     """The patient of each tile, in the order of `rows`."""
-    several = table.groupby("path").patient_id.nunique()
+    patients = table.patient_id.map(tables.one_form)
+    several = patients.groupby(table.path).nunique()
     if several.max() > 1:
         raise DataError(f"{path}: the tile {several.idxmax()} is of two patients; give it one")
-    return tuple(map(str, rows["patient_id"].first()))
+    return tuple(map(tables.one_form, rows["patient_id"].first()))

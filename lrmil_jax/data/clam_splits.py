@@ -22,7 +22,7 @@ def with_splits(frame: pd.DataFrame, folder: Path, labels: Path) -> pd.DataFrame
       DataError: see `read`, or the splits name a slide that is not in the table.
     """
     splits = read(folder).set_index("slide_id")
-    names = frame.slide_id.str.strip()
+    names = frame.slide_id.str.strip().map(tables.one_form)
     strangers = splits.index.difference(names)
     if len(strangers):
         raise DataError(
@@ -56,6 +56,7 @@ def read(folder: Path) -> pd.DataFrame:
         frame = tables.read(path, what="the splits")
         tables.require_columns(frame, SPLITS, path, what="the splits")
         lists = _of_bools(frame) if path.stem.endswith("_bool") else _of_lists(frame)
+        lists = lists.assign(slide_id=lists.slide_id.map(tables.one_form))
         twice = lists.slide_id[lists.slide_id.duplicated()]
         if len(twice):
             raise DataError(f"{path} has slide {twice.iloc[0]} in more than one place; keep one")

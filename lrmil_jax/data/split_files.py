@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from lrmil_jax import files
-from lrmil_jax.data import clam_splits
+from lrmil_jax.data import clam_splits, tables
 from lrmil_jax.errors import DataError
 
 _PARTS = (("train", "train_patients"), ("val", "val_patients"), ("test", "test_patients"))
@@ -49,7 +49,7 @@ def _read(path: Path) -> Iterator[dict[str, set[str]]]:
         splits = content["splits"]
         yield from (
             {
-                split: set(map(str, one[key]))
+                split: {tables.one_form(str(name)) for name in one[key]}
                 for split, key in _PARTS
                 if key in one or split != "val"
             }

@@ -232,7 +232,9 @@ def refuse_test_patients(
     Raises:
       DataError: naming a patient and the fold that tests him or her.
     """
-    shared = table[table.patient_id.isin(patients) | table.slide_id.isin(patients)]
+    names = set(map(tables.one_form, patients))
+    of_tiles = (table[name].map(tables.one_form).isin(names) for name in ("patient_id", "slide_id"))
+    shared = table[np.logical_or(*of_tiles)]
     folds = [name for name in table if name.startswith("fold_")]
     tested = shared[(shared[folds] == "test").any(axis=1)]
     if tested.empty:

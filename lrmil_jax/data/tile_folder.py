@@ -106,7 +106,9 @@ def sub_folder_patients(tiles: Sequence[str]) -> tuple[str, ...]:
       are something else than patients.
     """
     parts = [PurePosixPath(tile).parts for tile in tiles]
-    return tuple(one[1] for one in parts) if all(len(one) > 2 for one in parts) else ()
+    if not all(len(one) > 2 for one in parts):
+        return ()
+    return tuple(tables.one_form(one[1]) for one in parts)
 
 
 def read_patients(path: Path, tiles: Sequence[str]) -> tuple[str, ...]:
@@ -121,6 +123,9 @@ def read_patients(path: Path, tiles: Sequence[str]) -> tuple[str, ...]:
     """
     table = tables.read(path, what="the CSV of patients")
     tables.require_columns(table, ("tile", "patient_id"), path, what="the CSV of patients")
+    for name in ("tile", "patient_id"):
+        table[name] = table[name].map(tables.one_form)
+    tiles = list(map(tables.one_form, tiles))
     several = table.groupby("tile").patient_id.nunique()
     if (several > 1).any():
         raise DataError(f"{path}: the tile {several.idxmax()} is of two patients; give it one")

@@ -1,5 +1,7 @@
 """Captioned tiles from a CSV or from class folders: found, split, and one sentence a mistake."""
 
+import unicodedata
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -88,6 +90,23 @@ def test_sub_folders_of_every_class_are_its_patients(tmp_path):
     # One tile in its class folder: then sub-folders are something else.
     write_tile(tmp_path / "stroma" / "000.png")
     assert CaptionedTiles.from_folder(tmp_path).patients == ()
+
+
+COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "Müller") for form in ("NFC", "NFD"))
+
+
+def test_a_patient_written_in_both_forms_of_letters_is_one(tmp_path):
+    """In sub-folders, in patients.csv (whose tiles are found in either form too), in captions."""
+    write_patients(tmp_path, {"fat": {DECOMPOSED: 1, COMPOSED: 1}, "b": {COMPOSED: 2}})
+    found = CaptionedTiles.from_folder(tmp_path)
+    assert found.patients == (COMPOSED,) * 4
+    tiles = [path.relative_to(tmp_path).as_posix() for path in found.paths]
+    rows = "".join(f"{unicodedata.normalize('NFD', tile)},{DECOMPOSED}\n" for tile in tiles)
+    (tmp_path / "patients.csv").write_text(f"tile,patient_id\n{rows}")
+    assert CaptionedTiles.from_folder(tmp_path).patients == (COMPOSED,) * 4
+    rows = f"a.png,x,{COMPOSED}\na.png,y,{DECOMPOSED}\nb.png,x,{DECOMPOSED}\n"
+    path = write_csv(tmp_path, f"path,caption,patient_id\n{rows}")
+    assert CaptionedTiles.from_csv(path).patients == (COMPOSED, COMPOSED)
 
 
 def test_patients_csv_wins_over_sub_folders(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -176,6 +177,19 @@ def test_stamps_splits(folder):
     assert set(table.patient_id[table.fold_1 == "test"]) == set(patients[:4])
     assert set(table.patient_id[table.fold_2 == "test"]) == set(patients[8:])
     assert table[table.fold_1 == "val"].patient_id.nunique() == 2
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD", "NFD"), ("NFD", "NFC", "NFD")], ids="-".join)
+def test_stamps_tables_and_splits_in_either_form_of_letters(forms, folder):
+    sources = stamp(folder)
+    tables = (sources.labels, sources.slide_table, folder / "splits.json")
+    names = [f"P{number}" for number in range(12)]
+    splits_json(folder, [{"train_patients": names[4:], "test_patients": names[:4]}])
+    for path, form in zip(tables, forms, strict=True):
+        path.write_text(path.read_text().replace("P1", unicodedata.normalize(form, "Pü")))
+    table = read(sources, reading(label_column="isMSIH"), folds=1, file=tables[2]).table
+    assert table.patient_id.nunique() == 12
+    assert set(table.patient_id[table.fold_1 == "test"]) == {"P0", "Pü", "P2", "P3"}
 
 
 def test_splits_of_another_cohort_are_refused(folder):

@@ -450,6 +450,17 @@ def test_tiles_of_tested_patients_are_refused():
     assert "fold 1 of labels.csv; 1 such patient is named by patients.csv" in str(caught.value)
 
 
+def test_tested_patients_are_refused_in_either_form_of_letters():
+    """macOS writes decomposed letters."""
+    forms = [unicodedata.normalize(form, "Müller") for form in ("NFC", "NFD")]
+    frame = cohort_frame().assign(fold_1="train")
+    frame.loc[frame.patient_id == "p04", "fold_1"] = "test"
+    for table in (frame.replace("p04", form) for form in forms):
+        for name in forms:
+            with pytest.raises(DataError, match="some of the patient M"):
+                splits.refuse_test_patients([name], table, tiles="patients.csv", labels="l.csv")
+
+
 NAMES = ("Müller #1", "a&b, c", "d'e (x)+y", "ö.ä-ü")
 
 

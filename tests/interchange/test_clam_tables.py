@@ -1,5 +1,6 @@
 """CLAM's tables, written as it writes them and read back."""
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,18 @@ def test_splits_in_both_forms(tmp_path):
         pd.testing.assert_frame_equal(found, wanted, check_names=False, obj=form)
         for path in tmp_path.glob("splits/splits_?.csv"):
             path.unlink()  # the second time the booleans alone are there
+
+
+@pytest.mark.parametrize("kept", ["splits_?.csv", "splits_?_bool.csv"])
+def test_splits_in_either_form_of_letters(kept, tmp_path):
+    """The label table's names have composed letters, whatever it is written in."""
+    composed, decomposed = (unicodedata.normalize(form, "Müller") for form in ("NFC", "NFD"))
+    clam_tables.write_splits(tmp_path, TABLE.replace("s4", decomposed), CLASSES)
+    for path in set(tmp_path.glob("splits/*")) - set(tmp_path.glob(f"splits/{kept}")):
+        path.unlink()
+    frame = TABLE[["slide_id", "patient_id"]].replace("s4", composed)
+    table = clam_splits.with_splits(frame, tmp_path / "splits", tmp_path / "labels.csv")
+    assert table.fold_1.tolist() == TABLE.fold_1.tolist()
 
 
 def test_folds_of_a_label_csv_come_from_clam(tmp_path):

@@ -5,7 +5,7 @@ import re
 
 import pandas as pd
 
-from lrmil_jax.data import slide_files
+from lrmil_jax.data import slide_files, tables
 from lrmil_jax.data.layouts.rows import Rows, Sources
 from lrmil_jax.errors import DataError
 
@@ -29,7 +29,7 @@ def rows(frame: pd.DataFrame, sources: Sources, targets: tuple[str, ...]) -> Row
     slide_rows, empty = [], []
     names = sorted(slide_files.find(slides) if sources.stand_ins is None else sources.stand_ins)
     for _, row in frame.iterrows():
-        patient = row["P_ID"]
+        patient = tables.one_form(row["P_ID"])
         mine = [name for name in names if re.fullmatch(re.escape(patient) + r"([-_.].*)?", name)]
         if not mine:
             empty.append(patient)

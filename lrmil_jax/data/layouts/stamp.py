@@ -35,11 +35,13 @@ def rows(frame: pd.DataFrame, sources: Sources, targets: tuple[str, ...]) -> Row
             f"{path} lists patients (PATIENT), as STAMP's clini table does, so data.slide_table "
             "must name the slide table (PATIENT, FILENAME)"
         )
+    frame = frame.assign(PATIENT=frame["PATIENT"].map(tables.one_form))
     _refuse_twice(frame["PATIENT"], f"{path} lists patient")
     slides = tables.read(sources.slide_table, what="the slide table")
     tables.require_columns(
         slides, ("PATIENT", "FILENAME"), sources.slide_table, what="the slide table"
     )
+    slides = slides.assign(PATIENT=slides["PATIENT"].map(tables.one_form))
     _refuse_twice(slides["FILENAME"], f"{sources.slide_table} lists FILENAME")
     columns = [name for name in targets if name in frame]
     has_outcome = frame[columns].apply(tables.with_blanks).notna().all(axis=1)
