@@ -1,6 +1,6 @@
 """What every config key may be, and what must hold between them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -158,6 +158,7 @@ def validate(config: ConfigDict, stages: Sequence[str] = ()) -> None:
             raise ConfigError(f"config.{key} is {flat[key]!r}, but it must be {check.wanted}")
     _heads(config)
     _task(config)
+    _names(flat)
     _fits_together(config)
     registry.create(config.export.format)
     if config.data.features_format != registry.AUTO:
@@ -201,17 +202,26 @@ def _task(config: ConfigDict) -> None:
                 f"config.{name}.select is {block.select!r}, but it must be one of "
                 f"{', '.join(dict.fromkeys(known))}, of the task {config.task}"
             )
-    named = config.evaluate.subgroups
-    if isinstance(named, str) or not all(isinstance(name, str) for name in named):
-        raise ConfigError(
-            f"config.evaluate.subgroups is {named!r}, but it must be a tuple of columns of the "
-            "label CSV like ('site',)"
-        )
     if config.evaluate.colour_baseline and not task.has_classes:
         raise ConfigError(
             f"evaluate.colour_baseline tells classes apart, which the task {config.task} has none "
             "of; switch it off"
         )
+
+
+# Keys that are names, which YAML and Python take for numbers or yes and no without quotes.
+_NAMES = {
+    "data.classes": "names of classes, each in quotes, like ('0', '1')",
+    "data.split_columns": "columns of the label CSV like ('fold_1', 'fold_2')",
+    "evaluate.subgroups": "columns of the label CSV like ('site',)",
+}
+
+
+def _names(flat: Mapping[str, Any]) -> None:
+    for key, wanted in _NAMES.items():
+        given = flat[key]
+        if isinstance(given, str) or not all(isinstance(name, str) for name in given):
+            raise ConfigError(f"config.{key} is {given!r}, but it must be a tuple of {wanted}")
 
 
 def _fits_together(config: ConfigDict) -> None:

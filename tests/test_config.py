@@ -129,6 +129,10 @@ def test_another_word_after_the_colon_is_refused():
         ("pretrain.val_share", 0.9),
         ("evaluate.timed_slides", -1),
         ("synthetic.size_px", 100),
+        ("data.classes", (1, 0)),
+        ("data.classes", ("LUAD", 1.0)),
+        ("data.split_columns", (1,)),
+        ("evaluate.subgroups", (1,)),
     ],
 )
 def test_values_out_of_range_are_refused_by_name(key, value):

@@ -3,7 +3,7 @@
 import pytest
 
 from lrmil_jax import config as configuration
-from lrmil_jax import config_files, yaml_config
+from lrmil_jax import checks, config_files, yaml_config
 from lrmil_jax.errors import ConfigError
 
 
@@ -74,6 +74,17 @@ def test_mistakes_name_the_file_and_the_key(text, sentence, tmp_path):
     assert sentence in str(caught.value)
     assert str(caught.value).startswith(f"{tmp_path / 'mine.yaml'}: ")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("names", ["[1, 0]", "[yes, no]", "[2020-01-01, '0']"])
+def test_classes_without_quotes_are_refused(names, tmp_path):
+    """YAML takes them for numbers, truths and dates, which no cell of a table is."""
+    config = load(tmp_path, f"data: {{classes: {names}, labels: labels.csv}}")
+    with pytest.raises(ConfigError, match=r"data\.classes .*each in quotes, like \('0', '1'\)"):
+        checks.validate(config)
+    quoted = load(tmp_path, "data: {classes: ['1', 'no'], labels: labels.csv}")
+    checks.validate(quoted)
+    assert quoted.data.classes == ("1", "no")
 
 
 def test_another_word_than_tiny_is_refused(tmp_path):
