@@ -63,7 +63,9 @@ def open_at(job: SlideJob, *, high_resolution: bool = True) -> Slide:
         ("HR", settings.geometry.hr_mpp) if high_resolution else ("LR", settings.geometry.lr_mpp)
     )
     try:
-        lattice.check_resolution(slide, mpp, name, upsample=settings.upsample)
+        lattice.check_resolution(
+            slide, mpp, name, upsample=settings.upsample, of_model=job.of_model
+        )
     except BaseException:
         slide.close()
         raise

@@ -35,7 +35,8 @@ class TilingSettings:
 @dataclasses.dataclass(frozen=True)
 class SlideJob:
     """One slide to prepare: where it is, the um/px to use if not its own, where regions go, and
-    whether that um/px wins against a file and an objective that agree with each other."""
+    whether that um/px wins against a file and an objective that agree with each other; and whether
+    the settings are a trained model's, so that no config can change them."""
 
     slide_id: str
     path: Path
@@ -43,6 +44,7 @@ class SlideJob:
     folder: Path
     settings: TilingSettings
     trust_mpp: bool = False
+    of_model: bool = False
 
     def open(self, *, tell: bool = True) -> Slide:
         """The slide itself; see `open_slide`."""

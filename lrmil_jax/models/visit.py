@@ -169,7 +169,7 @@ def planned(
     with concurrent.futures.ThreadPoolExecutor(_PLANNED) as pool:
         try:
             for path, mpp in slides:
-                job = SlideJob(path.stem, path, mpp, Path(), settings, trust_mpp=trust_mpp)
+                job = SlideJob(path.stem, path, mpp, Path(), settings, trust_mpp, of_model=True)
                 waiting.append(pool.submit(Visit(job, readers).open, high=high))
                 if len(waiting) > _PLANNED:
                     yield waiting.popleft().result()

@@ -4,6 +4,7 @@ The child's side is rounded first and the cell is exactly r children wide: round
 own drifts (414 against 415 px), and children would no longer tile their cell.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -92,7 +93,12 @@ def is_too_coarse(slide_mpp: float | int, mpp: float | int, *, upsample: bool = 
 
 
 def check_resolution(
-    slide: SlideLike, mpp: float | int, name: str, *, upsample: bool = False
+    slide: SlideLike,
+    mpp: float | int,
+    name: str,
+    *,
+    upsample: bool = False,
+    of_model: bool = False,
 ) -> None:
     """Refuse to invent detail: patches at `mpp` from a slide that is coarser (`is_too_coarse`).
 
@@ -101,6 +107,7 @@ def check_resolution(
       mpp: the um/px at which patches are wanted.
       name: the patches' name in the message, "HR" or "LR".
       upsample: as the config's `prepare.upsample`.
+      of_model: `mpp` and `upsample` are a trained model's, which nobody can choose any more.
 
     Raises:
       SlideError: the slide is coarser than `mpp`, by more than scanners of one magnification
@@ -108,15 +115,24 @@ def check_resolution(
     """
     if not is_too_coarse(slide.mpp, mpp, upsample=upsample):
         return
-    key = f"geometry.{name.lower()}_mpp"
-    enlarge = ""
-    if not is_too_coarse(slide.mpp, mpp, upsample=True):
-        enlarge = ", set prepare.upsample=True to enlarge its pixels"
+    can_be_enlarged = not is_too_coarse(slide.mpp, mpp, upsample=True)
+    if of_model:
+        advice = ": the model was trained for these patches"
+        advice += ", without prepare.upsample" * can_be_enlarged
+    else:
+        advice = ", set prepare.upsample=True to enlarge its pixels" * can_be_enlarged
+        advice += f", or choose a geometry that fits it (geometry.{name.lower()}_mpp of "
+        advice += f"{_finest(slide.mpp):g} and more)"
     raise SlideError(
         f"{_name(slide)}: {slide.mpp:g} um/px is too coarse for {name} patches at {mpp:g} um/px, "
-        f"which would show no more than it has; leave the slide out{enlarge}, or choose a geometry "
-        f"that fits it ({key} of {slide.mpp / _SAME:.2g} and more)."
+        f"which would show no more than it has; leave the slide out{advice}."
     )
+
+
+def _finest(slide_mpp: float | int) -> float:
+    """The finest um/px, in hundredths, for which a slide is not too coarse."""
+    hundredths = math.ceil(100 * slide_mpp / _SAME)
+    return (hundredths + is_too_coarse(slide_mpp, hundredths / 100)) / 100
 
 
 def build(

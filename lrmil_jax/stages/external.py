@@ -137,7 +137,7 @@ def _seen(model: SlideModel, slides: pd.DataFrame, source: str, config: ConfigDi
 def _jobs(model: SlideModel, slides: pd.DataFrame, *, trust_mpp: bool) -> list[SlideJob]:
     return [
         SlideJob(row.slide_id, Path(os.path.abspath(row.path)), slide_files.given_mpp(row),
-                 Path(), model.settings, trust_mpp)
+                 Path(), model.settings, trust_mpp, of_model=True)
         for row in slides.itertuples()
     ]  # fmt: skip
 

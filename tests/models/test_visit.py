@@ -22,3 +22,12 @@ def test_trusted_um_per_px_reaches_the_slide(tmp_path, trust):
         else:
             with pytest.raises(SlideError, match="trust_mpp"):
                 next(visit.patches(high=False))
+
+
+def test_a_slide_too_coarse_for_the_model_gives_no_advice_for_a_config(tmp_path):
+    path = write_tiff(tmp_path / "s.tif", [gradient(300, 300)], mpp=3.0)
+    settings = TilingSettings(geometry=Geometry(hr_mpp=0.5, lr_mpp=2.0, patch_px=16))
+    with beside.slide_readers(1) as readers:
+        (visit,) = planned([(path, None)], settings, readers, high=False)
+        with pytest.raises(SlideError, match=r"the model was trained .*without prepare\.upsample\.$"):
+            next(visit.patches(high=False))

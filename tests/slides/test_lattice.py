@@ -1,6 +1,7 @@
 """The lattice against hand-made values and a plain loop."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -126,3 +127,21 @@ def test_check_resolution():
     with pytest.raises(SlideError, match=r"1\.01 um/px is too coarse for HR") as caught:
         lattice.check_resolution(FakeSlide(1.01, (9, 9)), 0.5, "HR", upsample=True)
     assert "upsample" not in str(caught.value)
+
+
+@pytest.mark.parametrize("mpp", [0.5, 0.4992, 0.97, 0.56, 0.2525, 1.21, 3.9])
+def test_the_geometry_that_is_advised_is_taken(mpp):
+    """As coarse as it must be, and no coarser by a hundredth."""
+    with pytest.raises(SlideError) as caught:
+        lattice.check_resolution(FakeSlide(mpp, (9, 9)), mpp / 1.5, "HR")
+    advised = float(re.search(r"geometry\.hr_mpp of ([\d.]+) and more", str(caught.value))[1])
+    assert mpp / 1.1 <= advised < mpp / 1.1 + 0.011
+    lattice.check_resolution(FakeSlide(mpp, (9, 9)), advised, "HR")
+
+
+@pytest.mark.parametrize(("mpp", "ending"), [(0.9, ", without prepare.upsample."), (1.1, ".")])
+def test_a_models_settings_cannot_be_chosen(mpp, ending):
+    with pytest.raises(SlideError) as caught:
+        lattice.check_resolution(FakeSlide(mpp, (9, 9)), 0.5, "HR", of_model=True)
+    said = str(caught.value).partition("; ")[2]
+    assert said == f"leave the slide out: the model was trained for these patches{ending}"
