@@ -116,7 +116,7 @@ COMMANDS: Mapping[str, Help] = {
         usage=("--config NAME --workdir DIR [--config.report.KEY=VALUE ...]",),
         about="Writes DIR/report again, where something of it changed; trains nothing.",
         options=_CONFIG,
-        example=("lrmil report --config tcga_nsclc --workdir runs/nsclc",),
+        example=("lrmil report --config quickstart --workdir runs/first",),
     ),
     "import": Help(
         summary="features of TRIDENT, CLAM, STAMP ... in place of slides",
@@ -125,7 +125,7 @@ COMMANDS: Mapping[str, Help] = {
         "and then trains.",
         options=_CONFIG,
         example=(
-            "lrmil import --config tcga_nsclc --workdir runs/uni "
+            "lrmil import --config tcga_nsclc --workdir runs/uni --config.method=mil "
             "--config.data.labels=labels.csv --config.data.features=trident/features_uni "
             "--config.encoder.name=uni",
         ),

@@ -1,12 +1,14 @@
 """`lrmil`: what it prints, and what each command calls."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
-from absl import app
+from absl import app, flags
+from ml_collections import config_flags
 
-from lrmil_jax import checks, command, command_help, main, verify, yaml_config
+from lrmil_jax import checks, command, command_help, config_files, main, verify, yaml_config
 from lrmil_jax.evals import __main__ as evals
 from lrmil_jax.models import exported
 from lrmil_jax.selection import __main__ as selection
@@ -35,17 +37,34 @@ def test_examples_are_of_the_command_that_they_explain():
         assert all(example.split()[1] in command.COMMANDS for example in text.example)
 
 
+EXAMPLES = [example for text in command_help.COMMANDS.values() for example in text.example]
+
+
+@pytest.mark.parametrize("example", [one for one in EXAMPLES if "--config" in one])
+def test_configs_of_the_examples_can_be_run(example, monkeypatch):
+    if "mine.py" in example:
+        example = example.replace("mine.py", "tcga_nsclc") + " --config.data.labels=labels.csv"
+    before, name, after = re.fullmatch(r"lrmil (\w+) --config (\S+) (.*)", example).groups()
+    arguments = [before, *after.split()]
+    monkeypatch.setattr(sys, "argv", arguments)  # where ml_collections looks for keys
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "", flag_values=values)
+    config = config_flags.DEFINE_config_dict("config", config_files.load(name), flag_values=values)
+    assert values(arguments) == [before]
+    checks.validate(config.value)
+
+
 def test_options_in_the_help_are_those_of_the_programs(capsys):
     programs = {"evaluate": [evals.parse, lambda _: evals.parse(["compare", "--help"])],
                 "descriptions": [selection.parse], "verify": [verify.main],
                 "convert": [exported.main]}  # fmt: skip
-    flags = {f"--{name}" for name in main.flags.FLAGS} | {"--config.KEY=VALUE"}
+    shared = {f"--{name}" for name in main.flags.FLAGS} | {"--config.KEY=VALUE"}
     for name, text in command_help.COMMANDS.items():
         for program in programs.get(name, ()):
             with pytest.raises(SystemExit):
                 program(["--help"])
         options = set(re.findall(r"--\w+", capsys.readouterr().out))
-        assert text.options.keys() <= flags | options, name
+        assert text.options.keys() <= shared | options, name
 
 
 @pytest.mark.parametrize(
