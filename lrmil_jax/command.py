@@ -38,7 +38,7 @@ def _dispatch(given: list[str]) -> int:
     if given[0] == "--version":
         _print(f"lrmil_jax {__version__}")
         return 0
-    if given[0] == "help":
+    if given[0] in (*_HELP, "help"):
         given = [*given[1:], "--help"]
     if given[0].startswith("-"):  # `lrmil --config ...` is `lrmil run --config ...`
         given = ["run", *given]
@@ -63,7 +63,7 @@ def _job(name: str, stages: str | None) -> Callable[[list[str]], int]:
         from lrmil_jax import main as job
 
         if stages is not None:
-            if any(argument.lstrip("-").split("=")[0] == "stages" for argument in arguments):
+            if _has_flag(arguments, "stages"):
                 raise ConfigError(
                     f"lrmil {name} has stages of its own; --stages is an option of lrmil run"
                 )
@@ -73,9 +73,14 @@ def _job(name: str, stages: str | None) -> Callable[[list[str]], int]:
     return run
 
 
+def _has_flag(arguments: Sequence[str], name: str) -> bool:
+    """Whether a flag is there, with its value or before it; the same word may be another's value."""
+    return any(argument.split("=")[0] in (f"-{name}", f"--{name}") for argument in arguments)
+
+
 def _evaluate(arguments: list[str]) -> int:
     """With `--cohort` a model on new slides, else figures from files of predictions."""
-    if any(argument.lstrip("-").split("=")[0] == "cohort" for argument in arguments):
+    if _has_flag(arguments, "cohort"):
         return _job("evaluate", "evaluate")(arguments)
     from lrmil_jax.evals.__main__ import main as run
 

@@ -101,6 +101,7 @@ def test_a_mistake_is_one_sentence_and_status_1(arguments, sentence, capsys):
         (["predict", "--slide", "a"], ["--slide", "a", "--stages=predict"]),
         (["evaluate", "--cohort=c"], ["--cohort=c", "--stages=evaluate"]),
         (["report"], ["--stages=report"]),
+        (["check", "--workdir", "stages"], ["--workdir", "stages", "--stages=check"]),
         (["import"], ["--stages=prepare,import_features"]),
         (["export"], ["--stages=export"]),
     ],
@@ -113,6 +114,12 @@ def test_commands_of_runs_are_flags_of_main(arguments, flags, monkeypatch):
     assert given == {"job": main.main, "argv": ["lrmil", *flags], "parser": main.parse_flags}
 
 
+def test_a_word_of_a_flag_may_be_a_value(monkeypatch):
+    monkeypatch.setattr(evals, "main", lambda arguments, prog: (arguments, prog))
+    arguments = ["p.csv", "--output", "cohort"]
+    assert command.main(["evaluate", *arguments]) == (arguments, "lrmil evaluate")
+
+
 def test_without_a_command_the_help_is_shown_and_the_status_is_1(capsys):
     status, text, _ = run(capsys)
     assert status == 1
@@ -120,7 +127,8 @@ def test_without_a_command_the_help_is_shown_and_the_status_is_1(capsys):
 
 
 def test_help_of_a_command_either_way(capsys):
-    assert run(capsys, "help", "run") == run(capsys, "run", "-h")
+    for arguments in (("help", "predict"), ("--help", "predict"), ("-h", "predict")):
+        assert run(capsys, *arguments) == run(capsys, "predict", "-h")
     assert run(capsys, "--version")[1].startswith("lrmil_jax ")
 
 
