@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from lrmil_jax import files
 from lrmil_jax.errors import ConfigError
 
-_YAML = (".yaml", ".yml")
+YAML = (".yaml", ".yml")
 _PACKAGE = Path(__file__).parent
 
 
@@ -69,8 +69,8 @@ def resolve(value: str) -> str:
     given, colon, arg = value.partition(":")
     path = Path(given)
     if path.is_file():
-        return f"{_PACKAGE / 'yaml_config.py'}:{value}" if path.suffix in _YAML else value
-    if path.suffix in (".py", *_YAML):
+        return f"{_PACKAGE / 'yaml_config.py'}:{value}" if path.suffix in YAML else value
+    if path.suffix in (".py", *YAML):
         name = path.with_suffix("").as_posix().removeprefix("./").removeprefix("configs/")
         hint = f"; the one that comes along is --config {name}" if name in names() else ""
         raise ConfigError(f"--config names {given}, which does not exist{hint}")

@@ -18,18 +18,41 @@ _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: 
           tuple: "a list"}  # fmt: skip
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that is there twice, of which YAML would silently take the last."""
+_MERGE = "tag:yaml.org,2002:merge"  # of `<<`
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is there twice, of which YAML would silently take the last, and a part
+    that holds itself."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._open: list[str | None] = []  # names of the parts around what is read
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent) and event.anchor in self._open:
+            line = event.start_mark.line + 1
+            raise ConfigError(
+                f"has *{event.anchor} in line {line} inside the part of that name; write out what "
+                "is meant"
+            )
+        self._open.append(event.anchor)
+        node = super().compose_node(parent, index)
+        self._open.pop()
+        return node
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        scalars = (key for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        keys = [(key.tag, key.value) for key in scalars if key.tag != _MERGE]
         for key in keys:
             if keys.count(key) > 1:
                 line = node.start_mark.line + 1
                 raise ConfigError(
-                    f"has {key!r} twice in the part from line {line} on; keep one of them"
+                    f"has {key[1]!r} twice in the part from line {line} on; keep one of them"
                 )
-        return super().construct_mapping(node, deep)
+        return node
 
 
 def get_config(arg: str) -> ConfigDict:
@@ -46,11 +69,20 @@ def get_config(arg: str) -> ConfigDict:
     try:
         keys = _flat(_read(path))
         base = keys.pop(BASE, None)
-        config = configuration.default() if base is None else config_files.load(str(base))
+        config = configuration.default() if base is None else _load_base(base)
         _update(config, keys)
         return configuration.finish(config, after)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def _load_base(base: Any) -> ConfigDict:
+    if not isinstance(base, str) or Path(base).suffix in config_files.YAML:
+        raise ConfigError(
+            f"has the {BASE} {base!r}, but keys lie over a config that comes along (`lrmil init` "
+            "lists them) or over a file that ends in .py"
+        )
+    return config_files.load(base)
 
 
 def _read(path: Path) -> Mapping[Any, Any]:
@@ -74,7 +106,7 @@ def _flat(content: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
         if not isinstance(key, str):
             raise ConfigError(f"has the key {prefix}{key!r}, which is no text")
         name = f"{prefix}{key}"
-        parts = _flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+        parts = _flat(value, f"{name}.") if value and isinstance(value, Mapping) else {name: value}
         twice = sorted(every.keys() & parts.keys())
         if twice:
             raise ConfigError(f"has {twice[0]!r} twice; keep one of them")
@@ -90,7 +122,7 @@ def _update(config: ConfigDict, values: Mapping[str, Any]) -> None:
     """
     flat, defaults = configuration.flatten(config), configuration.flatten(configuration.default())
     for key, value in values.items():
-        if value is None and any(one.startswith(f"{key}.") for one in flat):
+        if value in (None, {}) and any(one.startswith(f"{key}.") for one in flat):
             continue  # a section all of whose keys are left out
         configuration.require_key(key, flat)
         *sections, name = key.split(".")

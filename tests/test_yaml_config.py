@@ -37,8 +37,26 @@ data:
 
 def test_without_a_base_keys_lie_over_the_defaults(tmp_path):
     assert changes(load(tmp_path, "seed: 7"), configuration.default()) == {"seed": 7}
-    for text in ("", "student:\n  # topk: 4\n"):
+    for text in ("", "student:\n  # topk: 4\n", "student: {}"):
         assert changes(load(tmp_path, text), configuration.default()) == {}
+
+
+def test_parts_may_be_named_and_merged(tmp_path):
+    """Keys beside `<<` win, in a part that is merged again too."""
+    text = """
+student: &slow {learning_rate: 1e-5, epochs: 9}
+teacher: &slower {<<: *slow, learning_rate: 1e-6, epochs: 9}
+mil:
+  <<: [*slower, *slow]
+  hidden: 64
+"""
+    assert changes(load(tmp_path, text), configuration.default()) == {
+        **{f"{block}.epochs": 9 for block in ("student", "teacher", "mil")},
+        "student.learning_rate": 1e-5,
+        "teacher.learning_rate": 1e-6,
+        "mil.learning_rate": 1e-6,
+        "mil.hidden": 64,
+    }
 
 
 def test_tiny_and_further_changes_of_keys(tmp_path):
@@ -65,6 +83,12 @@ def test_tiny_and_further_changes_of_keys(tmp_path):
         ("seed: [", "cannot be read as YAML"),
         ("1: 2", "has the key 1, which is no text"),
         ("config: nsclc", "did you mean tcga_nsclc or wise_fuse_tcga_nsclc?"),
+        ("studnet: {}", "no key 'studnet'; did you mean"),
+        ("student: {topk: {}}", "config.student.topk cannot be {}"),
+        ("student: &a\n  topk: *a", "has *a in line 2 inside the part of that name"),
+        ("distill.layers: &a [*a]", "has *a in line 1 inside"),
+        ("config: base.yaml", "the config 'base.yaml', but keys lie over a config that comes"),
+        ("config: {}", "has the config {}, but"),
         ("config: ../base.py", "the config ../base.py does not exist"),
     ],
 )
