@@ -11,7 +11,7 @@ import pandas as pd
 
 from lrmil_jax import files
 from lrmil_jax.data import slide_files, slide_folder, splits
-from lrmil_jax.errors import DataError
+from lrmil_jax.errors import ConfigError, DataError
 from lrmil_jax.models import model_folder, slide_list
 from lrmil_jax.models.slide_model import SlideModel
 from lrmil_jax.processes import Workers
@@ -49,9 +49,11 @@ def run(
       How many slides failed; they are listed in the CSV with their reason.
 
     Raises:
-      DataError: no slide is named, or a target is none of the model's task.
+      ConfigError: `folder` or `mpp` is given where it says nothing.
+      DataError: no slide is named, a folder is not there, or a target is none of the model's task.
       WeightsError: the model folder is not whole.
     """
+    _check_options(slides, folder, mpp)
     loaded = model_folder.load(model)
     if slide is not None:
         table = slide_files.one_slide(slide, mpp)
@@ -75,14 +77,38 @@ def run(
     return len(failed)
 
 
+def _check_options(slides: Path | None, folder: Path | None, mpp: float | None) -> None:
+    """Refuses what would be ignored, and a folder that is not there."""
+    if slides is not None and mpp is not None:
+        raise ConfigError(
+            "--mpp is the um/px of --slide; with --slides give a CSV with a column mpp instead"
+        )
+    if folder is None:
+        return
+    if slides is None or slides.is_dir():
+        what = "--slide names one file" if slides is None else f"--slides {slides} is a folder"
+        raise ConfigError(
+            f"--folder says where the slides of a CSV lie, but {what}; leave --folder away"
+        )
+    if not folder.is_dir():
+        raise DataError(f"--folder {folder} is no folder; name the one that holds the slides")
+
+
 def _refuse_all_missing(table: pd.DataFrame, source: Path, folder: Path | None) -> None:
     """Raises DataError where no slide that a CSV names is there: most likely they lie elsewhere."""
-    if not any(Path(path).exists() for path in table.path):
-        where = source.parent if folder is None else folder
+    if any(Path(path).exists() for path in table.path):
+        return
+    where = source.parent if folder is None else folder
+    given = table.path[table.path != table.slide_id]  # a slide without a path has its name there
+    if len(given):
         raise DataError(
-            f"none of the {len(table)} slides of {source} is in {where}; name the folder in which "
-            "they lie by --folder"
+            f"none of the {len(table)} slides of {source} is there: its column path leads to "
+            f"{given.iloc[0]}; mend the column, whose paths count from {where}"
         )
+    raise DataError(
+        f"none of the {len(table)} slides of {source} is in {where}; name the folder in which "
+        "they lie by --folder"
+    )
 
 
 def _tell_trained_on(model: Path, done: list[dict]) -> list[str]:

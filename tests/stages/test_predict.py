@@ -8,7 +8,7 @@ import pytest
 from lrmil_jax import files
 from lrmil_jax.data import slide_files
 from lrmil_jax.data.slide_jobs import file_identity
-from lrmil_jax.errors import DataError
+from lrmil_jax.errors import ConfigError, DataError
 from lrmil_jax.stages import predict
 from lrmil_jax.workspace import twins
 
@@ -47,3 +47,32 @@ def test_slides_of_a_csv_are_looked_for_in_the_folder_that_is_named(tmp_path):
     table = slide_files.read_list(lists / "train.csv", slides)
     assert table.path.tolist() == [str(slides / "a.tif"), str(slides / "b.tif")]
     predict._refuse_all_missing(table, lists / "train.csv", slides)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "sentence"),
+    [
+        ({"slide": "a.tif", "folder": "."}, ConfigError, "but --slide names one file; leave"),
+        ({"slides": ".", "folder": "."}, ConfigError, r"but --slides .* is a folder; leave"),
+        ({"slides": "train.csv", "folder": "no"}, DataError, r"^--folder \S+no is no folder"),
+        ({"slides": "train.csv", "mpp": 0.5}, ConfigError, "--mpp is the um/px of --slide"),
+    ],
+)
+def test_options_that_say_nothing_are_refused_before_the_model_is_read(
+    options, error, sentence, tmp_path
+):
+    paths = {name: tmp_path / text for name, text in options.items() if isinstance(text, str)}
+    with pytest.raises(error, match=sentence):
+        predict.run(tmp_path, tmp_path, **({"slide": None, "slides": None} | options | paths))
+
+
+@pytest.mark.parametrize("folder", [None, "slides"])
+def test_a_path_of_the_csv_that_leads_nowhere_is_named(folder, tmp_path):
+    folder = folder and tmp_path / folder
+    pd.DataFrame({"slide_id": ["a"], "path": ["old/a.tif"]}).to_csv(tmp_path / "t.csv", index=False)
+    table = slide_files.read_list(tmp_path / "t.csv", folder)
+    where = folder or tmp_path
+    with pytest.raises(DataError, match="column path leads to") as caught:
+        predict._refuse_all_missing(table, tmp_path / "t.csv", folder)
+    assert f"{where / 'old/a.tif'}; " in str(caught.value)
+    assert str(caught.value).endswith(f"count from {where}")
