@@ -200,6 +200,7 @@ _INPUT_WORDS = {
     "table": "other slides, labels or folds",
     "sources": "other slide files",
     "encoder": "another encoder",
+    "pooling": "another data.patient",
 }
 
 

@@ -33,6 +33,7 @@ from lrmil_jax.workspace import (
 log = logging.getLogger(__name__)
 
 _IMPORT = "import_features"
+_UNRECORDED = "for a reason that was not recorded"
 _EXPORT = "export"  # belongs to no method: whoever wants files for another tool asks for it
 
 
@@ -166,7 +167,7 @@ def _link_finished(
     """Links the stage of another working directory that has done the same."""
     for other in others:
         if _is_complete(other, stage, fold, wanted):
-            _remove(folder)
+            _remove(folder, f"the same is done in {other}, and linked")
             files.link(folder, layout.stage_folder(other, stage.name, fold))
             return
 
@@ -231,8 +232,8 @@ def _why(mark: dict | None, parts: dict) -> str:
     """What a stage was made with that is another thing now; marks of an earlier version say
     nothing of it."""
     if mark is None or "made_of" not in mark:
-        return "other settings"
-    return graph.differences(mark["made_of"], parts) or "other settings"
+        return _UNRECORDED
+    return graph.differences(mark["made_of"], parts) or _UNRECORDED
 
 
 def _start_over(folder: Path, why: str) -> None:
@@ -241,7 +242,7 @@ def _start_over(folder: Path, why: str) -> None:
         folder.mkdir(parents=True)
 
 
-def _remove(folder: Path, why: str = "other settings") -> None:
+def _remove(folder: Path, why: str) -> None:
     with files.disk_errors(folder):
         # Renamed first, so that a kill in the middle never leaves half of an old stage.
         stale = folder.with_name(f".{folder.name}.stale")

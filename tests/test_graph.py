@@ -23,6 +23,7 @@ def changed(keys=(), inputs=()):
         (changed(inputs={"table": "c", "sources": "c"}), "other slides, labels or folds"),
         (changed(inputs={"sources": "c"}), "other slide files"),
         (changed(inputs={"encoder": "c"}), "another encoder"),
+        (changed(inputs={"pooling": "c"}), "another data.patient"),
         (changed(inputs={"text": "c"}), "other inputs of text"),
         (changed({"a": 1, "b": 2, "c": 3, "d": 4}),
          "a was None and is 1, b was None and is 2, c was None and is 3 and 1 more"),
@@ -33,8 +34,9 @@ def test_differences_are_named(now, sentence):
 
 
 def test_marks_of_an_earlier_version_say_nothing_of_it():
-    assert pipeline._why(None, BEFORE) == "other settings"
-    assert pipeline._why({"complete": True}, BEFORE) == "other settings"
+    assert pipeline._why(None, BEFORE) == "for a reason that was not recorded"
+    assert pipeline._why({"complete": True}, BEFORE) == "for a reason that was not recorded"
+    assert pipeline._why({"made_of": BEFORE}, BEFORE) == "for a reason that was not recorded"
     assert pipeline._why({"made_of": BEFORE}, changed({"seed": 1})) == "seed was 0 and is 1"
 
 
