@@ -74,7 +74,7 @@ def _job(name: str, stages: str | None) -> Callable[[list[str]], int]:
 
 
 def _has_flag(arguments: Sequence[str], name: str) -> bool:
-    """Whether a flag is there, with its value or before it; the same word may be another's value."""
+    """Whether a flag is there; a word without dashes is another flag's value."""
     return any(argument.split("=")[0] in (f"-{name}", f"--{name}") for argument in arguments)
 
 

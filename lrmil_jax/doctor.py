@@ -177,11 +177,11 @@ def _machine() -> Iterator[Finding]:
     low = min(free.values()) < 1
     text = ", ".join(f"{gib:,.1f} GiB {name}" for name, gib in free.items())
     yield Finding("disk", BROKEN if low else OK, f"free: {text}{'; free some' if low else ''}")
-    total, left = _memory()
-    low = left is not None and left < 2
-    shown = "" if left is None else f", {left:,.1f} GiB of it free"
+    total, spare = (size / _GIB for size in processes.usable_memory())
+    low = spare < 2
     advice = "; a run needs 2 GiB and more" if low else ""
-    yield Finding("memory", NOTE if low else OK, f"{total:,.1f} GiB{shown}{advice}")
+    text = f"{total:,.1f} GiB, {spare:,.1f} GiB of it free{advice}"
+    yield Finding("memory", NOTE if low else OK, text)
     cores, of_machine = processes.usable_cores(), os.cpu_count()
     yield Finding("threads", OK, f"{cores} of {of_machine} cores may be used")
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -189,24 +189,6 @@ def _machine() -> Iterator[Finding]:
     shown = "unlimited" if limit == resource.RLIM_INFINITY else f"{limit:,}"
     advice = "; a run keeps one open a slide: raise it (ulimit -n)" if few else ""
     yield Finding("open files", NOTE if few else OK, f"{shown} at once{advice}")
-
-
-def _memory() -> tuple[float, float | None]:
-    """GiB of memory and, where the system says so, those free; within the container's limit."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GIB
-    free = None
-    information = Path("/proc/meminfo")
-    if information.is_file():
-        lines = dict(line.split(":") for line in information.read_text().splitlines())
-        free = int(lines["MemAvailable"].split()[0]) / 2**20
-    group = Path("/sys/fs/cgroup")
-    limit, used = group / "memory.max", group / "memory.current"
-    if limit.is_file() and used.is_file() and limit.read_text().strip() != "max":
-        bytes_allowed = int(limit.read_text())
-        total = min(total, bytes_allowed / _GIB)
-        unused = (bytes_allowed - int(used.read_text())) / _GIB
-        free = unused if free is None else min(free, unused)
-    return total, free
 
 
 def _cache() -> Iterator[Finding]:

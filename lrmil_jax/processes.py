@@ -3,13 +3,23 @@
 import concurrent.futures
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from lrmil_jax.progress import progress
 from lrmil_jax.workers import DIED, TOO_LONG, Answer, LostError, Workers
 
 __all__ = ["DIED", "TOO_LONG", "Answer", "Background", "LostError", "Workers", "map_jobs",
-           "usable_cores"]  # fmt: skip
+           "usable_cores", "usable_memory"]  # fmt: skip
+
+# Where a container says how much memory it may use, and how much it uses; cgroups 2 and 1.
+_CONTAINER = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    (
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+    ),
+)
 
 
 def map_jobs(
@@ -118,3 +128,19 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def usable_memory() -> tuple[int, int]:
+    """Bytes of memory that this process may use, and those of them that are free: fewer than the
+    machine's in a container."""
+    import psutil  # the processes of `map_jobs`, which import this module, do without
+
+    machine = psutil.virtual_memory()
+    total, free = machine.total, machine.available
+    for limit, used in _CONTAINER:
+        try:
+            allowed, taken = int(Path(limit).read_text()), int(Path(used).read_text())
+        except (OSError, ValueError):  # no such container, or one without a limit ("max")
+            continue
+        total, free = min(total, allowed), min(free, allowed - taken)
+    return total, max(free, 0)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from lrmil_jax import doctor, programs
+from lrmil_jax import doctor, processes, programs
 from lrmil_jax.slides import Slide, readers
 
 
@@ -74,3 +74,11 @@ def test_a_cache_that_cannot_be_written_is_a_note(monkeypatch, tmp_path):
     line = found(doctor._cache)["cache"]
     assert line.state == doctor.NOTE
     assert "JAX_COMPILATION_CACHE_DIR" in line.text
+
+
+@pytest.mark.parametrize(("free", "state"), [(1, doctor.NOTE), (3, doctor.OK)])
+def test_memory_is_what_a_run_may_use(free, state, monkeypatch):
+    monkeypatch.setattr(processes, "usable_memory", lambda: (8 * 2**30, free * 2**30))
+    line = found(doctor._machine)["memory"]
+    assert line.state == state
+    assert line.text.startswith(f"8.0 GiB, {free}.0 GiB of it free")

@@ -4,7 +4,9 @@ import functools
 import multiprocessing
 import os
 import time
+import types
 
+import psutil
 import pytest
 
 from lrmil_jax import processes
@@ -124,3 +126,26 @@ def test_an_interrupt_waits_for_no_job():
         interrupted()
     assert time.monotonic() - start < 20
     assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize(
+    ("containers", "expected"),
+    [
+        ((("max", "1"),), (800, 500)),  # cgroup 2 without a limit
+        ((("600", "200"),), (600, 400)),
+        (((None, None), ("300", "200")), (300, 100)),  # cgroup 1
+        (((str(2**63 - 4096), "200"),), (800, 500)),  # cgroup 1 without a limit
+        ((("100", "200"),), (100, 0)),
+    ],
+)
+def test_memory_is_that_of_the_container(containers, expected, tmp_path, monkeypatch):
+    machine = types.SimpleNamespace(total=800, available=500)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: machine)
+    places = []
+    for number, texts in enumerate(containers):
+        places.append([tmp_path / f"{number}-{name}" for name in ("limit", "used")])
+        for path, text in zip(places[-1], texts, strict=True):
+            if text is not None:
+                path.write_text(f"{text}\n")
+    monkeypatch.setattr(processes, "_CONTAINER", places)
+    assert processes.usable_memory() == expected

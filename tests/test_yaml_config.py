@@ -2,8 +2,8 @@
 
 import pytest
 
-from lrmil_jax import config as configuration
 from lrmil_jax import checks, config_files, yaml_config
+from lrmil_jax import config as configuration
 from lrmil_jax.errors import ConfigError
 
 

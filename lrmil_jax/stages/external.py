@@ -123,11 +123,7 @@ def _seen(model: SlideModel, slides: pd.DataFrame, source: str, config: ConfigDi
         seconds=config.prepare.seconds_per_slide,
         apart=config.prepare.seconds_per_slide > 0,
     )
-    pairs = [
-        {"slide_id": slides.slide_id[one.first], "kind": one.kind, "likeness": one.likeness}
-        for one in leaks.twins([leaks.identity(status) for status in identified], seen)
-    ]
-    pairs = pd.DataFrame(pairs, columns=["slide_id", "kind", "likeness"])
+    pairs = twins.trained_on(seen, dict(zip(slides.slide_id, identified, strict=True)))
     leaks.tell(leaks.across_cohorts(pairs, source), config.data.leaks)
     if len(pairs):
         return f"{pairs.slide_id.nunique()} slides of which the model was trained on"

@@ -113,9 +113,8 @@ def _refuse_all_missing(table: pd.DataFrame, source: Path, folder: Path | None) 
 
 def _tell_trained_on(model: Path, done: list[dict]) -> list[str]:
     """The slides that the model was trained on, by the bytes of their files; told if there are."""
-    seen = {(one.size, one.sample) for one in twins.read_seen(model)}
-    known = [one["slide_id"] for one in done
-             if (one["source"].get("size"), one["source"].get("sample")) in seen]  # fmt: skip
+    pairs = twins.trained_on(twins.read_seen(model), {one["slide_id"]: one for one in done})
+    known = pairs.slide_id.drop_duplicates().tolist()
     if known:
         more = " ..." if len(known) > 3 else ""
         log.warning("%d of %d slides are of those that the model was trained on (%s%s): it knows "

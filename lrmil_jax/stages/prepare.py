@@ -65,9 +65,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
 
 def _refuse_enlarged(workdir: Path, jobs: Sequence[SlideJob]) -> None:
     """Raises WorkdirError where slides would now be refused: all that was made of them would go."""
-    names = [
-        job.slide_id for job in jobs if job.was_enlarged(statuses.read(workdir, job.slide_id))
-    ]
+    names = [job.slide_id for job in jobs if job.was_enlarged(statuses.read(workdir, job.slide_id))]
     if names:
         count = "1 slide" if len(names) == 1 else f"{len(names)} slides"
         raise WorkdirError(

@@ -4,8 +4,9 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -60,6 +61,21 @@ def read_seen(model: Path) -> list[leaks.Identity]:
         slides = json.loads(path.read_text(encoding="utf-8"))["slides"]
         slides_seen |= dict.fromkeys(leaks.Identity(**one) for one in slides)
     return list(slides_seen)
+
+
+def trained_on(
+    seen: Sequence[leaks.Identity], slides: Mapping[str, Mapping[str, Any]]
+) -> pd.DataFrame:
+    """Pairs of some slides and slides that a model was trained on: `slide_id`, `kind`, `likeness`.
+
+    Args:
+      seen: as `read_seen` gives them.
+      slides: by name, each with `source` and, where its picture is to be compared, `picture`.
+    """
+    names = [name for name, one in slides.items() if leaks.has_identity(one)]
+    pairs = leaks.twins([leaks.identity(slides[name]) for name in names], seen) if names else []
+    rows = [(names[one.first], one.kind, one.likeness) for one in pairs]
+    return pd.DataFrame(rows, columns=["slide_id", "kind", "likeness"])
 
 
 def _pairs(workdir: Path, cohort: Cohort) -> pd.DataFrame:

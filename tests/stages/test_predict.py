@@ -29,6 +29,8 @@ def test_slides_of_the_training_are_told(model, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert predict._tell_trained_on(model, done) == ["old"]
     assert "1 of 2 slides are of those that the model was trained on (old)" in caplog.text
+    twice = [done[0], done[0] | {"slide_id": "copy"}, {"slide_id": "gone", "source": {}}]
+    assert predict._tell_trained_on(model, twice) == ["old", "copy"]
     caplog.clear()
     assert predict._tell_trained_on(model, done[1:]) == []
     assert caplog.text == ""
