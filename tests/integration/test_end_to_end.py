@@ -458,6 +458,7 @@ def test_colour_and_the_teacher_alone(finished, tmp_path):
         assert picture.width == 500
 
 
+@pytest.mark.slow
 def test_masks_are_named_or_not_there(finished, tmp_path):
     """A cohort with labels has masks only where the config says so, and all positive slides do."""
     workdir = finished.copy(tmp_path / "run")

@@ -97,6 +97,7 @@ def test_points_of_a_sweep_are_what_a_run_of_their_own_gives(studied):
     assert "settings on validation patients" in (studied / "study/table.md").read_text()
 
 
+@pytest.mark.slow
 def test_again_does_nothing_and_a_new_variant_only_itself(finished, studied):
     before = runs.files(studied / "runs")
     assert go(config(finished, *VARIANTS), studied) == 0

@@ -182,8 +182,10 @@ FULL = mil.SlideLoss(lambda_bag=1.0, lambda_soft=1.0, lambda_hard=0.1, temperatu
 
 @pytest.mark.parametrize(
     ("loss", "dtype"),
-    [(mil.SlideLoss(), "bfloat16"), (FULL, "float16")],
-    ids=["teacher", "student"],
+    [
+        pytest.param(mil.SlideLoss(), "bfloat16", id="teacher", marks=pytest.mark.slow),
+        pytest.param(FULL, "float16", id="student"),
+    ],
 )
 def test_separable_bags_are_learned_and_streaming_changes_no_bit(tmp_path, loss, dtype):
     store, labels = bags.write_store(tmp_path / "bags", dtype=dtype)
