@@ -10,6 +10,8 @@ from unittest import mock
 import jax
 import pytest
 from absl import flags
+from matplotlib.figure import Figure
+from PIL import Image
 
 # Most of the time goes into compiling small programs that run once: without the emitters of fused
 # loops that takes half of it.
@@ -65,6 +67,18 @@ def one_device():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sharding, "make_mesh", of_one)
+        yield
+
+
+@pytest.fixture(scope="module")
+def figures_not_drawn():
+    """Figures are files of four pixels: drawing takes half of a report, and in these files what is
+    drawn is not the point."""
+
+    def savefig(figure, path, **options):
+        Image.new("RGB", (2, 2)).save(path, format="PNG")
+
+    with mock.patch.object(Figure, "savefig", savefig):
         yield
 
 

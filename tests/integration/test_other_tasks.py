@@ -10,7 +10,7 @@ from lrmil_jax import tasks
 from lrmil_jax.tasks import predictions
 from tests.integration.test_end_to_end import go, tiny
 
-pytestmark = pytest.mark.usefixtures("one_device")
+pytestmark = pytest.mark.usefixtures("one_device", "figures_not_drawn")
 # What synthetic slides answer (`slides.outcomes`), with a metric that is then in the table.
 ASKED = {
     "survival": {"data__bins": 2},

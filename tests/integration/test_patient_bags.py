@@ -14,7 +14,7 @@ from lrmil_jax.workspace import stage_files
 from tests.integration import random_model
 from tests.integration.test_end_to_end import evaluated, go, tiny
 
-pytestmark = pytest.mark.usefixtures("one_device", "optimised_encoders")
+pytestmark = pytest.mark.usefixtures("one_device", "optimised_encoders", "figures_not_drawn")
 # Nothing is learned here: an encoder of random weights, two updates of each training.
 CHANGES = {
     "data__patient": "bag", "student__no_distillation": False, "evaluate__timed_slides": 0,

@@ -11,7 +11,7 @@ from lrmil_jax.workspace import layout
 from tests.integration import runs
 from tests.integration.test_end_to_end import tiny
 
-pytestmark = pytest.mark.usefixtures("one_device")
+pytestmark = pytest.mark.usefixtures("one_device", "figures_not_drawn")
 VARIANTS = ("no bag: student.lambda_bag=0", "LR alone: method=mil_lr")
 # What is learned does not matter here.
 FEW = {

@@ -18,7 +18,7 @@ from lrmil_jax.workspace import feature_sets, layout, stage_files
 from tests.integration import runs
 from tests.integration.test_end_to_end import go, tiny
 
-pytestmark = pytest.mark.usefixtures("one_device", "optimised_encoders")
+pytestmark = pytest.mark.usefixtures("one_device", "optimised_encoders", "figures_not_drawn")
 CHANGES = {
     "method": "wise_fuse",
     "text.descriptions": "shipped:procedural",
