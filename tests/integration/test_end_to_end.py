@@ -179,6 +179,7 @@ def test_two_runs_at_once_are_refused(finished):
     assert "Traceback" not in run.log
 
 
+@pytest.mark.slow
 def test_plain_mil_and_back(finished, tmp_path):
     """The two methods share the teacher, and neither takes the other's evaluation for its own."""
     workdir = finished.copy(tmp_path / "run")

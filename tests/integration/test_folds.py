@@ -125,6 +125,7 @@ def test_subgroups_concern_evaluate_and_report_alone(two_folds, changes):
     assert [one == two for one, two in marks] == [True, False, False]
 
 
+@pytest.mark.slow
 def test_the_folds_own_models_when_asked_for(two_folds, changes, tmp_path):
     """An ensemble changes what is delivered and nothing that was trained."""
     workdir = tmp_path / "run"

@@ -57,6 +57,7 @@ def test_slides_of_a_patient_have_one_prediction_and_share_its_attention(run):
     assert first["attention_logits"].shape != (0,)
 
 
+@pytest.mark.slow
 def test_predict_sees_the_same_bags(run, tmp_path):
     wanted = evaluated(run / "run").query("model == 'lrmil'").set_index("slide_id")
     labels = pd.read_csv(run / "cohort/labels.csv")

@@ -131,6 +131,7 @@ def test_towers_of_tiles_that_are_refused_later_are_not_kept(tiles, labels, tmp_
     assert len(untrained) == 2  # anew, without those tiles
 
 
+@pytest.mark.slow
 def test_check_tells_of_them_too(tiles, labels, tmp_path, caplog):
     (tiles / "LUSC/LUSC_2").rename(tiles / "LUSC/p5")
     preflight.run(settings(tiles, labels), tmp_path / "work")

@@ -148,6 +148,7 @@ def test_what_folds_chose_alike_is_encoded_once(fused, tmp_path, monkeypatch):
     assert few <= many / 3
 
 
+@pytest.mark.slow
 def test_a_smaller_budget_redoes_the_choice_and_what_follows(fused, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(fused, workdir, symlinks=True)
