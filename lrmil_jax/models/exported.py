@@ -7,6 +7,7 @@ predicted and each tile's attention. Means over members are taken by whoever cal
 `read_exported.py` beside the files does.
 """
 
+import functools
 import logging
 import sys
 import tempfile
@@ -27,7 +28,7 @@ from lrmil_jax.errors import ConfigError, UserError
 from lrmil_jax.models import model_folder, read_exported
 from lrmil_jax.models.slide_model import SlideModel
 from lrmil_jax.progress import progress, setup_logging
-from lrmil_jax.train.bag_model import BagModel
+from lrmil_jax.train.bag_model import FILLING, BagModel
 
 log = logging.getLogger("lrmil_jax")
 
@@ -100,10 +101,12 @@ def _pieces(model: SlideModel, serialise: _Serialise) -> Iterator[tuple[str, byt
             return encode(images).astype(stored).astype(jnp.float32)
 
         yield f"encoder_{number}", serialise(features, [((px, px, 3), np.uint8)])
-        yield f"head_{number}", of_head(head, serialise)
+        # Filling is for a symbolic number of patches, which jax2onnx does not reckon with.
+        filling = FILLING if serialise is _stablehlo else 0
+        yield f"head_{number}", of_head(head, serialise, filling=filling)
 
 
-def of_head(head: BagModel, serialise: _Serialise) -> bytes:
+def of_head(head: BagModel, serialise: _Serialise, *, filling: int = FILLING) -> bytes:
     """A head as a function of any number of patches.
 
     Raises:
@@ -112,7 +115,8 @@ def of_head(head: BagModel, serialise: _Serialise) -> bytes:
     try:
         if head.needs_xy:
             raise ValueError("it must be told where patches lie")
-        return serialise(head.function, [((head.mean.size,), np.float32)])
+        function = functools.partial(head.function, filling=filling)
+        return serialise(function, [((head.mean.size,), np.float32)])
     except (
         ValueError,
         TypeError,

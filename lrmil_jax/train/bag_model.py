@@ -22,7 +22,7 @@ from lrmil_jax.types import AnyArray
 
 # Lengths that bags are filled up to when predicting: few, so that a cohort compiles few times.
 _PREDICT_LENGTHS = tuple(256 * 2**power for power in range(14))
-_FILLING = 64  # rows that an exported bag is filled up by
+FILLING = 64  # rows that an exported bag is filled up by
 
 
 @functools.lru_cache(maxsize=16)
@@ -82,7 +82,11 @@ class BagModel:
         return self._module.needs_xy
 
     def function(
-        self, features: Float[AnyArray, "n D"], places: Float[AnyArray, "n 2"] | None = None
+        self,
+        features: Float[AnyArray, "n D"],
+        places: Float[AnyArray, "n 2"] | None = None,
+        *,
+        filling: int = FILLING,
     ) -> tuple[Float[Array, " V"], Float[Array, " n"]]:
         """What is predicted of one bag, and attention that sums to 1 (even of a head without), in
         JAX alone: to be exported, if need be for any number of patches.
@@ -90,15 +94,17 @@ class BagModel:
         Args:
           features: of the bag's patches.
           places: where they lie, in patches; for heads with positions.
+          filling: rows of filling: heads that take the k most attended must know that there are k.
         """
-        count = features.shape[0]
-        # A few rows of filling: heads that take the k most attended need to know that there are k.
-        rows = jnp.pad(features, ((0, _FILLING), (0, 0)))[None]
-        mask = (jnp.arange(count + _FILLING) < count)[None]
-        if places is not None:
-            places = jnp.pad(places, ((0, _FILLING), (0, 0)))[None]
-        logits, scores = _applied(self._module)(self.variables, rows, mask, places)
-        scores = jnp.zeros(count) if scores is None else scores[0, :count]
+        count, mask = features.shape[0], jnp.ones((1, features.shape[0]), bool)
+        if filling:
+            mask = (jnp.arange(count + filling) < count)[None]
+            features = jnp.pad(features, ((0, filling), (0, 0)))
+            places = None if places is None else jnp.pad(places, ((0, filling), (0, 0)))
+        places = None if places is None else places[None]
+        logits, scores = _applied(self._module)(self.variables, features[None], mask, places)
+        scores = jnp.zeros_like(mask[0], jnp.float32) if scores is None else scores[0]
+        scores = scores[:count] if filling else scores
         return jnp.asarray(self.task.link(logits))[0], jax.nn.softmax(scores)
 
     def predict_slide(
