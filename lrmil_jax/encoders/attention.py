@@ -72,7 +72,7 @@ def self_attention(
       The attended values, head by head, in the type of `x`; still to be projected.
     """
     plain = functools.partial(_plain, heads=heads, mask=mask)
-    fuses = mask is None and not _unfused.get() and not _one_form.get()
+    fuses = mask is None and not _unfused.get()
     if not fuses or not _cudnn_has(x.dtype, x.shape[-1] // heads):
         return plain(x, kernel, bias)
     fused = functools.partial(_fused, heads)
@@ -129,7 +129,8 @@ def one_form() -> Iterator[None]:
     which know of no choice between platforms."""
     token = _one_form.set(True)
     try:
-        yield
+        with unfused():
+            yield
     finally:
         _one_form.reset(token)
 

@@ -53,17 +53,13 @@ def save_attention(
       fold: for the pictures' names.
       high: its patches are HR patches.
     """
-    truth = [
-        ", ".join(f"{name} {value}" for name, value in record.items())
-        for record in head.task.truth(rows).to_dict("records")
-    ]
     pictures, predictions = [], head.on(store, cases)
-    for number, row in enumerate(rows.itertuples()):
+    for row, truth in zip(rows.itertuples(), head.task.truth_in_words(rows), strict=True):
         index = store.slide_ids.index(row.slide_id)
         logits, scores = predictions.slide(index)
         name = f"heatmaps/fold_{fold}-{row.slide_id}.png"
         sentence = head.task.sentence(head.task.link(logits))
-        title = f"{row.slide_id}: {sentence} ({truth[number]})"
+        title = f"{row.slide_id}: {sentence} ({truth})"
         background, downsample, side = thumbnail(config, workdir, row)
         if high:
             side //= cohorts.geometry(config).ratio

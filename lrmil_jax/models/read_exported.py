@@ -35,4 +35,4 @@ def predict(folder, tiles, batch=64):
 
 
 if __name__ == "__main__":
-    print(predict(Path(__file__).parent, np.load(sys.argv[1]))[0])  # noqa: T201
+    sys.stdout.write(f"{predict(Path(__file__).parent, np.load(sys.argv[1]))[0]}\n")

@@ -85,8 +85,7 @@ def pages(
       chosen: the LR patches of a slide whose HR patches were read; None where all were, or none.
     """
     geometry, predictions = cohorts.geometry(config), head.on(store, cases)
-    truths = head.task.truth(rows).to_dict("records")
-    for row, truth in zip(rows.itertuples(), truths, strict=True):
+    for row, told in zip(rows.itertuples(), head.task.truth_in_words(rows), strict=True):
         index = store.slide_ids.index(row.slide_id)
         logits, scores = predictions.slide(index)
         values = head.task.link(logits)
@@ -105,7 +104,6 @@ def pages(
             shards, places, [*most, *least], geometry=geometry, mosaics=high and bool(status["hr"])
         )
         regions = chosen(row.slide_id)
-        told = ", ".join(f"{name} {value}" for name, value in truth.items())
         facts = [
             ("patient", f"{row.patient_id}, tested in fold {fold}"),
             ("truth", told),

@@ -214,6 +214,13 @@ class Task(abc.ABC):
         """The targets of the cohort's table as columns of `predictions.csv`, for people to read."""
         return table[list(self.columns)]
 
+    def truth_in_words(self, table: pd.DataFrame) -> list[str]:
+        """`truth` of each row, as titles say it: "label tumour"."""
+        return [
+            ", ".join(f"{name} {value}" for name, value in record.items())
+            for record in self.truth(table).to_dict("records")
+        ]
+
     def targets_of(self, rows: pd.DataFrame) -> Float[np.ndarray, "n T"]:
         """The targets that `truth` wrote.
 
