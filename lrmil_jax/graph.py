@@ -30,6 +30,7 @@ class Stage:
       except_keys: those of `keys` that it does not depend on.
       after: stages whose results it reads.
       per_fold: runs once a fold.
+      alone: one process does it, the first of several, as it does not take long.
       by_slide: keeps its own account slide by slide, so it has no fingerprint to skip it.
       looks_again: runs even when complete: it makes what has been deleted since, and only that.
       own_inputs: its module's `inputs(config)` says what the files hold that it reads.
@@ -42,6 +43,7 @@ class Stage:
     except_keys: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     per_fold: bool = False
+    alone: bool = False
     by_slide: bool = False
     looks_again: bool = False
     own_inputs: bool = False
@@ -85,8 +87,8 @@ STAGES = {
                                 "features.dtype"),
               except_keys=_TEACHING, after=("pretrain", "prepare", "import_features"),
               per_fold=True, looks_again=True),
-        Stage("text", keys=("text.",), after=("pretrain", "prepare"), own_inputs=True,
-              own_checks=True),
+        Stage("text", keys=("text.",), after=("pretrain", "prepare"), alone=True,
+              own_inputs=True, own_checks=True),
         Stage("align", keys=("align.", "encoder.dtype", "features.dtype"), after=("text",),
               per_fold=True),
         Stage("select", keys=("select.",), after=("align",), per_fold=True),
@@ -94,14 +96,14 @@ STAGES = {
         Stage("fuse", keys=("fuse.",), after=("encode_selected",), per_fold=True),
         Stage("mil", keys=("mil.",), after=("fuse",), per_fold=True),
         Stage("evaluate", keys=("evaluate.", "method", "student.no_distillation", "data.masks"),
-              after=("teacher", "student", "baseline", "mil"), per_fold=True),
+              after=("teacher", "student", "baseline", "mil"), per_fold=True, alone=True),
         Stage("report", keys=("report.", "deliver"),
-              after=("evaluate", "teacher", "student", "baseline", "mil")),
-        Stage("export", keys=("export.",), by_slide=True),
+              after=("evaluate", "teacher", "student", "baseline", "mil"), alone=True),
+        Stage("export", keys=("export.",), alone=True, by_slide=True),
         Stage("zero_shot", keys=("text.", "encoder.name", "encoder.weights", "encoder.dtype",
                                  "data.tiles", "data.classes", "report.tiles", "synthetic.",
                                  "geometry.patch_px", "seed"),
-              own_inputs=True, own_checks=True),
+              alone=True, own_inputs=True, own_checks=True),
     )
 }  # fmt: skip
 

@@ -5,9 +5,12 @@ import sys
 from pathlib import Path
 
 from absl import app, flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
-from lrmil_jax.errors import ConfigError, UserError
+from lrmil_jax import cluster
+from lrmil_jax.cluster import keeper
+from lrmil_jax.cluster.stopping import SENTENCE, STATUS, StoppedError, stopping
+from lrmil_jax.errors import ConfigError, UserError, one_line
 from lrmil_jax.progress import setup_logging
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -28,20 +31,74 @@ _MODEL = flags.DEFINE_string("model", None, "predict, evaluate --cohort: the mod
 _COHORT = flags.DEFINE_string(
     "cohort", None, "evaluate: label CSV of slides that --model has never seen"
 )
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "several processes: HOST:PORT of the first one, or auto on a cluster"
+)
+_PROCESSES = flags.DEFINE_integer("processes", None, "several processes: how many")
+_PROCESS = flags.DEFINE_integer("process", None, "several processes: which this is, from 0")
 
 log = logging.getLogger("lrmil_jax")
 
 
 def main(arguments: list[str]) -> int:
-    """Dispatches; the exit status is 1 if anything could not be done."""
+    """Dispatches; the exit status is 1 if anything could not be done, `stopping.STATUS` if the run
+    was asked to stop."""
     setup_logging()
+    if _COORDINATOR.value is not None and keeper.is_needed():
+        return keeper.run([sys.executable, "-m", "lrmil_jax.main", *sys.argv[1:]])
+    status = 1
     try:
         if len(arguments) > 1:
             raise ConfigError(f"{arguments[1]!r} is no flag; did you forget '--'?")
-        return min(dispatch(), 1)
+        stopping.listen()
+        _join()
+        status = min(dispatch(), 1)
+        cluster.finish()
     except UserError as error:
         log.error("%s", error)
-        return 1
+        cluster.fail(str(error))
+    except StoppedError:
+        log.warning("%s", SENTENCE)
+        status = STATUS
+        cluster.finish()
+    except Exception as error:
+        cluster.fail(f"{type(error).__name__}: {one_line(error)}")
+        if not cluster.several():
+            raise
+        log.exception("this is a mistake in lrmil_jax")
+    finally:
+        stopping.ignore()
+    cluster.leave(status)
+    return status
+
+
+def _join() -> None:
+    """Makes this process one of several, where the command line says so."""
+    if _COORDINATOR.value is None:
+        if _PROCESSES.value is not None or _PROCESS.value is not None:
+            raise ConfigError("--processes and --process need --coordinator HOST:PORT")
+        return
+    if _STAGES.value in (["predict"], ["check"]) or _COHORT.value is not None:
+        raise ConfigError(
+            "--coordinator is for runs and studies; predict, check and --cohort are one process"
+        )
+    cluster.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    config = _CONFIG.value
+    cluster.same({
+        "version (a hash of its code)": cluster.code(),
+        "--stages": ",".join(_STAGES.value),
+        "--workdir": str(_WORKDIR.value),
+        **({} if config is None else _texts(config)),
+    })  # fmt: skip
+    if not cluster.is_first():
+        setup_logging(logging.ERROR)
+
+
+def _texts(config: ConfigDict) -> dict[str, str]:
+    """Every key of a config."""
+    from lrmil_jax import config as configuration
+
+    return {key: repr(value) for key, value in configuration.flatten(config).items()}
 
 
 def dispatch() -> int:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from lrmil_jax import cluster, encoders, files, graph, methods, programs
 from lrmil_jax import config as configuration
-from lrmil_jax import encoders, files, graph, methods, programs
 from lrmil_jax.data import failures, splits
 from lrmil_jax.errors import ConfigError, WorkdirError
 from lrmil_jax.models import loading, trained
@@ -32,6 +32,7 @@ from lrmil_jax.workspace import (
 
 log = logging.getLogger(__name__)
 
+_MARK = "stage.json"  # in a stage's folder: what it was made of, and whether it is complete
 _IMPORT = "import_features"
 _UNRECORDED = "for a reason that was not recorded"
 _EXPORT = "export"  # belongs to no method: whoever wants files for another tool asks for it
@@ -85,14 +86,14 @@ def run(config: ConfigDict, workdir: Path, names: list[str], others: Sequence[Pa
     _refuse_other_cohort(config, workdir)
     _require_inputs(config, workdir, stages[0], None)
     if config.data.labels is not None:
-        cohort = cohorts.read(config, workdir)  # told before hours of pretraining
+        # Told before hours of pretraining.
+        cohort = cluster.first_then_rest("the cohort", lambda: cohorts.read(config, workdir))
         if encodes and "pretrain" in graph.stage_names(config):
             pretrain_tiles.preflight(config, cohort)
         for stage in stages:
             graph.check(config, workdir, stage, cohort.classes)
-    _remove_leftovers(workdir)
     programs.keep()
-    files.write_json(workdir / "config.json", configuration.flatten(config))
+    cluster.first_only("the run begins", _begin, config, workdir)
     for number, stage in enumerate(stages, 1):
         for fold in graph.folds(config, stage):
             log.info("[%d/%d] %s%s", number, len(stages), stage.name, _of_fold(config, fold))
@@ -100,6 +101,11 @@ def run(config: ConfigDict, workdir: Path, names: list[str], others: Sequence[Pa
     if stages == [graph.STAGES["pretrain"]]:
         return 0  # which needs no slides, and so no label CSV
     return _report_failures(config, workdir)
+
+
+def _begin(config: ConfigDict, workdir: Path) -> None:
+    _remove_leftovers(workdir)
+    files.write_json(workdir / "config.json", configuration.flatten(config))
 
 
 def _of_fold(config: ConfigDict, fold: int | None) -> str:
@@ -120,39 +126,70 @@ def _remove_leftovers(workdir: Path) -> None:
 def _run_stage(
     config: ConfigDict, workdir: Path, stage: graph.Stage, fold: int | None, others: Sequence[Path]
 ) -> None:
-    function = graph.module(stage).run
-    arguments = (config, workdir) if fold is None else (config, workdir, fold)
+    name = stage.name + _of_fold(config, fold)
+    if stage.name == "prepare":  # a synthetic cohort is drawn by one process
+        cluster.first_then_rest("the cohort", lambda: cohorts.read(config, workdir))
     _require_inputs(config, workdir, stage, fold)
     if stage.by_slide:
-        function(*arguments)
+        _work(config, workdir, stage, fold)
         return
+    done = cluster.first_says(name, lambda: _prepare_stage(config, workdir, stage, fold, others))
+    if done and not stage.looks_again:
+        return
+    start = time.perf_counter()
+    _work(config, workdir, stage, fold)
+    seconds = round(time.perf_counter() - start, 2)
+    if not done:
+        cluster.first_only(name, _mark_complete, config, workdir, stage, fold, seconds)
+
+
+def _work(config: ConfigDict, workdir: Path, stage: graph.Stage, fold: int | None) -> None:
+    """Runs the stage's module: in all processes of the run, or in the first one alone."""
+    function = graph.module(stage).run
+    arguments = (config, workdir) if fold is None else (config, workdir, fold)
+    if not stage.alone:
+        function(*arguments)
+    elif cluster.is_first():
+        with cluster.apart():
+            function(*arguments)
+    statuses.meet(stage.name)
+
+
+def _prepare_stage(
+    config: ConfigDict,
+    workdir: Path,
+    stage: graph.Stage,
+    fold: int | None,
+    others: Sequence[Path],
+) -> bool:
+    """Whether the stage is done; if not, its folder is there, to begin or to go on in."""
     folder = layout.stage_folder(workdir, stage.name, fold)
-    mark = folder / "stage.json"
     wanted = graph.fingerprint(config, workdir, stage, fold)
     if not _is_complete(workdir, stage, fold, wanted):
         _link_finished(folder, stage, fold, wanted, others)
     known = _read_mark(workdir, stage, fold)
     if _is_complete(workdir, stage, fold, wanted):
         log.info("already done in %s", folder.resolve() if folder.is_symlink() else folder)
-        if stage.looks_again:
-            function(*arguments)
-        return
+        return True
     parts = graph.made_of(config, workdir, stage, fold)
     if known is None or known["fingerprint"] != wanted:
         _start_over(folder, _why(known, parts))
-        files.write_json(mark, {"fingerprint": wanted, "complete": False, "made_of": parts})
+        mark = {"fingerprint": wanted, "complete": False, "made_of": parts}
+        files.write_json(folder / _MARK, mark)
     else:
         log.info("going on in %s", folder)
-    start = time.perf_counter()
-    function(*arguments)
-    seconds = round(time.perf_counter() - start, 2)
-    files.write_json(
-        mark, {"fingerprint": wanted, "complete": True, "seconds": seconds, "made_of": parts}
-    )
+    return False
+
+
+def _mark_complete(
+    config: ConfigDict, workdir: Path, stage: graph.Stage, fold: int | None, seconds: float
+) -> None:
+    mark = _read_mark(workdir, stage, fold) | {"complete": True, "seconds": seconds}
+    files.write_json(layout.stage_folder(workdir, stage.name, fold) / _MARK, mark)
 
 
 def _read_mark(workdir: Path, stage: graph.Stage, fold: int | None) -> dict | None:
-    mark = layout.stage_folder(workdir, stage.name, fold) / "stage.json"
+    mark = layout.stage_folder(workdir, stage.name, fold) / _MARK
     return json.loads(mark.read_text()) if mark.is_file() else None
 
 

@@ -27,6 +27,7 @@ ORDER = (
         "types",
         "places",
         "programs",
+        "cluster",
         "processes",
         "processor",
         "workers",

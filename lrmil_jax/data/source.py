@@ -11,7 +11,7 @@ from jaxtyping import Int, UInt8
 
 from lrmil_jax.data.regions import cut_mosaic
 from lrmil_jax.data.schema import RecordParser
-from lrmil_jax.errors import DataError
+from lrmil_jax.errors import ConfigError, DataError
 
 
 def raise_file_limit() -> None:
@@ -118,6 +118,7 @@ def training_batches(
     steps: int,
     threads: int,
     augment: grain.transforms.RandomMap | None = None,
+    part: tuple[int, int] = (0, 1),
 ) -> grain.IterDataset:
     """Shuffled batches of single examples, over as many epochs as `steps` batches need.
 
@@ -128,26 +129,57 @@ def training_batches(
       steps: batches that will be asked for, at most.
       threads: how many examples are made at once.
       augment: a random change of each example, the same for the same seed.
+      part: (index, count): this process's part of every batch; only that is read.
     """
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * batch)
+    index, count = part
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(4, threads))
     epochs = -(-steps * batch // len(source)) + 1
     examples = grain.MapDataset.source(source).seed(seed).shuffle().repeat(epochs)
     if augment is not None:
         examples = examples.random_map(augment)
-    return examples.to_iter_dataset(options).batch(batch, drop_remainder=True)
+    # Batched before it is parted: the place in the order is a number of batches, whoever counts.
+    parts = examples.batch(_share(batch, count), drop_remainder=True)[index::count]
+    return parts.to_iter_dataset(options)
+
+
+def _share(batch: int, processes: int) -> int:
+    """Examples of a batch that are each process's.
+
+    Raises:
+      ConfigError: the batch cannot be parted.
+    """
+    if batch % processes:
+        raise ConfigError(
+            f"batches of {batch} examples cannot be parted evenly among {processes} processes: "
+            f"set the `batch` of this training to a multiple of {processes}"
+        )
+    return batch // processes
 
 
 def held_out_batches(
-    source, indices: Sequence[int] | Int[np.ndarray, " n"], *, batch: int
+    source,
+    indices: Sequence[int] | Int[np.ndarray, " n"],
+    *,
+    batch: int,
+    part: tuple[int, int] = (0, 1),
 ) -> list[dict[str, np.ndarray]]:
-    """The named examples in order, in batches of one shape; the last one's filling weighs 0."""
-    batches = []
+    """The named examples in order, in batches of one shape; the last one's filling weighs 0.
+
+    Args:
+      source: random access.
+      indices: of the examples.
+      batch: examples per batch.
+      part: see `training_batches`.
+    """
+    batches, share = [], _share(batch, part[1])
     for start in range(0, len(indices), batch):
-        items = [source[int(index)] for index in indices[start : start + batch]]
-        filling = batch - len(items)
+        first = start + part[0] * share
+        items = [source[int(index)] for index in indices[first : first + share]]
+        filling = share - len(items)
+        example = items[0] if items else source[int(indices[0])]
         stacked = {
-            name: np.stack([item[name] for item in items] + [items[0][name]] * filling)
-            for name in items[0]
+            name: np.stack([item[name] for item in items] + [example[name]] * filling)
+            for name in example
         }
         weight = np.array([1.0] * len(items) + [0.0] * filling, np.float32)
         batches.append(stacked | {"weight": weight})

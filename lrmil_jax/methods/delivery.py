@@ -8,8 +8,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from lrmil_jax import cluster, files, methods
 from lrmil_jax import config as configuration
-from lrmil_jax import files, methods
 from lrmil_jax.data import splits
 from lrmil_jax.models import model_folder
 from lrmil_jax.workspace import cohorts, foreign, layout, provenance, stage_files, twins
@@ -42,6 +42,10 @@ def export(config: ConfigDict, workdir: Path, fold: int, *, stage: str) -> None:
       fold: from 1, or `splits.FINAL`.
       stage: that calls.
     """
+    cluster.first_only("the model folder", _export, config, workdir, fold, stage)
+
+
+def _export(config: ConfigDict, workdir: Path, fold: int, stage: str) -> None:
     method = methods.of(config)
     folder = layout.stage_folder(workdir, stage, fold) / "model"
     if not members(config) or stage != method.main.stage or (folder / "model.json").is_file():

@@ -9,6 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from lrmil_jax import cluster
 from lrmil_jax.data import features
 from lrmil_jax.data.slide_jobs import SlideJob
 from lrmil_jax.errors import DataError, SlideError, UserError
@@ -50,11 +51,11 @@ def encode_slides(
     Args:
       config, workdir: of the run.
       encoder: in the cohort's batch shape.
-      pending: the slides to be done.
+      pending: the slides to be done by this process.
       patches: says what is read of a slide.
       write: called in one thread of its own; what it writes must be whole or not there.
       label: for the progress display.
-      total: slides that are to have features in the end.
+      total: slides that are to have features of this process in the end.
 
     Raises:
       DataError: a shard cannot be read; the other slides are encoded first.
@@ -101,7 +102,6 @@ def encode_lr(
 ) -> None:
     """Writes LR features of every slide that has none in `folder` yet; the encoder is loaded only
     if there is one."""
-    table = cohorts.prepared(config, workdir).table
     jobs, pending = missing(config, workdir, folder)
     if pending:
         encode_slides(
@@ -114,15 +114,23 @@ def encode_lr(
             label="encode_lr",
             total=len(jobs),
         )
-    features.write_view(folder, table.slide_id.tolist(), feature_sets.record(config, workdir))
+    statuses.meet("encode_lr")
+    cluster.first_only("their view", _write_view, config, workdir, folder)
+
+
+def _write_view(config: ConfigDict, workdir: Path, folder: Path) -> None:
+    slide_ids = cohorts.prepared(config, workdir).table.slide_id.tolist()
+    features.write_view(folder, slide_ids, feature_sets.record(config, workdir))
 
 
 def missing(
     config: ConfigDict, workdir: Path, folder: Path
 ) -> tuple[list[SlideJob], list[SlideJob]]:
-    """The cohort's slides, and those that have no features in `folder`, which is made."""
+    """This process's slides of the cohort, and those that have no features in `folder`, which is
+    made."""
     folder.mkdir(parents=True, exist_ok=True)
     jobs = cohorts.slide_jobs(config, workdir, cohorts.prepared(config, workdir).table)
+    jobs = cluster.mine(jobs)
     return jobs, [job for job in jobs if not layout.shard(folder, job.slide_id).is_file()]
 
 

@@ -97,6 +97,7 @@ class PatchPairs:
         threads: int,
         flips: bool = False,
         makers: Workers | None = None,
+        part: tuple[int, int] = (0, 1),
     ) -> grain.IterDataset:
         """Shuffled batches for `steps`; decode runs in Grain's threads, or in processes.
 
@@ -107,6 +108,7 @@ class PatchPairs:
           threads: examples made at once.
           flips: every example is turned and mirrored at random, its children with it.
           makers: processes that hold these pairs; None, or one, makes them here.
+          part: (index, count): this process's part of every batch.
         """
         in_processes = makers is not None and makers.count > 1
         return source.training_batches(
@@ -116,12 +118,16 @@ class PatchPairs:
             steps=steps,
             threads=max(threads, makers.room) if in_processes else threads,
             augment=Flip() if flips else None,
+            part=part,
         )
 
-    def sample(self, *, batch: int, most: int) -> list[dict[str, np.ndarray]]:
-        """At most `most` evenly spaced examples in batches; the last batch's filling weighs 0."""
+    def sample(
+        self, *, batch: int, most: int, part: tuple[int, int] = (0, 1)
+    ) -> list[dict[str, np.ndarray]]:
+        """At most `most` evenly spaced examples in batches, or a process's part of each; the last
+        batch's filling weighs 0."""
         chosen = np.unique(np.linspace(0, len(self) - 1, min(most, len(self))).round().astype(int))
-        return source.held_out_batches(self, chosen, batch=batch)
+        return source.held_out_batches(self, chosen, batch=batch, part=part)
 
 
 class _Beside:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from lrmil_jax import cluster
 from lrmil_jax.data.labels import Cohort
 from lrmil_jax.data.slide_jobs import SlideJob
 from lrmil_jax.distill import cross_scale
@@ -50,17 +51,23 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
         workers=config.encoder.workers,
         seed=config.seed,
     )
-    if settings.how == "prompts":
+    facts = {"stage": "align", "fold": str(fold), "step": str(result.step)}
+    cluster.first_only("what was tuned", _save, config, folder, tower, result.params, facts)
+
+
+def _save(
+    config: ConfigDict, folder: Path, tower: Encoder, params: dict, facts: dict[str, str]
+) -> None:
+    if config.align.how == "prompts":
         prompts.save(
             folder / "prompts.safetensors",
-            np.asarray(result.params["prompts"]),
+            np.asarray(params["prompts"]),
             encoder_hash=tower.weights_hash,
-            deep=settings.deep,
+            deep=config.align.deep,
         )
     else:
-        facts = {"stage": "align", "fold": str(fold), "step": str(result.step)}
         path = folder / "encoder.safetensors"
-        pretrained.save(path, tower.name, tower.options, result.params, facts)
+        pretrained.save(path, tower.name, tower.options, params, facts)
 
 
 def _parts(config: ConfigDict, tower: Encoder) -> tuple[dict, dict, Any]:
@@ -135,13 +142,24 @@ def _encode_children(
     wanted = set(slide_ids)
     jobs = [job for job in jobs if job.slide_id in wanted]
     pending = [job for job in pending if job.slide_id in wanted]
-    if not pending:
-        return
+    if pending:
+        _encode(config, workdir, pending, folder, share, total=len(jobs))
+    statuses.meet("HR children")
 
+
+def _encode(
+    config: ConfigDict,
+    workdir: Path,
+    pending: list[SlideJob],
+    folder: Path,
+    share: float,
+    *,
+    total: int,
+) -> None:
     def patches(job: SlideJob, readers: Workers) -> PatchSource:
-        total = statuses.read(workdir, job.slide_id)["lr_patches"]
+        count = statuses.read(workdir, job.slide_id)["lr_patches"]
         chosen = score.select_random(
-            total, math.ceil(share * total), seed=config.seed, slide_id=job.slide_id
+            count, math.ceil(share * count), seed=config.seed, slide_id=job.slide_id
         )
         return cohorts.patch_source(
             config, workdir, job, high=True, chosen=chosen.tolist(), readers=readers
@@ -155,5 +173,5 @@ def _encode_children(
         patches,
         lambda job, source, rows: encoding.write(config, folder, job, rows, by_region=True),
         label="align: HR children",
-        total=len(jobs),
+        total=total,
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from lrmil_jax import cluster
 from lrmil_jax import config as configuration
 from lrmil_jax.methods import delivery
 from lrmil_jax.models import encoding, loading, trained
@@ -31,7 +32,7 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
 def _train(config: ConfigDict, workdir: Path, fold: int, path: Path) -> None:
     cohort = cohorts.prepared(config, workdir)
     slide_ids = cohort.slides(fold, "train", "val").slide_id.tolist()
-    mil.train_head(
+    head = mil.train_head(
         name=f"LR without distillation, {layout.fold_title(fold)}",
         directory=path.parent / "training",
         block=config.student,
@@ -42,4 +43,5 @@ def _train(config: ConfigDict, workdir: Path, fold: int, path: Path) -> None:
             feature_sets.undistilled_store(config, workdir, slide_ids),
         ),
         seed=configuration.seed_of(config, config.student),
-    ).save(path)
+    )
+    cluster.first_only("the head", head.save, path)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
+from lrmil_jax import cluster
 from lrmil_jax.data import features
 from lrmil_jax.distill import stage1
 from lrmil_jax.encoders import pretrained
@@ -46,7 +47,8 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
         workers=config.encoder.workers,
         seed=config.seed,
     )
-    pretrained.save(
+    cluster.first_only(
+        "the encoder", pretrained.save,
         folder / "encoder.safetensors", encoder.name, encoder.options, result.params,
         {"stage": "distill", "fold": str(fold), "step": str(result.step)},
     )  # fmt: skip

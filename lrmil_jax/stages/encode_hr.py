@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from lrmil_jax import methods
+from lrmil_jax import cluster, methods
 from lrmil_jax.data import features, slide_jobs
 from lrmil_jax.models import encoding, trained
 from lrmil_jax.workspace import cohorts, feature_sets, layout, provenance, stage_files, statuses
@@ -22,7 +22,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     provenance.record(workdir, "encoder", trained.encoder_facts(config, workdir))
     blocks = methods.of(config).layers(config, encoder.module)
     jobs = cohorts.slide_jobs(config, workdir, cohort.table)
-    pending = [job for job in jobs if not _is_done(workdir, job, blocks)]
+    own = cluster.mine(jobs)
+    pending = [job for job in own if not _is_done(workdir, job, blocks)]
     for folder in stage_files.hr_folders(workdir, blocks).values():
         folder.mkdir(parents=True, exist_ok=True)
     if pending:
@@ -36,11 +37,19 @@ def run(config: ConfigDict, workdir: Path) -> None:
             ),
             lambda job, source, rows: _write_slide(config, workdir, job, rows, blocks),
             label="encode_hr",
-            total=len(jobs),
+            total=len(own),
         )
-        cohorts.write_slides_csv(config, workdir)
+    statuses.meet("encode_hr")
+    cluster.first_only("their views", _finish, config, workdir, jobs, blocks)
+
+
+def _finish(
+    config: ConfigDict, workdir: Path, jobs: list[slide_jobs.SlideJob], blocks: tuple[int, ...]
+) -> None:
+    """What is of all slides together; always, as a killed run may have encoded the last slide and
+    not come to this."""
+    cohorts.write_slides_csv(config, workdir)
     slide_ids = cohorts.prepared(config, workdir).table.slide_id.tolist()
-    # Always: a killed run may have encoded the last slide and not come to this.
     for name, folder in stage_files.hr_folders(workdir, blocks).items():
         num_layers = len(blocks) if name == "targets" else 0
         record = feature_sets.record(config, workdir, num_layers=num_layers)

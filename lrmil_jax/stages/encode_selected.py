@@ -17,15 +17,22 @@ from lrmil_jax.methods import delivery
 from lrmil_jax.models import encoding, trained
 from lrmil_jax.patches import PatchSource
 from lrmil_jax.processes import Workers
-from lrmil_jax.workspace import cohorts, feature_sets, layout, stage_files
+from lrmil_jax.workspace import cohorts, feature_sets, layout, stage_files, statuses
 
 
 def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     """Writes `folds/<k>/encode_selected/features`, and per slide how many pixels were read."""
     folder = stage_files.selected_folder(workdir, fold)
     jobs, pending = encoding.missing(config, workdir, folder)
-    if not pending:
-        return
+    if pending:
+        _encode(config, workdir, fold, pending, total=len(jobs))
+    statuses.meet("encode_selected")
+
+
+def _encode(
+    config: ConfigDict, workdir: Path, fold: int, pending: Sequence[SlideJob], *, total: int
+) -> None:
+    folder = stage_files.selected_folder(workdir, fold)
     others = [
         stage_files.selected_folder(workdir, other)
         for other in delivery.trainings(config)
@@ -53,7 +60,7 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
         patches,
         write,
         label="encode_selected",
-        total=len(jobs),
+        total=total,
     )
 
 

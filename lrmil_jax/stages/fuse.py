@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from lrmil_jax import cluster
 from lrmil_jax.data import features
 from lrmil_jax.models import text_guidance
 from lrmil_jax.progress import progress
@@ -21,8 +22,9 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     space = shared_space.SharedSpace(stage_files.texts_path(workdir))
     folder = stage_files.fused_folder(workdir, fold)
     folder.mkdir(parents=True, exist_ok=True)
-    with progress("fuse", len(slide_ids)) as bar:
-        for place, slide_id in enumerate(slide_ids):
+    own = cluster.mine(list(enumerate(slide_ids)))
+    with progress("fuse", len(own)) as bar:
+        for place, slide_id in own:
             path = layout.shard(folder, slide_id)
             if not path.is_file():
                 fused = text_guidance.fused_features(config, space, store.embedding(place))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from lrmil_jax import processes
+from lrmil_jax import cluster, processes
 from lrmil_jax.data import features
 from lrmil_jax.errors import DataError
 from lrmil_jax.interchange.slides import FeatureJob
@@ -36,7 +36,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     folders = _folders(config, workdir)
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)
-    tasks = [_task(config, folders, job) for job in jobs if not _is_done(folders, job)]
+    own = cluster.mine(jobs)
+    tasks = [_task(config, folders, job) for job in own if not _is_done(folders, job)]
     if tasks:
         reasons = processes.map_jobs(
             take_over,
@@ -49,7 +50,12 @@ def run(config: ConfigDict, workdir: Path) -> None:
         for task, reason in zip(tasks, reasons, strict=True):
             if reason:
                 statuses.mark(workdir, task.job, status="failed", reason=reason)
-        cohorts.write_slides_csv(config, workdir)
+    statuses.meet("import_features")
+    cluster.first_only("their views", _write_views, config, workdir, folders)
+
+
+def _write_views(config: ConfigDict, workdir: Path, folders: dict[str, Path]) -> None:
+    cohorts.write_slides_csv(config, workdir)
     slide_ids = cohorts.prepared(config, workdir).table.slide_id.tolist()
     for name, folder in folders.items():
         width = feature_sets.lr_width(workdir) if name == "lr" else None

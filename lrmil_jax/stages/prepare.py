@@ -8,9 +8,10 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
 from ml_collections import ConfigDict
 
-from lrmil_jax import processes
+from lrmil_jax import cluster, processes
 from lrmil_jax.data import failures
 from lrmil_jax.data.regions import fail, tile_slide
 from lrmil_jax.data.slide_jobs import SlideJob
@@ -34,7 +35,9 @@ def run(config: ConfigDict, workdir: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     jobs = cohorts.slide_jobs(config, workdir, cohort.table)
     _refuse_enlarged(workdir, jobs)
-    pending = [job for job in jobs if not job.is_complete(statuses.read(workdir, job.slide_id))]
+    cluster.meet("prepare begins")  # before a slide is refused that another process makes
+    own = cluster.mine(jobs)
+    pending = [job for job in own if not job.is_complete(statuses.read(workdir, job.slide_id))]
     if pending:
         for job in pending:  # what was encoded from an earlier file of this name is not its own
             for path in workdir.glob(f"features/*/{job.shard.name}"):
@@ -48,12 +51,10 @@ def run(config: ConfigDict, workdir: Path) -> None:
             **cohorts.slide_limits(config),
         )
         statuses.forget()  # the workers wrote them
+    statuses.meet("prepare")
     if foreign.given(config):
         _take_stock(config, workdir, jobs)
-    cohorts.write_slides_csv(config, workdir)
-    if not foreign.given(config):
-        cohorts.write_left_out(config, workdir, cohort.table)
-    cohorts.write_view(config, workdir, jobs)
+    cluster.first_only("the slides' table", _write_tables, config, workdir, cohort.table, jobs)
     known = [statuses.read(workdir, job.slide_id) for job in jobs]
     failed = [status for status in known if status["status"] != "ok"]
     for sentence in failures.sentences(failed):
@@ -61,6 +62,16 @@ def run(config: ConfigDict, workdir: Path) -> None:
     if len(failed) == len(jobs):
         raise DataError(f"none of the {len(jobs)} slides could be prepared; see the reasons above")
     cohorts.prepared(config, workdir)  # the folds must still hold without failed slides
+
+
+def _write_tables(
+    config: ConfigDict, workdir: Path, table: pd.DataFrame, jobs: list[SlideJob]
+) -> None:
+    """What is of all slides together."""
+    cohorts.write_slides_csv(config, workdir)
+    if not foreign.given(config):
+        cohorts.write_left_out(config, workdir, table)
+    cohorts.write_view(config, workdir, jobs)
 
 
 def _refuse_enlarged(workdir: Path, jobs: Sequence[SlideJob]) -> None:

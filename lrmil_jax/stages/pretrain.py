@@ -18,12 +18,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, UInt8
 from ml_collections import ConfigDict
 
-from lrmil_jax import encoders
+from lrmil_jax import cluster, encoders
 from lrmil_jax.data import source, tiles
 from lrmil_jax.data.captions import CaptionedTiles
 from lrmil_jax.encoders import contrastive, pretrained, text
 from lrmil_jax.evals import metrics
-from lrmil_jax.train import mil
+from lrmil_jax.train import mil, sharding
 from lrmil_jax.train.checkpoint import FitResult
 from lrmil_jax.train.loop import fit
 from lrmil_jax.train.step import Evaluator
@@ -47,7 +47,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     found = pretrain_tiles.captioned_tiles(config, folder)
     pair = Pair.create(config, found)
     result = train(pair, config, folder / "training")
-    save(pair, result, folder)
+    cluster.first_only("towers", save, pair, result, folder)
 
 
 def inputs(config: ConfigDict) -> dict[str, Any]:
@@ -180,7 +180,7 @@ def train(
       directory: of this training alone; a call after a kill goes on there.
       mesh: devices to split over; default all. In-batch negatives are those of all devices.
     """
-    settings = config.pretrain
+    settings, mesh = config.pretrain, mesh or sharding.make_mesh()
     parts = pair.tiles.split(share=settings.val_share, seed=config.seed)
     pretrain_tiles.log_split(pair.tiles, parts)
     crops = settings.smallest_crop, settings.largest_crop
@@ -196,8 +196,11 @@ def train(
         steps=settings.steps * settings.accumulate,
         threads=config.encoder.threads,
         augment=tiles.Augment(pair.tiles, settings.jitter, *crops, px),
+        part=sharding.part(mesh),
     )
-    held_out = source.held_out_batches(held, range(len(held)), batch=settings.batch)
+    held_out = source.held_out_batches(
+        held, range(len(held)), batch=settings.batch, part=sharding.part(mesh)
+    )
     return fit(
         name="pretrain",
         directory=directory,
@@ -212,7 +215,7 @@ def train(
     )
 
 
-def _validation(pair: Pair, held_out: list, mesh: Mesh | None) -> Callable:
+def _validation(pair: Pair, held_out: list, mesh: Mesh) -> Callable:
     """Loss on held-out tiles, which chooses the checkpoint, and beside it how well the towers tell
     the classes apart, or captions in the batch where there are none, with what chance would give.
     """
@@ -223,10 +226,11 @@ def _validation(pair: Pair, held_out: list, mesh: Mesh | None) -> Callable:
     evaluator = Evaluator(pair.loss, constants=pair.captions, mesh=mesh, keep=kept)
     labels, count = pair.captions["group"], len(pair.tiles.classes)
 
-    @jax.jit
-    def classes(params):
+    def embed_classes(params):
         texts = pair.embed_captions(params, pair.captions)
         return contrastive.class_embedding(texts, labels, num_classes=count)
+
+    classes = jax.jit(embed_classes, out_shardings=sharding.replicated(mesh))
 
     def validate(params) -> dict[str, float | None]:
         params = {**params, "classes": classes(params)}

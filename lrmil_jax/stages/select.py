@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 from ml_collections import ConfigDict
 
-from lrmil_jax import files
+from lrmil_jax import cluster, files
 from lrmil_jax.data import param_files
 from lrmil_jax.models import encoding, text_guidance, trained
 from lrmil_jax.progress import progress
@@ -22,6 +22,10 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     encoding.encode_lr(
         config, workdir, load_encoder, stage_files.selecting_folder(config, workdir, fold)
     )
+    cluster.first_only("the choice", _choose, config, workdir, fold)
+
+
+def _choose(config: ConfigDict, workdir: Path, fold: int) -> None:
     table = cohorts.prepared(config, workdir).table
     space = shared_space.SharedSpace(stage_files.texts_path(workdir))
     store = feature_sets.open_store(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from lrmil_jax import cluster
 from lrmil_jax import config as configuration
 from lrmil_jax.methods import delivery
 from lrmil_jax.train import mil
@@ -19,12 +20,13 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     store = feature_sets.student_store(config, workdir, fold, slide_ids)
     guides = (config.student.guide,)
     said = teaching.outputs(config, workdir, fold, store, guides)
-    mil.train_head(
+    head = mil.train_head(
         name=f"student, {layout.fold_title(fold)}",
         directory=path.parent / "training",
         block=config.student,
         loss=mil.SlideLoss.of(config.student, guides),
         data=feature_sets.fold_data(cohort, fold, store, **said),
         seed=configuration.seed_of(config, config.student),
-    ).save(path)
+    )
+    cluster.first_only("the head", head.save, path)
     delivery.export(config, workdir, fold, stage="student")

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
 
+from lrmil_jax import cluster, points
 from lrmil_jax import config as configuration
-from lrmil_jax import points
 from lrmil_jax.progress import progress
 from lrmil_jax.tasks import prediction_files, predictions
 from lrmil_jax.train import mil
@@ -47,6 +47,11 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
                   for place, one in enumerate(own.values())},
         )  # fmt: skip
         models |= dict(zip(names, trained.values(), strict=True))
+    cluster.first_only("predictions", _write, config, workdir, fold, models)
+
+
+def _write(config: ConfigDict, workdir: Path, fold: int, models: Mapping[str, BagModel]) -> None:
+    folder = layout.stage_folder(workdir, "sweep", fold)
     prediction_files.write(folder, *_predictions(config, workdir, fold, models))
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from lrmil_jax import cluster
 from lrmil_jax.data import param_files
 from lrmil_jax.methods import delivery
 from lrmil_jax.progress import progress
@@ -22,22 +23,24 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
         config, workdir, cohort.slides(fold, "train", "val").slide_id.tolist()
     )
     if not path.is_file():
-        mil.train_head(
+        head = mil.train_head(
             name=f"teacher, {layout.fold_title(fold)}",
             directory=path.parent / "training",
             block=config.teacher,
             loss=mil.SlideLoss(),
             data=feature_sets.fold_data(cohort, fold, store),
             seed=config.seed,
-        ).save(path)
+        )
+        cluster.first_only("the teacher", head.save, path)
     delivery.export(config, workdir, fold, stage="teacher")
     paths = [stage_files.teacher_path(workdir, fold, slide_id) for slide_id in store.slide_ids]
-    pending = [slide for slide, path in enumerate(paths) if not path.is_file()]
+    own = cluster.mine(range(len(paths)))
+    pending = [slide for slide in own if not paths[slide].is_file()]
     if not pending:
         return
     cases = cohort.slides(fold, "train", "val").case_id.tolist()
     predictions = BagModel.load(path).on(store, cases)
-    with progress("teacher's attention", len(paths), done=len(paths) - len(pending)) as bar:
+    with progress("teacher's attention", len(own), done=len(own) - len(pending)) as bar:
         for slide in pending:
             logits, attention = predictions.slide(slide)
             param_files.save_params(paths[slide], {"logits": logits, "attention_logits": attention})

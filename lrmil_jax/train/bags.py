@@ -169,7 +169,7 @@ class BagLoader:
             self.data.store.sizes,
             budget=self.block["budget"],
             devices=self._mesh.size,
-            shard=(jax.process_index(), jax.process_count()),
+            shard=sharding.part(self._mesh),
             read=None if self.resident else self.data.store.embedding,
             packed=self._packed,
             **options,

@@ -14,6 +14,7 @@ from typing import Any
 
 import grain
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
@@ -84,6 +85,13 @@ def _signature(state: Any) -> str:
     return hashlib.sha256("\n".join(text).encode()).hexdigest()
 
 
+def _arrays(measured: Any) -> Any:
+    """Nested dicts of numbers or lists of them, as float32 arrays."""
+    if isinstance(measured, dict):
+        return {name: _arrays(value) for name, value in measured.items()}
+    return np.asarray(measured, np.float32)
+
+
 class Checkpoints:
     """The newest and the best checkpoint of one training, under `directory`.
 
@@ -112,14 +120,20 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(
-        self, state: Any, iterator: grain.DatasetIterator, done: Sequence[TrainProgress]
+        self,
+        state: Any,
+        iterator: grain.DatasetIterator,
+        done: Sequence[TrainProgress],
+        window: Sequence[Any] = (),
     ) -> None:
         """Saves all that a resumed run needs; the state must be finite (the caller checks).
 
         Args:
           state: `TrainState`; one without `best` is kept as long as it is the best.
-          iterator: of the batches.
+          iterator: of the batches; its state counts them, so that it is the same for every process
+            and for every number of processes.
           done: of the model, or of each model of the state.
+          window: measured since the last row of metrics, an entry an update.
 
         Raises:
           WorkdirError: the disk is full, read-only or forbidden; the last checkpoint stays.
@@ -127,41 +141,43 @@ class Checkpoints:
         step = int(state.step)
         bests = [one.bests for one in done if state.best is None and one.best_step == step]
         progress = [dataclasses.asdict(one) for one in done]
-        meta = {"progress": progress, "signature": _signature(state)}
-        items = ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
-            data=grain.checkpoint.CheckpointSave(iterator),
-            meta=ocp.args.JsonSave(meta),
-        )
+        meta = {
+            "progress": progress,
+            "signature": _signature(state),
+            "iterator": iterator.get_state(),
+            "window": jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), list(window)),
+        }
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
         with disk_errors(self.directory):
             rank = float(max(bests, default=-1))
             self._manager.save(step, args=items, metrics={"rank": rank})
 
     def restore(
         self, abstract: Any, iterator: grain.DatasetIterator
-    ) -> tuple[Any, list[TrainProgress]] | None:
-        """The newest checkpoint, its arrays placed as `abstract` says; sets `iterator` too.
+    ) -> tuple[Any, list[TrainProgress], list[Any]] | None:
+        """State, progress and window of the newest checkpoint, arrays placed as `abstract` says;
+        sets `iterator` too.
 
         Returns None where nothing was saved yet.
 
         Raises:
-          WorkdirError: the checkpoint is of another model.
+          WorkdirError: the checkpoint is of another model, or of an earlier version.
         """
         step = self._manager.latest_step()
         if step is None:
             return None
-        meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
-        if meta["meta"]["signature"] != _signature(abstract):
+        only_meta = ocp.args.Composite(meta=ocp.args.JsonRestore())
+        meta = self._manager.restore(step, args=only_meta)["meta"]
+        if meta["signature"] != _signature(abstract) or "iterator" not in meta:
+            whose = "another model or optimiser" if "iterator" in meta else "an earlier version"
             raise WorkdirError(
-                f"the checkpoint in {self.directory} is of another model or optimiser: delete "
+                f"the checkpoint in {self.directory} is of {whose}: delete "
                 "that folder or choose another working directory."
             )
-        items = ocp.args.Composite(
-            state=ocp.args.StandardRestore(abstract),
-            data=grain.checkpoint.CheckpointRestore(iterator),
-        )
-        state = self._manager.restore(step, args=items)["state"]
-        return state, [TrainProgress(**one) for one in meta["meta"]["progress"]]
+        iterator.set_state(meta["iterator"])
+        state = self.restore_state(step, abstract)
+        done = [TrainProgress(**one) for one in meta["progress"]]
+        return state, done, [_arrays(one) for one in meta["window"]]
 
     def restore_state(self, step: int, abstract: Any) -> Any:
         """The state alone, of a step that is still kept."""

@@ -62,7 +62,7 @@ class BatchEncoder:
       encoder: module, parameters and transform.
       batch: images per step; only the very last one is filled up. Also an attribute.
       blocks: blocks whose CLS is wanted beside the embedding.
-      mesh: devices to split over; default all.
+      mesh: devices to split over; default all of this process.
       fsdp: split the parameters over the devices too, instead of copying them.
     """
 
@@ -75,7 +75,7 @@ class BatchEncoder:
         mesh: Any = None,
         fsdp: bool = False,
     ):
-        self._mesh = sharding.make_mesh() if mesh is None else mesh
+        self._mesh = sharding.local_mesh() if mesh is None else mesh
         self.batch = batch
         blocks = tuple(blocks)
 

@@ -107,5 +107,6 @@ class JointPass:
 
     def _of_process(self, whole: np.ndarray, batch: dict[str, Any]) -> np.ndarray:
         """The rows of this process's own part of a batch, without filling."""
-        mine = np.split(whole, jax.process_count(), self._axis)[jax.process_index()]
+        index, count = sharding.part(self._mesh)
+        mine = np.split(whole, count, self._axis)[index]
         return np.take(mine, np.arange(batch["target"].shape[self._axis]), self._axis)

@@ -1,15 +1,16 @@
 """The training of every stage: one model or several, resumed where it was, its best kept."""
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import grain
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from lrmil_jax import cluster
 from lrmil_jax.train import sharding
 from lrmil_jax.train.checkpoint import (
     FitResult,
@@ -125,9 +126,7 @@ def _trained(
     """The results of one model or of several, each kept in a folder."""
     finished = [load_result(folder) for folder in folders]
     whole = None not in finished
-    if jax.process_index() == 0:
-        for folder in {directory, *folders}:
-            clear_remainders(folder, finished=whole)
+    cluster.first_only(f"{name} begins", _clear, {directory, *folders}, whole)
     if whole:
         steps = ", ".join(str(one.step) for one in finished)
         _log.info("%s: already trained, best at step %s", name, steps)
@@ -141,16 +140,18 @@ def _trained(
         training.start(params)
         training.run(sharding.replicate(constants, mesh), key)
         results = training.best()
-    if jax.process_index() == 0:
-        for folder, result in zip(folders, results, strict=True):
-            folder.mkdir(parents=True, exist_ok=True)
-            save_result(folder, result)
-    _barrier(name)
-    if jax.process_index() == 0:
+    cluster.first_only(f"{name} ends", _save, folders, results)
+    if cluster.is_first():
         checkpoints.delete()
     return results
 
 
-def _barrier(name: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"{name} finished")
+def _clear(folders: Iterable[Path], finished: bool) -> None:
+    for folder in folders:
+        clear_remainders(folder, finished=finished)
+
+
+def _save(folders: Iterable[Path], results: Iterable[FitResult]) -> None:
+    for folder, result in zip(folders, results, strict=True):
+        folder.mkdir(parents=True, exist_ok=True)
+        save_result(folder, result)

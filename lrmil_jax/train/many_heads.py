@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from lrmil_jax import files
+from lrmil_jax import cluster, files
 from lrmil_jax.data.stacked import StackedBatches
 from lrmil_jax.train import bags, mil, sharding, slide_loss
 from lrmil_jax.train.bag_model import BagModel
@@ -74,8 +74,9 @@ def train_heads(
                                                job.seed, mesh, xy)  # fmt: skip
         members.setdefault(stream, []).append(key)
     models = {}
-    groups = _same_groups(
-        directory / "groups.json", [(streams[stream], keys) for stream, keys in members.items()]
+    of_streams = [(streams[stream], keys) for stream, keys in members.items()]
+    groups = cluster.first_then_rest(
+        f"{name}: groups", lambda: _same_groups(directory / "groups.json", of_streams)
     )
     for number, group in enumerate(groups):
         count = sum(len(keys) for _, keys in group)

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from lrmil_jax.patches import beside
 from lrmil_jax.patches.pairs import PatchPairs
 from lrmil_jax.processes import Workers
-from lrmil_jax.train import mil
+from lrmil_jax.train import mil, sharding
 from lrmil_jax.train.checkpoint import FitResult
 from lrmil_jax.train.loop import fit
 from lrmil_jax.train.step import Evaluator, LossFn
@@ -45,7 +45,8 @@ def fit_pairs(
       seed: of the order and the flips.
     """
     evaluator = Evaluator(loss_fn, constants=constants)
-    held_out = val.sample(batch=block.batch, most=block.val_patches)
+    part = sharding.part(sharding.make_mesh())
+    held_out = val.sample(batch=block.batch, most=block.val_patches, part=part)
     count = beside.processes(workers)
     with Workers(count, label=name, key="encoder.workers", held=train) as makers:
         return fit(
@@ -60,6 +61,7 @@ def fit_pairs(
                 threads=threads,
                 flips=block.flips,
                 makers=makers,
+                part=part,
             ),
             validate=lambda params: evaluator(params, held_out),
             settings=mil.train_settings(block, steps=block.steps, accumulate=block.accumulate),

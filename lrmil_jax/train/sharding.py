@@ -10,20 +10,35 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from lrmil_jax import cluster
+
 AXIS = "data"
 # Splitting a leaf smaller than this (elements) costs more in messages than it saves in memory.
 FSDP_MIN_SIZE = 4096
 
 
 def make_mesh(devices: list | None = None) -> Mesh:
-    """A 1-D mesh over `devices` (default: all of all processes).
+    """A 1-D mesh over `devices` (default: all of all processes that work together now).
 
     Axis types are Auto: under JAX's default, Explicit, Flax's dropout and plain gathers fail.
     """
-    devices = jax.devices() if devices is None else devices
+    if devices is None:
+        devices = jax.local_devices() if cluster.is_apart() else jax.devices()
     return jax.make_mesh(
         (len(devices),), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,), devices=devices
     )
+
+
+def local_mesh() -> Mesh:
+    """A mesh over this process's own devices, for what it computes of its own slides."""
+    return make_mesh(jax.local_devices())
+
+
+def part(mesh: Mesh) -> tuple[int, int]:
+    """(index, count): which part of every batch is this process's, of as many as the mesh has
+    processes."""
+    numbers = sorted({device.process_index for device in mesh.devices.flat})
+    return numbers.index(jax.process_index()), len(numbers)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -103,7 +118,7 @@ def place_batch(batch: dict[str, Any], mesh: Mesh, axis: int = 0) -> dict[str, A
     own = {name: leaf for name, leaf in batch.items() if name != "instances"}
     batch = {**batch, **pad_batch(own, _local_devices(mesh), axis)}
     target = batch_sharding(mesh, axis)
-    if jax.process_count() == 1:
+    if part(mesh)[1] == 1:
         return jax.device_put(batch, target)
     return jax.tree.map(
         lambda leaf: jax.make_array_from_process_local_data(target, np.asarray(leaf)), batch
@@ -127,7 +142,7 @@ def place_params(tree: Any, mesh: Mesh, *, fsdp: bool) -> Any:
     def put(leaf, target):
         if isinstance(leaf, jax.Array) and leaf.sharding.is_equivalent_to(target, leaf.ndim):
             return leaf
-        if jax.process_count() == 1:
+        if part(mesh)[1] == 1:
             return jax.device_put(leaf, target)
         # device_put would ask for the same value on every process.
         whole = np.asarray(leaf)

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from lrmil_jax import cluster
+from lrmil_jax.cluster.stopping import StoppedError, stopping
 from lrmil_jax.errors import TrainingError
 from lrmil_jax.progress import Progress, progress
 from lrmil_jax.train import choice, optim, sharding
@@ -110,7 +112,7 @@ class Training:
             self.done = [TrainProgress() for _ in self._titles]
             self.state = jax.jit(init, out_shardings=shardings)(jax.tree.map(np.asarray, params))
         else:
-            self.state, self.done = restored
+            self.state, self.done, self.pending = restored
             _log.info("%s: going on after step %d", self.name, int(self.state.step))
 
     def run(self, constants: Any, key: jax.Array) -> None:
@@ -124,10 +126,28 @@ class Training:
                 if not any(self._active):
                     _log.info("%s: no improvement any more, stopped early", self.name)
                     break
+                if not stopping.before(step):
+                    self._stop(step - 1, writer)
                 self._update(step, constants, key)
                 self._after(step, writer, bar)
+            stopping.before(None)
         share = self.waited / max(time.monotonic() - start, 1e-9)
         _log.info("%s: waited for data %.0f %% of the time", self.name, 100 * share)
+
+    def _stop(self, step: int, writer: MetricWriter | None) -> None:
+        """Saves where it is, as the run was asked to stop.
+
+        Raises:
+          StoppedError: always.
+        """
+        self._check_state(step)
+        if writer is not None:
+            writer.flush()
+        if step and self.checkpoints.latest_step() != step:
+            self.checkpoints.save(self.state, self.iterator, self.done, self.pending)
+        self.checkpoints.wait()
+        _log.info("%s: saved after step %d", self.name, step)
+        raise StoppedError
 
     def best(self) -> list[FitResult]:
         """The best parameters of each model, as whole host arrays."""
@@ -224,7 +244,7 @@ class Training:
         if settings.checkpoint_every is not None:
             return step % settings.checkpoint_every == 0
         waited = time.monotonic() - self.saved_at
-        return evaluate and (jax.process_count() > 1 or waited >= settings.checkpoint_seconds)
+        return evaluate and (cluster.several() or waited >= settings.checkpoint_seconds)
 
     def _log_window(self, step: int, writer: MetricWriter | None) -> str:
         """Writes the weighted means since the last row; stops at the first non-finite step."""
@@ -303,6 +323,6 @@ class Training:
 
 def _writer(directory: Path, step: int) -> Any:
     """A metric writer on the first process, nothing on the others."""
-    if jax.process_index() == 0:
+    if cluster.is_first():
         return MetricWriter(directory, resume_step=step)
     return contextlib.nullcontext()

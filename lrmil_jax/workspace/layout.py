@@ -5,7 +5,7 @@ import fcntl
 from collections.abc import Iterator
 from pathlib import Path
 
-from lrmil_jax import files
+from lrmil_jax import cluster, files
 from lrmil_jax.data import splits
 from lrmil_jax.errors import WorkdirError
 
@@ -48,10 +48,22 @@ def shard(folder: Path, slide_id: str) -> Path:
 @contextlib.contextmanager
 def locked(workdir: Path) -> Iterator[None]:
     """Holds the working directory for this run; the lock goes with the process, however it ends.
+    Of several processes of a run the first one holds it.
 
     Raises:
-      WorkdirError: another run holds it, or it cannot be written to.
+      WorkdirError: another run holds it, it cannot be written to, or not all processes of this run
+        see it.
     """
+    with contextlib.ExitStack() as stack:
+        if cluster.is_first():
+            stack.enter_context(_held(workdir))
+        cluster.sees(workdir)
+        yield
+        cluster.meet("the lock is let go")
+
+
+@contextlib.contextmanager
+def _held(workdir: Path) -> Iterator[None]:
     with files.disk_errors(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         file = open(workdir / ".lock", "a+")  # noqa: SIM115 - held until the run ends

@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lrmil_jax import cluster, files
 from lrmil_jax import config as configuration
-from lrmil_jax import files
 from lrmil_jax.data.schema import SCHEMA_VERSION
 from lrmil_jax.errors import WorkdirError
 
@@ -57,6 +57,10 @@ def record(workdir: Path, section: str, identity: dict[str, Any]) -> None:
     Raises:
       WorkdirError: it was made by another config, encoder or schema; both sides are named.
     """
+    cluster.first_then_rest(section, lambda: _record(workdir, section, identity))
+
+
+def _record(workdir: Path, section: str, identity: dict[str, Any]) -> None:
     content = check(workdir, section, identity)
     if section not in content:
         content[section] = json.loads(json.dumps(identity))

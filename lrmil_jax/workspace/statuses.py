@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from lrmil_jax import files
+from lrmil_jax import cluster, files
 from lrmil_jax.data import slide_jobs
 from lrmil_jax.workspace import layout
 
@@ -26,6 +26,13 @@ def mark(workdir: Path, job: slide_jobs.SlideJob, **changes) -> None:
     status = read(workdir, job.slide_id) | changes
     files.write_json(job.status_path, status)
     _known[layout.regions_folder(workdir).absolute() / f"{job.slide_id}.json"] = status
+
+
+def meet(name: str) -> None:
+    """Waits until all processes of the run are here, and then sees what each of them noted."""
+    cluster.meet(name)
+    if cluster.several():
+        forget()
 
 
 def forget() -> None:

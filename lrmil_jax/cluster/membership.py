@@ -1,0 +1,238 @@
+"""Which process of a run this one is. Everything here is for all stages; none knows how many
+processes there are but by asking here."""
+
+import contextlib
+import dataclasses
+import hashlib
+import logging
+import os
+import socket
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from lrmil_jax.cluster import rendezvous
+from lrmil_jax.cluster.channel import Channel
+from lrmil_jax.cluster.stopping import Stopping, stopping
+from lrmil_jax.errors import ConfigError, WorkdirError
+
+log = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Member(Protocol):
+    """One process of a run.
+
+    Attributes:
+      index: of this process, counted from 0.
+      count: of all processes.
+    """
+
+    index: int
+    count: int
+
+    def exchange(self, name: str, value: Any) -> list[Any]:
+        """What every process says at this place of the run; waits for all of them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Alone:
+    """The only process of a run, or one that works apart from the others for a while."""
+
+    index: int = 0
+    count: int = 1
+
+    def exchange(self, name: str, value: Any) -> list[Any]:
+        """See `Member`."""
+        del name
+        return [value]
+
+
+_members: list[Member] = [Alone()]  # the last one is in force
+
+
+def _now() -> Member:
+    return _members[-1]
+
+
+def index() -> int:
+    """Of this process, counted from 0."""
+    return _now().index
+
+
+def several() -> bool:
+    """Whether this process is one of several that work together."""
+    return _now().count > 1
+
+
+def is_first() -> bool:
+    """Whether this process writes what is of all slides."""
+    return _now().index == 0
+
+
+def mine(items: Sequence[Item]) -> Sequence[Item]:
+    """Those of some items (slides, in the order of the table) that this process sees to; every
+    process must give the same."""
+    member = _now()
+    return items[member.index :: member.count]
+
+
+def exchange(name: str, value: Any) -> list[Any]:
+    """What every process says at this place, in their order; each waits for all others."""
+    return _now().exchange(name, value)
+
+
+def meet(name: str) -> None:
+    """Returns when all processes have come to this place."""
+    exchange(name, None)
+
+
+def first_says(name: str, function: Callable[[], Any]) -> Any:
+    """Runs a function in the first process, and gives its result, which JSON can hold, to all."""
+    return exchange(name, function() if is_first() else None)[0]
+
+
+def first_only(name: str, function: Callable[..., Any], *arguments: Any) -> None:
+    """Runs a function in the first process; all go on when it is done."""
+    if is_first():
+        function(*arguments)
+    meet(name)
+
+
+def first_then_rest(name: str, function: Callable[[], Result]) -> Result:
+    """Runs a function in the first process and, when it is done there, in all others: they find
+    what it wrote."""
+    if not is_first():
+        meet(name)
+        return function()
+    result = function()
+    meet(name)
+    return result
+
+
+@contextlib.contextmanager
+def apart() -> Iterator[None]:
+    """Within this, the process is on its own: it waits for nobody, and computes on its own
+    devices."""
+    _members.append(Alone())
+    try:
+        yield
+    finally:
+        _members.pop()
+
+
+def is_apart() -> bool:
+    """Whether this process works apart from others that there are."""
+    return len(_members) > 1 and _members[-1].count == 1 and _members[0].count > 1
+
+
+def join(
+    coordinator: str, processes: int | None, process: int | None, *, seconds: int = 300
+) -> None:
+    """Makes this process one of several, and of JAX's devices one set.
+
+    Args:
+      coordinator: HOST:PORT of the first process, or "auto" where Slurm, Open MPI or a TPU slice
+        tells it.
+      processes: how many there are; process: which one this is, from 0; both None with "auto".
+      seconds: to wait for the others.
+
+    Raises:
+      ConfigError: what is given cannot be, or not all processes came.
+    """
+    rendezvous.initialise(coordinator, processes, process, seconds=seconds)
+    number, count, links = rendezvous.links(seconds=seconds)
+    if count == 1:
+        return
+    _members[0] = Channel(number, count, links, ended=_ended, stop=Stopping.end_now)
+    stopping.listen(_members[0])
+
+
+def same(facts: Mapping[str, Any]) -> None:
+    """Refuses to go on where another process has another command, config or version.
+
+    Raises:
+      ConfigError: the first fact that differs, with both values.
+    """
+    told = exchange("the start", dict(facts))
+    for other, own in enumerate(told):
+        for name, value in told[0].items():
+            if own.get(name) != value:
+                raise ConfigError(
+                    f"process {other} has {name} {own.get(name)!r}, process 0 has {value!r}: the "
+                    "processes of a run need the same command, config and version of lrmil_jax"
+                )
+
+
+def sees(workdir: Path) -> None:
+    """Refuses a working directory that is not one for all processes.
+
+    Raises:
+      WorkdirError: a process does not see what the first wrote there.
+    """
+    if not several():
+        return
+    name = f".seen-{uuid.uuid4().hex[:8]}"
+    name = first_says("a file of the working directory", lambda: _touch(workdir / name))
+    blind = [
+        number
+        for number, there in enumerate(exchange("the file", (workdir / name).is_file()))
+        if not there
+    ]
+    if is_first():
+        (workdir / name).unlink(missing_ok=True)
+    if blind:
+        raise WorkdirError(
+            f"process {blind[0]} does not see the --workdir of process 0: {workdir} must be on a "
+            "file system that all of them share"
+        )
+
+
+def _touch(path: Path) -> str:
+    path.touch()
+    return path.name
+
+
+def code() -> str:
+    """A hash of this package's own files: two versions in one run would be told apart by it."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def fail(sentence: str) -> None:
+    """Tells the other processes why this one ends, if there are some."""
+    member = _members[0]
+    if isinstance(member, Channel):
+        member.fail(sentence)
+
+
+def leave(status: int) -> None:
+    """Ends this process of several with a status; of one alone, nothing happens.
+
+    JAX's own farewell would wait for processes that have failed.
+    """
+    if not isinstance(_members[0], Channel):
+        return
+    logging.shutdown()
+    os._exit(status)
+
+
+def finish() -> None:
+    """Waits until all processes are done."""
+    member = _members[0]
+    if isinstance(member, Channel):
+        member.leave()
+
+
+def _ended(sentence: str) -> None:
+    log.error(
+        "%s; this process (%d, on %s) stops with it: what is done is kept, so mend the cause and "
+        "run the same command on all again", sentence, _members[0].index, socket.gethostname(),
+    )  # fmt: skip
+    logging.shutdown()
+    os._exit(1)
