@@ -35,6 +35,9 @@ _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "several processes: HOST:PORT of the first one, or auto on a cluster"
 )
 _PROCESSES = flags.DEFINE_integer("processes", None, "several processes: how many")
+_JOIN_SECONDS = flags.DEFINE_integer(
+    "join_seconds", 300, "several processes: how long to wait for all of them to come"
+)
 _PROCESS = flags.DEFINE_integer("process", None, "several processes: which this is, from 0")
 
 log = logging.getLogger("lrmil_jax")
@@ -82,7 +85,7 @@ def _join() -> None:
         raise ConfigError(
             "--coordinator is for runs and studies; predict, check and --cohort are one process"
         )
-    cluster.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    cluster.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value, seconds=_JOIN_SECONDS.value)
     config = _CONFIG.value
     cluster.same({
         "version (a hash of its code)": cluster.code(),

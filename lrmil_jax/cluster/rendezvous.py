@@ -112,18 +112,27 @@ def _accepted(
         server.settimeout(max(end - time.monotonic(), 0.01))
         try:
             link, _ = server.accept()
-            link.settimeout(10)
-            greeting = json.loads(_first_line(link))
         except TimeoutError as error:
             raise ConfigError(
                 f"{wanted - len(found)} of the other processes could not connect to process 0 "
                 f"within {seconds} s (a firewall between the machines?); {_HOW}"
             ) from error
-        except (OSError, ValueError):
-            continue
-        if greeting.get("token") == token:
-            found[int(greeting["process"])] = _kept(link)
+        process = _greeted(link, token)
+        if process is None:
+            link.close()
+        else:
+            found[process] = _kept(link)
     return found
+
+
+def _greeted(link: socket.socket, token: int) -> int | None:
+    """Which process is at the other end; None if it is none of ours."""
+    link.settimeout(10)
+    try:
+        greeting = json.loads(_first_line(link))
+        return int(greeting["process"]) if greeting["token"] == token else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _first_line(link: socket.socket) -> bytes:

@@ -5,9 +5,11 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.conftest import COMPILED_FAST
@@ -45,9 +47,12 @@ class Run:
       arguments: of `python -m lrmil_jax.main`.
       fresh: that very command; else a fork of a process that has done the imports, which are most
         of a short run.
+      devices: that the process of a fresh command sees; None: one.
     """
 
-    def __init__(self, cache: Path, *arguments: object, fresh: bool = False):
+    def __init__(
+        self, cache: Path, *arguments: object, fresh: bool = False, devices: int | None = None
+    ):
         self.lines: list[str] = []
         command = [*map(str, arguments)]
         if fresh:
@@ -55,7 +60,10 @@ class Run:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "lrmil_jax.main", *command],
                 cwd=ROOT,
-                env=environment(cache),
+                env={
+                    **environment(cache),
+                    **({} if devices is None else {"JAX_NUM_CPU_DEVICES": str(devices)}),
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=writer,
@@ -100,10 +108,30 @@ class Run:
         self._reader.join()
         return status
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def kill(self) -> bool:
         """Kills this process alone, as the system would; True if it still ran."""
         self._process.kill()
         return self.wait() == -signal.SIGKILL
+
+
+def together(
+    cache: Path, workdir: Path, count: int, *flags: str, config: str = TINY, **own: Sequence[str]
+) -> list["Run"]:
+    """As many processes of one run, with two devices each; `own` has flags of one of them, as
+    `process_1`."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return [
+        Run(cache, "--config", config, "--workdir", workdir, *flags,
+            f"--coordinator=127.0.0.1:{port}", f"--processes={count}", f"--process={number}",
+            *own.get(f"process_{number}", ()), fresh=True, devices=2)
+        for number in range(count)
+    ]  # fmt: skip
 
 
 def end_all() -> None:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import toy
 
+from lrmil_jax import cluster
 from lrmil_jax.train import make_mesh, sharding
 
 
@@ -19,12 +20,9 @@ def loss_fn(params, constants, batch, key, train):
 def batches(index, count, size=8):
     """This process's half of every batch."""
     rows = grain.MapDataset.range(toy.EXAMPLES).seed(3).shuffle().repeat(1000)
-    return (
-        rows[index::count]
-        .map(lambda row: {"row": np.int32(row), "weight": np.float32(1 + row % 3)})
-        .batch(size // count)
-        .to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
-    )
+    rows = rows.map(lambda row: {"row": np.int32(row), "weight": np.float32(1 + row % 3)})
+    parts = rows.batch(size // count)[index::count]
+    return parts.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
 
 
 def main():
@@ -32,7 +30,7 @@ def main():
     port, index, directory = sys.argv[1:]
     jax.config.update("jax_num_cpu_devices", 2)
     if index != "alone":
-        jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=int(index))
+        cluster.join(f"127.0.0.1:{port}", 2, int(index), seconds=120)
     sharding.FSDP_MIN_SIZE = 1
     mesh = make_mesh()
     result = toy.train(
@@ -42,7 +40,9 @@ def main():
         data=batches(jax.process_index(), jax.process_count()),
         fsdp=True,
     )
-    print(json.dumps({"step": result.step, **result.metrics}))
+    print(json.dumps({"step": result.step, **result.metrics}), flush=True)
+    cluster.finish()
+    cluster.leave(0)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,180 @@
+"""One process is the first of one, and waits for nobody."""
+
+import os
+import signal
+
+import pytest
+
+from lrmil_jax import cluster, main
+from lrmil_jax.cluster import keeper, rendezvous
+from lrmil_jax.cluster.membership import same
+from lrmil_jax.cluster.stopping import STATUS, StoppedError, Stopping, stopping
+from lrmil_jax.errors import ConfigError
+
+
+def test_alone():
+    assert (cluster.index(), cluster.is_first(), cluster.several()) == (0, True, False)
+    assert cluster.mine(["a", "b", "c"]) == ["a", "b", "c"]
+    assert cluster.exchange("here", 3) == [3]
+    assert cluster.first_says("here", lambda: "yes") == "yes"
+    assert cluster.first_then_rest("here", lambda: 5) == 5
+    with cluster.apart():
+        assert not cluster.is_apart()
+
+
+class Second:
+    """The second of three processes, whose neighbours say what is given here."""
+
+    index, count = 1, 3
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+
+    def exchange(self, name, value):
+        return self.answers.pop(0)
+
+
+@pytest.fixture
+def second(monkeypatch):
+    def be(*answers):
+        monkeypatch.setattr("lrmil_jax.cluster.membership._members", [Second(*answers)])
+
+    return be
+
+
+def test_the_second_of_three(second):
+    second(["from the first", None, None], [None] * 3)
+    assert cluster.several()
+    assert not cluster.is_first()
+    assert cluster.mine(list("abcdefgh")) == ["b", "e", "h"]
+    ran = []
+    assert cluster.first_says("here", lambda: ran.append(1)) == "from the first"
+    cluster.first_only("here", ran.append, 2)
+    assert not ran
+    with cluster.apart():
+        assert cluster.is_apart()
+        assert cluster.is_first()
+        assert not cluster.several()
+        assert cluster.mine([1, 2]) == [1, 2]
+    assert not cluster.is_apart()
+
+
+def test_parts_are_disjoint_and_whole(monkeypatch):
+    found = []
+    for index in range(3):
+        member = Second()
+        member.index = index
+        monkeypatch.setattr("lrmil_jax.cluster.membership._members", [member])
+        found += cluster.mine(list(range(10)))
+    assert sorted(found) == list(range(10))
+
+
+def test_other_facts_are_refused(second):
+    ours = {"--stages": "", "seed": "1"}
+    second([ours, ours, {**ours, "seed": "2"}])
+    with pytest.raises(ConfigError, match="process 2 has seed '2', process 0 has '1'"):
+        same(ours)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (("host", 2, 0), "--coordinator is 'host'"),
+        (("host:x", 2, 0), "--coordinator is 'host:x'"),
+        (("host:1", None, 0), "needs --processes and --process"),
+        (("host:1", 2, 2), "--process is 2 of 2"),
+        (("auto", 2, None), "leave --processes"),
+    ],
+)
+def test_what_cannot_be(arguments, match):
+    with pytest.raises(ConfigError, match=match):
+        rendezvous.initialise(*arguments, seconds=1)
+
+
+def test_a_port_that_is_not_free():
+    import socket
+
+    with socket.create_server(("", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"port {port} of --coordinator is not free"):
+            rendezvous.initialise(f"127.0.0.1:{port}", 2, 0, seconds=1)
+
+
+def test_a_connection_that_does_not_know_the_token_is_none_of_ours():
+    import socket
+    import threading
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as stranger:
+            stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            found = {}
+            thread = threading.Thread(
+                target=lambda: found.update(rendezvous._accepted(server, 1, 77, 20))
+            )
+            thread.start()
+            ours = rendezvous._connected("127.0.0.1", port, 1, 77, 20)
+            thread.join(20)
+    assert list(found) == [1]
+    ours.sendall(b"line\n")
+    assert found[1].recv(100) == b"line\n"  # nothing of what follows the greeting is lost
+    for link in (ours, *found.values()):
+        link.close()
+
+
+def test_sigterm_ends_what_is_no_training():
+    one = Stopping()
+    one.listen()
+    try:
+        with pytest.raises(StoppedError):
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        one.ignore()
+
+
+def test_sigterm_waits_for_the_end_of_an_update():
+    one = Stopping()
+    one.listen()
+    try:
+        assert one.before(1)
+        signal.raise_signal(signal.SIGTERM)
+        assert not one.before(2)
+        assert one.before(None)
+    finally:
+        one.ignore()
+
+
+def test_the_exit_status_of_a_run_that_was_stopped(monkeypatch, caplog):
+    def stopped():
+        raise StoppedError
+
+    monkeypatch.setattr(main, "dispatch", stopped)
+    monkeypatch.setattr(main, "_COORDINATOR", type("Flag", (), {"value": None}))
+    monkeypatch.setattr(main, "_join", lambda: None)
+    monkeypatch.setattr(main, "setup_logging", lambda *_: None)
+    assert main.main(["main"]) == STATUS
+    assert "the same command goes on" in caplog.text
+    assert not stopping._asked.is_set()
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "sentence"),
+    [
+        ("raise SystemExit(7)", 7, ""),
+        ("import os; os.kill(os.getpid(), 9)", 1, "was killed from outside"),
+        ("import os; os.abort()", 1, "another process of it is gone"),
+        ("import os; os.kill(os.getpid(), 11)", 1, "was ended by signal 11"),
+    ],
+)
+def test_the_keeper_says_how_a_process_ended(monkeypatch, capfd, code, status, sentence):
+    import sys
+
+    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    monkeypatch.setenv("PYTHONFAULTHANDLER", "")
+    try:
+        assert keeper.run([sys.executable, "-c", code]) == status
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+    assert sentence in capfd.readouterr().err
+    assert os.environ.get("LRMIL_JAX_KEPT_BY") is None

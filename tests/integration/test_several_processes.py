@@ -1,0 +1,181 @@
+"""One run in several processes with two devices each, by the command line: what one process gives,
+whatever is killed on the way. Minutes long: `pytest -m slow tests/integration/test_several...`."""
+
+import signal
+import time
+
+import psutil
+import pytest
+
+from tests.integration import runs
+from tests.integration.test_devices import assert_close
+from tests.integration.test_resume import SAVING
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def alone(cache, tmp_path_factory):
+    """Runs of one process, by config."""
+    found = {}
+
+    def run(config):
+        if config not in found:
+            workdir = tmp_path_factory.mktemp("alone") / "run"
+            one = runs.train(cache, workdir, *SAVING, config=config)
+            assert one.wait() == 0, one.log
+            found[config] = workdir
+        return found[config]
+
+    return run
+
+
+def ended(processes):
+    """Exit statuses and logs."""
+    return [one.wait() for one in processes], [one.log for one in processes]
+
+
+def written(root):
+    """Names of all files but TensorBoard's, which have the time in them."""
+    names = (str(path.relative_to(root)) for path in root.rglob("*.*"))
+    return {name for name in names if "tfevents" not in name}
+
+
+def assert_same_results(one, other, names):
+    """Files of these names: as of several devices, which round differently."""
+    compared = 0
+    for path in one.rglob("*"):
+        if path.name in names:
+            assert_close(path, other / path.relative_to(one), path.name)
+            compared += 1
+    assert compared
+
+
+@pytest.mark.parametrize(
+    ("config", "count"), [(runs.TINY, 2), (runs.TINY, 4), (runs.GUIDED, 2), (runs.GUIDED, 4)]
+)
+def test_they_give_what_one_gives(alone, cache, tmp_path, config, count):
+    workdir = tmp_path / "run"
+    statuses, logs = ended(runs.together(cache, workdir, count, *SAVING, config=config))
+    assert statuses == [0] * count, "\n".join(logs)
+    whole = alone(config)
+    assert_same_results(whole, workdir, ("predictions.csv", "validation.csv"))
+    assert written(workdir) == written(whole)
+    assert not [log for log in logs[1:] if "[1/" in log]  # the first alone tells of progress
+    again, logs = ended(runs.together(cache, workdir, count, *SAVING, config=config))
+    assert again == [0] * count
+    assert "already done" in logs[0]
+
+
+def child_of(run):
+    """The process that works, of the one that watches over it."""
+    (child,) = [one for one in psutil.Process(run.pid).children() if "python" in one.name()]
+    return child
+
+
+def wait_for(processes, stage, folder=None):
+    """Returns in this stage, once it has saved a checkpoint in the folder."""
+    while all(one.running for one in processes):
+        if stage in processes[0].begun():
+            saved = folder is None or any(
+                path.name.isdigit() for path in folder.glob("training/checkpoints/*")
+            )
+            if saved:
+                return
+        time.sleep(0.01)
+    raise AssertionError("\n".join(one.log for one in processes))
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("stage", ["prepare", "distill", "report"])
+def test_a_killed_process_ends_the_others_and_any_number_goes_on(
+    alone, cache, tmp_path, stage, victim
+):
+    workdir = tmp_path / "run"
+    processes = runs.together(cache, workdir, 2, *SAVING)
+    wait_for(processes, stage, workdir / "folds/1/distill" if stage == "distill" else None)
+    child_of(processes[victim]).send_signal(signal.SIGKILL)
+    statuses, logs = ended(processes)
+    assert statuses == [1, 1]
+    assert "was killed from outside" in logs[victim]
+    told = f"process {victim} of 2 has ended without a word"
+    assert told in logs[1 - victim] or "another process of it is gone" in logs[1 - victim]
+    assert "Traceback" not in "".join(logs)
+    for count in (4 if victim else 1,):
+        if count == 1:
+            one = runs.train(cache, workdir, *SAVING, fresh=True)
+            assert one.wait() == 0, one.log
+            log = one.log
+        else:
+            statuses, logs = ended(runs.together(cache, workdir, count, *SAVING))
+            assert statuses == [0] * count, "\n".join(logs)
+            log = logs[0]
+    if stage == "distill":
+        assert "distill, fold 1: going on after step" in log
+    assert_same_results(alone(runs.TINY), workdir, ("predictions.csv", "validation.csv"))
+
+
+def test_sigterm_saves_and_an_equal_number_goes_on_bit_for_bit(cache, tmp_path):
+    """Results of an undisturbed run of two, and of one that was asked to stop in its training."""
+    whole, workdir = tmp_path / "whole", tmp_path / "run"
+    statuses, logs = ended(runs.together(cache, whole, 2, "--stages=pretrain"))
+    assert statuses == [0, 0], "\n".join(logs)
+    processes = runs.together(cache, workdir, 2, "--stages=pretrain")
+    folder = workdir / "pretrain/training"
+    while all(one.running for one in processes) and not (folder / "metrics.jsonl").exists():
+        time.sleep(0.01)
+    processes[1]._process.terminate()  # the process that watches hands it on
+    statuses, logs = ended(processes)
+    assert statuses == [75, 75], "\n".join(logs)
+    assert "pretrain: saved after step" in logs[0]
+    saved = int(logs[0].split("pretrain: saved after step ")[1].split()[0])
+    assert [p.name for p in (folder / "checkpoints").iterdir() if p.name == str(saved)]
+    statuses, logs = ended(runs.together(cache, workdir, 2, "--stages=pretrain"))
+    assert statuses == [0, 0], "\n".join(logs)
+    assert f"going on after step {saved}" in logs[0]
+    for name in ("encoder.safetensors", "training/metrics.jsonl", "training/result.json"):
+        assert (whole / "pretrain" / name).read_bytes() == (
+            workdir / "pretrain" / name
+        ).read_bytes()
+
+
+def test_sigterm_of_one_process_goes_on_bit_for_bit(finished, cache, tmp_path):
+    workdir = tmp_path / "run"
+    run = runs.train(cache, workdir, "--stages=pretrain", fresh=True)
+    folder = workdir / "pretrain/training"
+    while run.running and not (folder / "metrics.jsonl").exists():
+        time.sleep(0.01)
+    run._process.terminate()
+    assert run.wait() == 75, run.log
+    assert "saved after step" in run.log
+    assert "Traceback" not in run.log
+    again = runs.train(cache, workdir, "--stages=pretrain", fresh=True)
+    assert again.wait() == 0, again.log
+    for name in ("encoder.safetensors", "training/metrics.jsonl"):
+        other = finished.workdir / "pretrain" / name
+        assert other.read_bytes() == (workdir / "pretrain" / name).read_bytes()
+
+
+def test_what_differs_is_told_to_all(cache, tmp_path):
+    workdir = tmp_path / "run"
+    processes = runs.together(cache, workdir, 2, process_1=["--config.seed=5"])
+    statuses, logs = ended(processes)
+    assert statuses == [1, 1]
+    assert all("process 1 has seed '5', process 0 has '0'" in log for log in logs)
+    assert not workdir.exists()
+
+
+def test_a_process_that_never_comes(cache, tmp_path):
+    (first, second) = runs.together(cache, tmp_path / "run", 2, "--join_seconds=5",
+                                    process_1=["--processes=3", "--process=2"])  # fmt: skip
+    second._process.kill()
+    assert first.wait() == 1
+    assert "not all 2 processes came within 5 s" in first.log
+    assert not (tmp_path / "run").exists()
+
+
+def test_with_parameters_split_over_all_devices(alone, cache, tmp_path):
+    flags = ("--config.distill.fsdp=True", "--config.pretrain.fsdp=True", *SAVING)
+    statuses, logs = ended(runs.together(cache, tmp_path / "run", 2, *flags))
+    assert statuses == [0, 0], "\n".join(logs)
+    assert_same_results(alone(runs.TINY), tmp_path / "run", ("predictions.csv",))
