@@ -30,6 +30,7 @@ class Stage:
       except_keys: those of `keys` that it does not depend on.
       after: stages whose results it reads.
       per_fold: runs once a fold.
+      parted: its slides may be done by runs that know nothing of each other (`--shard`).
       alone: one process does it, the first of several, as it does not take long.
       by_slide: keeps its own account slide by slide, so it has no fingerprint to skip it.
       looks_again: runs even when complete: it makes what has been deleted since, and only that.
@@ -43,6 +44,7 @@ class Stage:
     except_keys: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     per_fold: bool = False
+    parted: bool = False
     alone: bool = False
     by_slide: bool = False
     looks_again: bool = False
@@ -70,15 +72,16 @@ STAGES = {
         Stage("prepare", keys=("prepare.min_tissue", "prepare.tissue_", "prepare.ink",
                                "prepare.reader", "prepare.hr", "prepare.jpeg_quality",
                                "synthetic.", *_IDENTITY),
-              by_slide=True),
+              parted=True, by_slide=True),
         Stage("encode_hr", keys=("encoder.name", "encoder.weights", "encoder.dtype",
                                  "features.dtype"),
-              after=("pretrain", "prepare"), by_slide=True),
-        Stage("import_features", keys=("features.dtype",), after=("prepare",), by_slide=True),
+              after=("pretrain", "prepare"), parted=True, by_slide=True),
+        Stage("import_features", keys=("features.dtype",), after=("prepare",), parted=True,
+              by_slide=True),
         Stage("teacher", keys=("teacher.",), after=("encode_hr", "import_features"),
               per_fold=True, looks_again=True),
         Stage("distill", keys=("distill.",), after=("teacher",), per_fold=True),
-        Stage("encode_lr", after=("distill",), per_fold=True, looks_again=True),
+        Stage("encode_lr", after=("distill",), per_fold=True, parted=True, looks_again=True),
         Stage("student", keys=("student.",), except_keys=("student.no_distillation",),
               after=("teacher", "encode_lr"), per_fold=True),
         Stage("sweep", keys=("student.", "sweep.points"), except_keys=("student.no_distillation",),
@@ -92,8 +95,8 @@ STAGES = {
         Stage("align", keys=("align.", "encoder.dtype", "features.dtype"), after=("text",),
               per_fold=True),
         Stage("select", keys=("select.",), after=("align",), per_fold=True),
-        Stage("encode_selected", after=("select",), per_fold=True),
-        Stage("fuse", keys=("fuse.",), after=("encode_selected",), per_fold=True),
+        Stage("encode_selected", after=("select",), per_fold=True, parted=True),
+        Stage("fuse", keys=("fuse.",), after=("encode_selected",), per_fold=True, parted=True),
         Stage("mil", keys=("mil.",), after=("fuse",), per_fold=True),
         Stage("evaluate", keys=("evaluate.", "method", "student.no_distillation", "data.masks"),
               after=("teacher", "student", "baseline", "mil"), per_fold=True, alone=True),

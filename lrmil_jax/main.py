@@ -34,6 +34,9 @@ _COHORT = flags.DEFINE_string(
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "several processes: HOST:PORT of the first one, or auto on a cluster"
 )
+_SHARD = flags.DEFINE_string(
+    "shard", None, "i/n: only this part of the slides, of stages that are done slide by slide"
+)
 _PROCESSES = flags.DEFINE_integer("processes", None, "several processes: how many")
 _JOIN_SECONDS = flags.DEFINE_integer(
     "join_seconds", 300, "several processes: how long to wait for all of them to come"
@@ -77,6 +80,10 @@ def main(arguments: list[str]) -> int:
 
 def _join() -> None:
     """Makes this process one of several, where the command line says so."""
+    if _SHARD.value is not None and (
+        _COORDINATOR.value is not None or _STAGES.value in (["predict"], ["check"])
+    ):
+        raise ConfigError("--shard is for runs of one process; leave --coordinator away")
     if _COORDINATOR.value is None:
         if _PROCESSES.value is not None or _PROCESS.value is not None:
             raise ConfigError("--processes and --process need --coordinator HOST:PORT")
@@ -124,7 +131,7 @@ def dispatch() -> int:
         raise ConfigError("--config is missing; for a first look: --config quickstart")
     from lrmil_jax import checks
     from lrmil_jax.studies import plan
-    from lrmil_jax.workspace import cohorts
+    from lrmil_jax.workspace import cohorts, shards
 
     cohorts.take_one_split(_CONFIG.value)
     checks.validate(_CONFIG.value, stages)
@@ -137,7 +144,11 @@ def dispatch() -> int:
         from lrmil_jax.studies import study as runner
     else:
         from lrmil_jax import pipeline as runner
+    if _SHARD.value is not None:
+        with shards.joined(_SHARD.value, _CONFIG.value, workdir):
+            return runner.run(_CONFIG.value, workdir, stages)
     with layout.locked(workdir):
+        shards.forget(workdir)
         return runner.run(_CONFIG.value, workdir, stages)
 
 

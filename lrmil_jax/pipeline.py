@@ -77,6 +77,7 @@ def run(config: ConfigDict, workdir: Path, names: list[str], others: Sequence[Pa
       How many slides or tiles could not be read: they are listed, and the rest went on.
     """
     stages = choose_stages(config, names)
+    _refuse_as_shard(stages, names)
     cohorts.forget()
     pretrain_tiles.forget()
     encodes = any(stage.name not in ("prepare", _EXPORT) for stage in stages)
@@ -101,6 +102,18 @@ def run(config: ConfigDict, workdir: Path, names: list[str], others: Sequence[Pa
     if stages == [graph.STAGES["pretrain"]]:
         return 0  # which needs no slides, and so no label CSV
     return _report_failures(config, workdir)
+
+
+def _refuse_as_shard(stages: Sequence[graph.Stage], names: Sequence[str]) -> None:
+    """Raises ConfigError where a shard is asked for what is not done slide by slide."""
+    whole = [stage.name for stage in stages if not stage.parted]
+    if cluster.is_shard() and (whole or not names):
+        parted = ", ".join(name for name, stage in graph.STAGES.items() if stage.parted)
+        what = f"{whole[0]} is not" if names else "not every stage is"
+        raise ConfigError(
+            f"--shard does a part of the slides, and {what} done slide by slide: give --stages "
+            f"with some of {parted}; the same stages without --shard then join what all shards did"
+        )
 
 
 def _begin(config: ConfigDict, workdir: Path) -> None:
@@ -139,7 +152,7 @@ def _run_stage(
     start = time.perf_counter()
     _work(config, workdir, stage, fold)
     seconds = round(time.perf_counter() - start, 2)
-    if not done:
+    if not done and not cluster.is_shard():
         cluster.first_only(name, _mark_complete, config, workdir, stage, fold, seconds)
 
 
@@ -299,7 +312,9 @@ def _report_failures(config: ConfigDict, workdir: Path) -> int:
         for reason in unreadable.values():
             log.error("left out: %s", reason)
         return len(unreadable)
-    slide_ids = cohorts.read(config, workdir).table.slide_id
+    slide_ids = cohorts.read(config, workdir).table.slide_id.tolist()
+    if cluster.is_shard():
+        slide_ids = cluster.mine(slide_ids)
     known = [statuses.read(workdir, slide_id) for slide_id in slide_ids]
     failed = [status for status in known if status is not None and status["status"] != "ok"]
     for sentence in failures.sentences(failed):

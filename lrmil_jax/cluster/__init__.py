@@ -19,6 +19,7 @@ from lrmil_jax.cluster.membership import (
     index,
     is_apart,
     is_first,
+    is_shard,
     join,
     leave,
     meet,
@@ -26,6 +27,7 @@ from lrmil_jax.cluster.membership import (
     same,
     sees,
     several,
+    shard,
 )
 
 __all__ = [
@@ -41,6 +43,7 @@ __all__ = [
     "index",
     "is_apart",
     "is_first",
+    "is_shard",
     "join",
     "leave",
     "meet",
@@ -48,4 +51,5 @@ __all__ = [
     "same",
     "sees",
     "several",
+    "shard",
 ]

@@ -52,6 +52,26 @@ class Alone:
         return [value]
 
 
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One of several runs that know nothing of each other but their number: each does its part of
+    the slides, at its own time, and none does what is of all slides.
+
+    Attributes:
+      index, count: as of a `Member`.
+      one_at_a_time: what every shard does, and finds done by others, is done within this.
+    """
+
+    index: int
+    count: int
+    one_at_a_time: Callable[[], contextlib.AbstractContextManager]
+
+    def exchange(self, name: str, value: Any) -> list[Any]:
+        """See `Member`; nobody is there to answer."""
+        del name
+        return [value]
+
+
 _members: list[Member] = [Alone()]  # the last one is in force
 
 
@@ -66,12 +86,17 @@ def index() -> int:
 
 def several() -> bool:
     """Whether this process is one of several that work together."""
-    return _now().count > 1
+    return _now().count > 1 and not is_shard()
 
 
 def is_first() -> bool:
     """Whether this process writes what is of all slides."""
-    return _now().index == 0
+    return _now().index == 0 and not is_shard()
+
+
+def is_shard() -> bool:
+    """Whether this run does a part of the slides, and knows nothing of who does the others."""
+    return isinstance(_now(), Shard)
 
 
 def mine(items: Sequence[Item]) -> Sequence[Item]:
@@ -93,6 +118,10 @@ def meet(name: str) -> None:
 
 def first_says(name: str, function: Callable[[], Any]) -> Any:
     """Runs a function in the first process, and gives its result, which JSON can hold, to all."""
+    member = _now()
+    if isinstance(member, Shard):
+        with member.one_at_a_time(), apart():
+            return function()
     return exchange(name, function() if is_first() else None)[0]
 
 
@@ -106,6 +135,8 @@ def first_only(name: str, function: Callable[..., Any], *arguments: Any) -> None
 def first_then_rest(name: str, function: Callable[[], Result]) -> Result:
     """Runs a function in the first process and, when it is done there, in all others: they find
     what it wrote."""
+    if is_shard():
+        return first_says(name, function)
     if not is_first():
         meet(name)
         return function()
@@ -118,7 +149,20 @@ def first_then_rest(name: str, function: Callable[[], Result]) -> Result:
 def apart() -> Iterator[None]:
     """Within this, the process is on its own: it waits for nobody, and computes on its own
     devices."""
-    _members.append(Alone())
+    with _as(Alone()):
+        yield
+
+
+def shard(
+    index: int, count: int, one_at_a_time: Callable[[], contextlib.AbstractContextManager]
+) -> contextlib.AbstractContextManager[None]:
+    """Within this, the run is a `Shard`."""
+    return _as(Shard(index, count, one_at_a_time))
+
+
+@contextlib.contextmanager
+def _as(member: Member) -> Iterator[None]:
+    _members.append(member)
     try:
         yield
     finally:
@@ -127,7 +171,7 @@ def apart() -> Iterator[None]:
 
 def is_apart() -> bool:
     """Whether this process works apart from others that there are."""
-    return len(_members) > 1 and _members[-1].count == 1 and _members[0].count > 1
+    return _members[-1].count == 1 and _members[0].count > 1
 
 
 def join(

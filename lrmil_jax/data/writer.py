@@ -9,6 +9,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
+from tensorflow_datasets.core import example_serializer
 
 from lrmil_jax.errors import WorkdirError
 from lrmil_jax.files import atomic_path, disk_errors
@@ -46,11 +47,24 @@ def record_writer(
 ) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """`write_records` for examples that come one at a time: what is given writes one."""
     with atomic_path(path) as temporary:
+        serialise = _serialiser(features)
         writer = array_record_module.ArrayRecordWriter(str(temporary), _RECORD_OPTIONS)
         try:
-            yield lambda example: writer.write(features.serialize_example(dict(example)))
+            yield lambda example: writer.write(serialise(example))
         finally:
             _close(writer, path)
+
+
+def _serialiser(features: tfds.features.FeaturesDict) -> Callable[[Mapping[str, Any]], bytes]:
+    """Examples as TFDS serialises them, fields in the order of their names: left to itself, every
+    process has an order of its own, and the same slide gives other bytes."""
+    serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
+
+    def serialise(example: Mapping[str, Any]) -> bytes:
+        proto = serializer.get_tf_example(features.encode_example(dict(example)))
+        return proto.SerializeToString(deterministic=True)
+
+    return serialise
 
 
 def _close(writer, path: Path) -> None:

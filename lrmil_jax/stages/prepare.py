@@ -52,16 +52,28 @@ def run(config: ConfigDict, workdir: Path) -> None:
         )
         statuses.forget()  # the workers wrote them
     statuses.meet("prepare")
+    if cluster.is_shard():
+        _tell(workdir, own)
+        return
     if foreign.given(config):
         _take_stock(config, workdir, jobs)
     cluster.first_only("the slides' table", _write_tables, config, workdir, cohort.table, jobs)
+    _tell(workdir, jobs)
+    cohorts.prepared(config, workdir)  # the folds must still hold without failed slides
+
+
+def _tell(workdir: Path, jobs: Sequence[SlideJob]) -> None:
+    """Which slides failed, and why.
+
+    Raises:
+      DataError: all of them.
+    """
     known = [statuses.read(workdir, job.slide_id) for job in jobs]
     failed = [status for status in known if status["status"] != "ok"]
     for sentence in failures.sentences(failed):
         log.error("failed: %s", sentence)
-    if len(failed) == len(jobs):
+    if jobs and len(failed) == len(jobs):
         raise DataError(f"none of the {len(jobs)} slides could be prepared; see the reasons above")
-    cohorts.prepared(config, workdir)  # the folds must still hold without failed slides
 
 
 def _write_tables(

@@ -8,8 +8,8 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
+from lrmil_jax import cluster, files, pipeline, processes
 from lrmil_jax import config as configuration
-from lrmil_jax import files, pipeline, processes
 from lrmil_jax.errors import ConfigError, UserError
 from lrmil_jax.studies import results
 from lrmil_jax.studies.plan import Run, plan, same_features, same_slides
@@ -35,7 +35,10 @@ def run(config: ConfigDict, workdir: Path, names: Sequence[str] = ()) -> int:
     if names:
         raise ConfigError("--stages has no meaning for a study; leave it away")
     runs = plan(config, workdir)
-    files.write_json(workdir / "config.json", configuration.flatten(config))
+    if cluster.is_shard():
+        raise ConfigError("--shard has no meaning for a study; run the study's configs one by one")
+    if cluster.is_first():
+        files.write_json(workdir / "config.json", configuration.flatten(config))
     workers = _workers(config)
     done: list[Run] = []
     outcomes: list[Outcome] = []
@@ -51,8 +54,9 @@ def run(config: ConfigDict, workdir: Path, names: Sequence[str] = ()) -> int:
     broken = next((one.error for one in outcomes if one.error is not None), None)
     if broken is not None:
         raise broken
-    results.save(workdir / "study", runs, side_by_side=workers != 1)
-    log.info("table and plots of all runs: %s", workdir / "study")
+    if cluster.is_first():
+        results.save(workdir / "study", runs, side_by_side=workers != 1)
+        log.info("table and plots of all runs: %s", workdir / "study")
     return sum(one.failed for one in outcomes)
 
 
@@ -79,7 +83,7 @@ def _run_seed(job: SeedJob) -> Outcome:
         log.info("run %d of %d: seed %d, %s", number + 1, len(job.runs), one.seed, one.variant)
         own = job.runs[:number]
         with layout.locked(one.folder):
-            _share(one, [*job.done, *own])
+            cluster.first_only("what earlier runs made", _share, one, [*job.done, *own])
             failed += pipeline.run(one.config, one.folder, [], [other.folder for other in own])
         jax.clear_caches()  # the programs of this run; the next one's come from disk
     return Outcome(failed)
@@ -106,7 +110,7 @@ def _run_in_worker(job: SeedJob) -> Outcome:
 
 def _workers(config: ConfigDict) -> int:
     """Seeds at once: an accelerator belongs to one process."""
-    if config.study.workers == 1 or len(config.study.seeds) < 2:
+    if config.study.workers == 1 or len(config.study.seeds) < 2 or cluster.several():
         return 1
     if jax.default_backend() != "cpu":
         log.info("study.workers: seeds run one after another, as one process holds the %s",

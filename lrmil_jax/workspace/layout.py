@@ -9,6 +9,9 @@ from lrmil_jax import cluster, files
 from lrmil_jax.data import splits
 from lrmil_jax.errors import WorkdirError
 
+LOCK = ".lock"  # held by whoever works in a working directory
+BUSY = "another run is at work in {}; wait for it or choose another --workdir"
+
 
 def regions_folder(workdir: Path) -> Path:
     """Where `prepare` puts regions and each slide's status."""
@@ -56,27 +59,36 @@ def locked(workdir: Path) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         if cluster.is_first():
-            stack.enter_context(_held(workdir))
+            how = fcntl.LOCK_EX | fcntl.LOCK_NB
+            stack.enter_context(held(workdir / LOCK, how, BUSY.format(workdir)))
         cluster.sees(workdir)
         yield
         cluster.meet("the lock is let go")
 
 
 @contextlib.contextmanager
-def _held(workdir: Path) -> Iterator[None]:
-    with files.disk_errors(workdir):
-        workdir.mkdir(parents=True, exist_ok=True)
-        file = open(workdir / ".lock", "a+")  # noqa: SIM115 - held until the run ends
+def held(path: Path, how: int, busy: str) -> Iterator[None]:
+    """Holds a lock file; the lock goes with the process, however it ends.
+
+    Args:
+      path: of the file.
+      how: flags of `fcntl.flock`.
+      busy: the sentence if another process holds it and nobody waits for it.
+
+    Raises:
+      WorkdirError: with that sentence, or the disk has no locks or cannot be written to.
+    """
+    with files.disk_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+")  # noqa: SIM115 - held until the run ends
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, how)
         except BlockingIOError as error:
-            raise WorkdirError(
-                f"another run is at work in {workdir}; wait for it or choose another --workdir"
-            ) from error
+            raise WorkdirError(busy) from error
         except OSError as error:
             raise WorkdirError(
-                f"{workdir} cannot be locked ({error.strerror}), so two runs could spoil each "
+                f"{path.parent} cannot be locked ({error.strerror}), so two runs could spoil each "
                 "other; choose a --workdir on a disk that has file locks"
             ) from error
         yield

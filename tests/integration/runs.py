@@ -118,6 +118,12 @@ class Run:
         return self.wait() == -signal.SIGKILL
 
 
+def copy_inputs(finished: Path, workdir: Path) -> None:
+    """What stands before a run's first slide is prepared: slides with labels, and an encoder."""
+    for name in ("synthetic", "pretrain"):
+        shutil.copytree(finished / name, workdir / name)
+
+
 def together(
     cache: Path, workdir: Path, count: int, *flags: str, config: str = TINY, **own: Sequence[str]
 ) -> list["Run"]:
