@@ -43,7 +43,15 @@ COMMANDS: Mapping[str, Help] = {
         usage=("--config NAME --workdir DIR [--stages A,B] [--config.KEY=VALUE ...]",),
         about="Runs the stages of a config in order, skips those that are done, and goes on where "
         "a killed run was.",
-        options=_CONFIG | {"--stages": "only these, such as teacher,distill"},
+        options=_CONFIG
+        | {
+            "--stages": "only these, such as teacher,distill",
+            "--shard": "i/n: only this part of the slides, of stages done slide by slide",
+            "--coordinator": "several machines as one run: HOST:PORT of the first, or auto under "
+            "Slurm and on TPU slices",
+            "--processes": "with HOST:PORT: how many there are",
+            "--process": "with HOST:PORT: which this is, from 0",
+        },
         example=(
             "lrmil run --config quickstart --workdir runs/first",
             "lrmil run --config tcga_nsclc --workdir runs/nsclc "

@@ -44,7 +44,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
         log.info("encoder.weights is set: nothing to train")
         return
     folder = layout.stage_folder(workdir, "pretrain")
-    found = pretrain_tiles.captioned_tiles(config, folder)
+    # Synthetic tiles are drawn by one process.
+    found = cluster.first_then_rest("tiles", lambda: pretrain_tiles.captioned_tiles(config, folder))
     pair = Pair.create(config, found)
     result = train(pair, config, folder / "training")
     cluster.first_only("towers", save, pair, result, folder)

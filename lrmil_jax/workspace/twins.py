@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from lrmil_jax import files
+from lrmil_jax import cluster, files
 from lrmil_jax.data import leaks
 from lrmil_jax.data.labels import Cohort
 from lrmil_jax.workspace import layout, statuses
@@ -94,7 +94,8 @@ def _pairs(workdir: Path, cohort: Cohort) -> pd.DataFrame:
                         "show", old)  # fmt: skip
         paths = dict(zip(names, cohort.table.path, strict=True))
         record = {"digest": digest, "pairs": find(slides, paths).to_dict("records")}
-        files.write_json(path, record)
+        if cluster.is_first():  # all find the same
+            files.write_json(path, record)
     return pd.DataFrame(record["pairs"], columns=list(COLUMNS))
 
 
