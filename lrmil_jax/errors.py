@@ -33,7 +33,7 @@ class TrainingError(UserError):
     """Training cannot go on; the last good checkpoint is kept."""
 
 
-def one_line(error: Exception, most: int = 160) -> str:
+def one_line(error: BaseException, most: int = 160) -> str:
     """What another library says, as a part of a sentence: without line breaks, cut at `most`
     characters, and its type where it says nothing."""
     text = " ".join(str(error).split()) or type(error).__name__

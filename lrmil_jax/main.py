@@ -67,11 +67,11 @@ def main(arguments: list[str]) -> int:
         log.warning("%s", SENTENCE)
         status = STATUS
         cluster.finish()
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         cluster.fail(f"{type(error).__name__}: {one_line(error)}")
         if not cluster.several():
             raise
-        log.exception("this is a mistake in lrmil_jax")
+        log.exception("this process ended by itself")
     finally:
         stopping.ignore()
     cluster.leave(status)

@@ -8,14 +8,13 @@ and unfinished goes on where it was, another one is made anew.
 
 import json
 import logging
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from lrmil_jax import cluster, encoders, files, graph, methods, programs
+from lrmil_jax import cluster, encoders, files, graph, marks, methods, programs
 from lrmil_jax import config as configuration
 from lrmil_jax.data import failures, splits
 from lrmil_jax.errors import ConfigError, WorkdirError
@@ -32,9 +31,7 @@ from lrmil_jax.workspace import (
 
 log = logging.getLogger(__name__)
 
-_MARK = "stage.json"  # in a stage's folder: what it was made of, and whether it is complete
 _IMPORT = "import_features"
-_UNRECORDED = "for a reason that was not recorded"
 _EXPORT = "export"  # belongs to no method: whoever wants files for another tool asks for it
 
 
@@ -146,14 +143,14 @@ def _run_stage(
     if stage.by_slide:
         _work(config, workdir, stage, fold)
         return
-    done = cluster.first_says(name, lambda: _prepare_stage(config, workdir, stage, fold, others))
+    done = cluster.first_says(name, lambda: marks.begin(config, workdir, stage, fold, others))
     if done and not stage.looks_again:
         return
     start = time.perf_counter()
     _work(config, workdir, stage, fold)
     seconds = round(time.perf_counter() - start, 2)
     if not done and not cluster.is_shard():
-        cluster.first_only(name, _mark_complete, config, workdir, stage, fold, seconds)
+        cluster.first_only(name, marks.complete, workdir, stage, fold, seconds)
 
 
 def _work(config: ConfigDict, workdir: Path, stage: graph.Stage, fold: int | None) -> None:
@@ -168,66 +165,6 @@ def _work(config: ConfigDict, workdir: Path, stage: graph.Stage, fold: int | Non
     statuses.meet(stage.name)
 
 
-def _prepare_stage(
-    config: ConfigDict,
-    workdir: Path,
-    stage: graph.Stage,
-    fold: int | None,
-    others: Sequence[Path],
-) -> bool:
-    """Whether the stage is done; if not, its folder is there, to begin or to go on in."""
-    folder = layout.stage_folder(workdir, stage.name, fold)
-    wanted = graph.fingerprint(config, workdir, stage, fold)
-    if not _is_complete(workdir, stage, fold, wanted):
-        _link_finished(folder, stage, fold, wanted, others)
-    known = _read_mark(workdir, stage, fold)
-    if _is_complete(workdir, stage, fold, wanted):
-        log.info("already done in %s", folder.resolve() if folder.is_symlink() else folder)
-        return True
-    parts = graph.made_of(config, workdir, stage, fold)
-    if known is None or known["fingerprint"] != wanted:
-        _start_over(folder, _why(known, parts))
-        mark = {"fingerprint": wanted, "complete": False, "made_of": parts}
-        files.write_json(folder / _MARK, mark)
-    else:
-        log.info("going on in %s", folder)
-    return False
-
-
-def _mark_complete(
-    config: ConfigDict, workdir: Path, stage: graph.Stage, fold: int | None, seconds: float
-) -> None:
-    mark = _read_mark(workdir, stage, fold) | {"complete": True, "seconds": seconds}
-    files.write_json(layout.stage_folder(workdir, stage.name, fold) / _MARK, mark)
-
-
-def _read_mark(workdir: Path, stage: graph.Stage, fold: int | None) -> dict | None:
-    mark = layout.stage_folder(workdir, stage.name, fold) / _MARK
-    return json.loads(mark.read_text()) if mark.is_file() else None
-
-
-def _is_complete(workdir: Path, stage: graph.Stage, fold: int | None, wanted: str) -> bool:
-    known = _read_mark(workdir, stage, fold)
-    return known is not None and known["complete"] and known["fingerprint"] == wanted
-
-
-def _link_finished(
-    folder: Path, stage: graph.Stage, fold: int | None, wanted: str, others: Sequence[Path]
-) -> None:
-    """Links the stage of another working directory that has done the same."""
-    for other in others:
-        if _is_complete(other, stage, fold, wanted):
-            _remove(folder, f"the same is done in {other}, and linked")
-            files.link(folder, layout.stage_folder(other, stage.name, fold))
-            return
-
-
-def _is_done(config: ConfigDict, workdir: Path, stage: graph.Stage, fold: int | None) -> bool:
-    if _read_mark(workdir, stage, fold) is None:
-        return False
-    return _is_complete(workdir, stage, fold, graph.fingerprint(config, workdir, stage, fold))
-
-
 def _require_inputs(
     config: ConfigDict, workdir: Path, stage: graph.Stage, fold: int | None
 ) -> None:
@@ -238,7 +175,7 @@ def _require_inputs(
             continue
         every = graph.folds(config, before)
         for one in (fold,) if before.per_fold and fold is not None else every:
-            if not _is_done(config, workdir, before, one):
+            if not marks.is_done(config, workdir, before, one):
                 where = "" if one is None else f" of {layout.fold_title(one)}"
                 raise WorkdirError(
                     f"{stage.name} needs {name}{where}, which is not done with "
@@ -255,8 +192,8 @@ def _refuse_other_cohort(config: ConfigDict, workdir: Path) -> None:
     """
     cohorts.check_regions(config, workdir)
     recorded, stage = provenance.read(workdir).get("encoder"), graph.STAGES["pretrain"]
-    known = _read_mark(workdir, stage, None)
-    if recorded is None or known is None or _is_done(config, workdir, stage, None):
+    known = marks.read(workdir, stage, None)
+    if recorded is None or known is None or marks.is_done(config, workdir, stage, None):
         return
     wanted = graph.fingerprint(config, workdir, stage, None)
     if not known["complete"] and known["fingerprint"] == wanted:
@@ -276,33 +213,6 @@ def _refuse_other_cohort(config: ConfigDict, workdir: Path) -> None:
         f"{workdir} holds features of another encoder than this config asks for{what}; use "
         "another --workdir, or delete this one"
     )
-
-
-def _why(mark: dict | None, parts: dict) -> str:
-    """What a stage was made with that is another thing now; marks of an earlier version say
-    nothing of it."""
-    if mark is None or "made_of" not in mark:
-        return _UNRECORDED
-    return graph.differences(mark["made_of"], parts) or _UNRECORDED
-
-
-def _start_over(folder: Path, why: str) -> None:
-    _remove(folder, why)
-    with files.disk_errors(folder):
-        folder.mkdir(parents=True)
-
-
-def _remove(folder: Path, why: str) -> None:
-    with files.disk_errors(folder):
-        # Renamed first, so that a kill in the middle never leaves half of an old stage.
-        stale = folder.with_name(f".{folder.name}.stale")
-        shutil.rmtree(stale, ignore_errors=True)
-        if folder.is_symlink():
-            folder.unlink()  # what it names belongs to another run
-        elif folder.exists():
-            log.info("%s is made anew: %s", folder, why)
-            folder.rename(stale)
-            shutil.rmtree(stale)
 
 
 def _report_failures(config: ConfigDict, workdir: Path) -> int:

@@ -12,7 +12,18 @@ import lrmil_jax
 PACKAGE = Path(lrmil_jax.__file__).parent
 # From the top to the bottom: whoever stands higher may import what stands lower, never the reverse.
 ORDER = (
-    *("command", "main", "verify", "doctor", "preflight", "studies", "pipeline", "graph", "checks"),
+    *(
+        "command",
+        "main",
+        "verify",
+        "doctor",
+        "preflight",
+        "studies",
+        "pipeline",
+        "marks",
+        "graph",
+        "checks",
+    ),
     *("stages", "methods", "models", "report", "workspace", "train", "tasks"),
     *("selection", "distill", "interchange", "evals", "heads", "patches", "encoders", "data"),
     *(

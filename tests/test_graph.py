@@ -3,7 +3,7 @@
 import pytest
 
 from lrmil_jax import config as configuration
-from lrmil_jax import graph, pipeline
+from lrmil_jax import graph, marks, pipeline
 from lrmil_jax.errors import ConfigError
 
 BEFORE = {"keys": {"student.topk": 8, "seed": 0}, "inputs": {"table": "a", "sources": "b"}}
@@ -34,10 +34,10 @@ def test_differences_are_named(now, sentence):
 
 
 def test_marks_of_an_earlier_version_say_nothing_of_it():
-    assert pipeline._why(None, BEFORE) == "for a reason that was not recorded"
-    assert pipeline._why({"complete": True}, BEFORE) == "for a reason that was not recorded"
-    assert pipeline._why({"made_of": BEFORE}, BEFORE) == "for a reason that was not recorded"
-    assert pipeline._why({"made_of": BEFORE}, changed({"seed": 1})) == "seed was 0 and is 1"
+    assert marks._why(None, BEFORE) == "for a reason that was not recorded"
+    assert marks._why({"complete": True}, BEFORE) == "for a reason that was not recorded"
+    assert marks._why({"made_of": BEFORE}, BEFORE) == "for a reason that was not recorded"
+    assert marks._why({"made_of": BEFORE}, changed({"seed": 1})) == "seed was 0 and is 1"
 
 
 def test_import_without_features_says_what_to_name():

@@ -109,6 +109,38 @@ def update(
     return TrainState(state.step + 1, params, opt_state, state.best), measured
 
 
+@functools.partial(jax.jit, static_argnums=1)
+def finite(tree: Any, models: int) -> jax.Array:
+    """[models], whether all that belongs to each is finite."""
+    checks = [
+        jnp.isfinite(leaf).reshape(models, -1).all(-1)
+        for leaf in jax.tree.leaves(tree)
+        if jnp.issubdtype(leaf.dtype, jnp.inexact)
+    ]
+    return jnp.stack(checks).all(0) if checks else jnp.ones(models, bool)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def kept(state: TrainState, better: jax.Array) -> TrainState:
+    """The parameters of those models [M] that are better than ever become their best; of one
+    model [] its own."""
+
+    def keep(best, new):
+        return jnp.where(better.reshape(*better.shape, *[1] * (new.ndim - better.ndim)), new, best)
+
+    return state.replace(best=jax.tree.map(keep, state.best, state.params))
+
+
+def mean_of_updates(measured: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """Weighted means [models] of every term, and of the gradient's norm, over some updates as
+    `Stepper.update` measures them."""
+    # [updates, models] of every measurement.
+    table = jax.tree.map(lambda *one: np.array(one, np.float64).reshape(len(one), -1), *measured)
+    weight = np.maximum(table["weight"].sum(0), _SMALLEST_WEIGHT)
+    means = {name: one.sum(0) / weight for name, one in table["terms"].items()}
+    return means | {"grad_norm": table["grad_norm"].mean(0)}
+
+
 class Stepper:
     """Jitted updates from one batch or from several accumulated ones.
 

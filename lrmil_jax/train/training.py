@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import dataclasses
-import functools
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ from lrmil_jax.train.checkpoint import Checkpoints, FitResult, TrainProgress
 from lrmil_jax.train.joint import Joint, JointPass
 from lrmil_jax.train.metric_writer import MetricWriter
 from lrmil_jax.train.state import Several, TrainSettings, TrainState
-from lrmil_jax.train.step import LossFn, Stepper
+from lrmil_jax.train.step import LossFn, Stepper, finite, kept, mean_of_updates
 
 _log = logging.getLogger(__name__)
 # Batches that the host may run ahead of the device; more only hold device memory.
@@ -37,28 +36,6 @@ _KEPT = 64 * 2**20
 Metrics = dict[str, float | None]
 Validate = Callable[[Any], Metrics]
 ValidateSeveral = Callable[[Any], list[Metrics]]
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _finite(tree: Any, models: int) -> jax.Array:
-    """[models], whether all that belongs to each is finite."""
-    checks = [
-        jnp.isfinite(leaf).reshape(models, -1).all(-1)
-        for leaf in jax.tree.leaves(tree)
-        if jnp.issubdtype(leaf.dtype, jnp.inexact)
-    ]
-    return jnp.stack(checks).all(0) if checks else jnp.ones(models, bool)
-
-
-@functools.partial(jax.jit, donate_argnums=0)
-def _kept(state: TrainState, better: jax.Array) -> TrainState:
-    """The parameters of those models [M] that are better than ever become their best; of one
-    model [] its own."""
-
-    def keep(best, new):
-        return jnp.where(better.reshape(*better.shape, *[1] * (new.ndim - better.ndim)), new, best)
-
-    return state.replace(best=jax.tree.map(keep, state.best, state.params))
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -254,11 +231,7 @@ class Training:
             good = np.isfinite(measured["terms"]["loss"]) & np.isfinite(measured["grad_norm"])
             self._refuse(~np.atleast_1d(good), "the loss or its gradient",
                          step - len(window) + 1 + offset)  # fmt: skip
-        # [steps, models] of every measurement.
-        table = jax.tree.map(lambda *one: np.array(one, np.float64).reshape(len(one), -1), *window)
-        weight = np.maximum(table["weight"].sum(0), 1e-8)
-        means = {f"train/{name}": one.sum(0) / weight for name, one in table["terms"].items()}
-        means["train/grad_norm"] = table["grad_norm"].mean(0)
+        means = {f"train/{name}": value for name, value in mean_of_updates(window).items()}
         rate = {"train/learning_rate": float(optim.schedule(self.settings)(step - 1))}
         rows = [{name: one[model] for name, one in means.items()} for model in range(len(active))]
         self._write(writer, step, [row if on else {} for row, on in zip(rows, active, strict=True)],
@@ -276,8 +249,8 @@ class Training:
             writer.write(step, row)
 
     def _check_state(self, step: int) -> None:
-        finite = _finite((self.state.params, self.state.opt_state), len(self.done))
-        self._refuse(~np.asarray(finite), "a parameter", step)
+        good = finite((self.state.params, self.state.opt_state), len(self.done))
+        self._refuse(~np.asarray(good), "a parameter", step)
 
     def _refuse(self, wrong: np.ndarray, what: str, step: int) -> None:
         """Ends a training of which some models [M] diverged."""
@@ -317,7 +290,7 @@ class Training:
         if not self.keeps_best:
             return bool(better[0])
         if better.any():
-            self.state = _kept(self.state, better[0] if self.several is None else better)
+            self.state = kept(self.state, better[0] if self.several is None else better)
         return False
 
 
