@@ -3,6 +3,7 @@ prediction is there is not done again."""
 
 import json
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from lrmil_jax.processes import Workers
 from lrmil_jax.progress import progress
 from lrmil_jax.report import prediction
 from lrmil_jax.report.prediction import SlidePrediction
+from lrmil_jax.tasks import predictions
 
 log = logging.getLogger(__name__)
 
@@ -118,11 +120,8 @@ def _record(model: SlideModel, row, source: dict, result: SlideResult) -> dict:
         "probabilities": result.probabilities,
         "prediction": result.prediction,
         "sentence": result.sentence,
-        "predicted_at": {
-            name: model.classes[int(result.probabilities[model.classes[1]] >= threshold)]
-            for name, threshold in model.thresholds.items()
-        },
-        "calibrated": calibrated(model, result),
+        "predicted_at": predicted_at(model, result.probabilities),
+        "calibrated": calibrated(model, result.probabilities),
         "mpp": result.mpp,
         "lr_patches": len(result.attention),
         "patches_encoded": result.encoded,
@@ -133,11 +132,19 @@ def _record(model: SlideModel, row, source: dict, result: SlideResult) -> dict:
     }
 
 
-def calibrated(model: SlideModel, result: SlideResult) -> dict[str, float]:
+def predicted_at(model: SlideModel, probabilities: Mapping[str, float]) -> dict[str, str]:
+    """The class at each threshold of the model."""
+    return {
+        name: model.classes[int(probabilities[model.classes[1]] >= threshold)]
+        for name, threshold in model.thresholds.items()
+    }
+
+
+def calibrated(model: SlideModel, probabilities: Mapping[str, float]) -> dict[str, float]:
     """The probabilities at the model's temperature; {} without one."""
     if model.temperature is None:
         return {}
-    values = np.array([[result.probabilities[part] for part in model.task.parts]])
+    values = np.array([[probabilities[part] for part in model.task.parts]])
     (tempered,) = model.task.tempered(values, model.temperature)
     return dict(zip(model.task.parts, tempered.tolist(), strict=True))
 
@@ -148,10 +155,8 @@ def csv_row(model: SlideModel, record: dict) -> dict:
     # A record that was read again has its keys in another order.
     others = sorted(record["prediction"].keys() - set(model.task.values))
     row |= {name: record["prediction"][name] for name in (*others, *model.task.values)}
-    row |= {f"predicted_{name}": value for name, value in record["predicted_at"].items()}
-    # A record that an earlier version made has none.
-    calibrated = record.get("calibrated", {})
-    row |= {f"calibrated_{name}": calibrated[name] for name in model.task.parts if calibrated}
+    # A record that an earlier version made has nothing calibrated.
+    row |= _decided(model, record["predicted_at"], record.get("calibrated", {}))
     row |= {name: record[name] for name in ("mpp", "lr_patches", "patches_encoded")}
     row |= {
         "unreadable": len(record["unreadable"]),
@@ -159,3 +164,41 @@ def csv_row(model: SlideModel, record: dict) -> dict:
         "finest_level_allowed": record["finest_level_allowed"],
     }
     return row | {f"seconds_{name}": value for name, value in record["seconds"].items()}
+
+
+def _decided(
+    model: SlideModel, predicted: Mapping[str, str], tempered: Mapping[str, float]
+) -> dict[str, str | float]:
+    """Columns of what `predicted_at` and `calibrated` give."""
+    columns: dict = {f"predicted_{name}": value for name, value in predicted.items()}
+    return columns | {f"calibrated_{name}": tempered[name] for name in model.task.parts if tempered}
+
+
+def by_patient(model: SlideModel, table: pd.DataFrame, done: Sequence[dict]) -> pd.DataFrame:
+    """A row a patient with a prediction: that of its slides pooled as the model's task does, which
+    is what thresholds and temperature were chosen for.
+
+    Args:
+      model: that predicted.
+      table: the slides, with `slide_id` and `patient_id`.
+      done: records of those that have a prediction.
+
+    Returns:
+      `patient_id`, what is predicted, `slides` and `slide_ids` of which, and `failed`, how many
+      of the patient's slides have no prediction.
+    """
+    task, said = model.task, {record["slide_id"]: record["prediction"] for record in done}
+    known = table[table.slide_id.isin(said.keys())].reset_index(drop=True)
+    frame = pd.DataFrame({"slide_id": known.slide_id, "case_id": known.patient_id})
+    for value in task.values:
+        frame[value] = [said[name][value] for name in known.slide_id]
+    rows = predictions.by_patient(task, frame)
+    decided = []
+    for row in rows[list(task.values)].to_numpy():
+        probabilities = dict(zip(task.parts, row.tolist(), strict=True))
+        tempered = calibrated(model, probabilities)
+        decided.append(_decided(model, predicted_at(model, probabilities), tempered))
+    lost = table.patient_id[~table.slide_id.isin(said.keys())].value_counts()
+    failed = rows.case_id.map(lost).fillna(0).astype(int)
+    rows = rows.rename(columns={"case_id": "patient_id"}).join(pd.DataFrame(decided))
+    return rows.assign(failed=failed, model_sha256=model_folder.identity(model.folder))

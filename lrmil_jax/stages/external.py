@@ -42,7 +42,8 @@ _HEATMAPS = 4  # slides drawn on the page
 
 
 def run(model: Path, workdir: Path, cohort: Path, config: ConfigDict | None = None) -> int:
-    """Writes `predictions/`, `evaluate/` (predictions.csv, metrics.json) and `report/`.
+    """Writes `predictions/`, `evaluate/` (predictions.csv, patient_predictions.csv,
+    metrics.json) and `report/`.
 
     Args:
       model: a model folder.
@@ -156,7 +157,7 @@ def _report(
         "thresholds": predictions.at_thresholds(task, frame, model.thresholds),
     }
     folder = layout.stage_folder(workdir, "evaluate")
-    files.write_table(folder / "predictions.csv", tested)
+    prediction_files.write_test(folder, tested)
     files.write_json(folder / "metrics.json", {compared.name: measured})
     seconds = pd.DataFrame([record["seconds"] for record in records]).median().to_dict()
     row = results.model_row(compared.name, tested, [measured], seconds)

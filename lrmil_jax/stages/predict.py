@@ -15,7 +15,7 @@ from lrmil_jax.errors import ConfigError, DataError
 from lrmil_jax.models import model_folder, slide_list
 from lrmil_jax.models.slide_model import SlideModel
 from lrmil_jax.processes import Workers
-from lrmil_jax.tasks import predictions
+from lrmil_jax.tasks import prediction_files, predictions
 from lrmil_jax.workspace import twins
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,8 @@ def run(
     trust_mpp: bool = False,
     readers: Workers | None = None,
 ) -> int:
-    """Writes `predictions/<slide>/` and `predictions/predictions.csv`.
+    """Writes `predictions/<slide>/`, `predictions/predictions.csv` and, where the CSV names
+    patients, `predictions/patient_predictions.csv`.
 
     Args:
       model: a model folder.
@@ -64,8 +65,11 @@ def run(
     target = workdir / "predictions"
     files.remove_leftovers(target)
     done, failed = slide_list.predict(loaded, table, target, trust_mpp=trust_mpp, readers=readers)
-    table = pd.DataFrame([slide_list.csv_row(loaded, record) for record in done] + failed)
-    files.write_table(target / "predictions.csv", table)
+    rows = pd.DataFrame([slide_list.csv_row(loaded, record) for record in done] + failed)
+    files.write_table(target / "predictions.csv", rows)
+    if done and (table.patient_id != table.slide_id).any():
+        patients = slide_list.by_patient(loaded, table, done)
+        files.write_table(target / prediction_files.PATIENTS, patients)
     if slides is not None and slides.is_dir():
         listing = slide_files.list_folder(slides)
         slide_folder.write(target / "left_out.csv", slides, listing, listing.slides, str(slides))

@@ -1,5 +1,6 @@
 """One class predicts: one slide or many, in a notebook as on the command line."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -101,14 +102,33 @@ def test_the_temperature_of_a_model_folder(home, model, slides, tmp_path):
     """It is told beside the probabilities, which stay as they are."""
     assert model.temperature is None
     result = model.predict(slides[0])
-    assert slide_list.calibrated(model, result) == {}
+    assert slide_list.calibrated(model, result.probabilities) == {}
     folder = Path(shutil.copytree(home / "runs/quickstart/model", tmp_path / "model"))
     facts = json.loads((folder / "model.json").read_text())
     (folder / "model.json").write_text(json.dumps(facts | {"temperature": 2.0}))
-    tempered = slide_list.calibrated(lrmil_jax.load_model(folder), result)
+    tempered = slide_list.calibrated(lrmil_jax.load_model(folder), result.probabilities)
     roots = {name: np.sqrt(value) for name, value in result.probabilities.items()}
     for name, root in roots.items():
         assert tempered[name] == pytest.approx(root / sum(roots.values()))
+
+
+def test_a_row_a_patient(model):
+    first, second = model.classes
+    told = {"s1": 0.2, "s2": 0.9, "s3": 0.4}
+    done = [{"slide_id": name, "prediction": {f"prob_{first}": 1 - p, f"prob_{second}": p}}
+            for name, p in told.items()]  # fmt: skip
+    table = pd.DataFrame({"slide_id": ["s3", "s1", "lost", "s2", "gone"],
+                          "patient_id": ["q", "p", "p", "p", "r"]})  # fmt: skip
+    strict = dataclasses.replace(model, thresholds={"youden": 0.56}, temperature=2.0)
+    p, q = slide_list.by_patient(strict, table, done).to_dict("records")  # r has no prediction
+    assert (p["patient_id"], p["slides"], p["slide_ids"], p["failed"]) == ("p", 2, "s1; s2", 1)
+    assert (p["predicted"], p["predicted_youden"]) == (second, first)  # .55 lies between
+    root = np.sqrt([0.45, 0.55])
+    assert p[f"calibrated_{second}"] == pytest.approx(root[1] / root.sum())
+    assert (q["patient_id"], q["slides"], q["slide_ids"], q["failed"]) == ("q", 1, "s3", 0)
+    assert q[f"prob_{second}"] == 0.4
+    plain = slide_list.by_patient(model, table, done)
+    assert not [name for name in plain if name.startswith(("predicted_", "calibrated_"))]
 
 
 def test_slides_of_other_sizes_compile_nothing(model, slides):
