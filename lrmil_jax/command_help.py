@@ -76,6 +76,7 @@ COMMANDS: Mapping[str, Help] = {
             "--folder": "where the slides of the CSV lie, if not beside it",
             "--mpp": "um/px of --slide, if the file's is missing or wrong",
             "--trust_mpp": "the um/px given win even against file and objective",
+            "--formats": "files for viewers, geojson by default; docs/viewers.md has them all",
         },
         example=("lrmil predict --model runs/nsclc/model --slide a.svs --workdir out",),
     ),

@@ -24,6 +24,9 @@ _MPP = flags.DEFINE_float("mpp", None, "predict: um/px of --slide, if the file's
 _TRUST_MPP = flags.DEFINE_bool(
     "trust_mpp", False, "predict: um/px given win even where file and objective agree against them"
 )
+_FORMATS = flags.DEFINE_list(
+    "formats", ["geojson"], "predict: files for viewers: geojson, ome_tiff, ... (docs/viewers.md)"
+)
 _MODEL = flags.DEFINE_string("model", None, "predict, evaluate --cohort: the model folder")
 _COHORT = flags.DEFINE_string(
     "cohort", None, "evaluate: label CSV of slides that --model has never seen"
@@ -103,6 +106,7 @@ def _predict(workdir: Path) -> int:
                 mpp=_MPP.value,
                 trust_mpp=_TRUST_MPP.value or config.data.trust_mpp,
                 readers=readers,
+                formats=_FORMATS.value,
             )
 
 

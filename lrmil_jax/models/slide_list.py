@@ -20,6 +20,7 @@ from lrmil_jax.models.slide_model import SlideModel
 from lrmil_jax.processes import Workers
 from lrmil_jax.progress import progress
 from lrmil_jax.report import prediction
+from lrmil_jax.report.overlays import registry
 from lrmil_jax.report.prediction import SlidePrediction
 from lrmil_jax.tasks import predictions
 
@@ -33,16 +34,18 @@ def predict(
     *,
     trust_mpp: bool = False,
     readers: Workers | None = None,
+    formats: Sequence[str] = registry.DEFAULT,
 ) -> tuple[list[dict], list[dict]]:
     """Records of the slides that have a prediction, in the order of the table, and of the others.
 
     Slides are classified one after the other without a pause; what is kept of them is drawn in
     processes beside, and is whole once `prediction.json` is there. With `trust_mpp` the table's
     um/px win against a file and an objective that agree with each other. `readers` are as
-    `SlideModel.predict_many` has them.
+    `SlideModel.predict_many` has them, `formats` of `report.overlays.registry` are written of each.
     """
+    formats = registry.checked(formats)
     rows = _with_sources(model, table)
-    known = [_known(folder / row.slide_id, source) for row, source in rows]
+    known = [_known(folder / row.slide_id, source, formats) for row, source in rows]
     if model.task.one_bag:  # one that is not there takes the others of its bag with it
         missing = {row.case for (row, _), record in zip(rows, known, strict=True) if not record}
         known = [None if row.case in missing else record
@@ -65,7 +68,8 @@ def predict(
                 failed.append(_failure(row.slide_id, str(found)))
             else:
                 record = _record(model, row, source, found)
-                drawing.submit(SlidePrediction(folder / row.slide_id, row.slide_id, found, record))
+                kept = SlidePrediction(folder / row.slide_id, row.slide_id, found, record, formats)
+                drawing.submit(kept)
             bar.advance()
         saved = drawing.results()
     undrawn = (record for record in saved if "reason" in record)
@@ -105,9 +109,11 @@ def _source(identity: str, row) -> dict:
     return {"model": identity, "mpp": slide_files.given_mpp(row), **identified}
 
 
-def _known(folder: Path, source: dict) -> dict | None:
-    """The prediction that is there already, if it is of this model and slide."""
+def _known(folder: Path, source: dict, formats: Sequence[str]) -> dict | None:
+    """The prediction that is there already, if it is of this model and slide and in all formats."""
     mark = folder / "prediction.json"
+    if not all(path.exists() for path in registry.paths(folder, formats).values()):
+        return None
     record = json.loads(mark.read_text(encoding="utf-8")) if mark.is_file() else None
     return record if record is not None and record["source"] == source else None
 

@@ -31,7 +31,7 @@ class SlideOverview:
 
     Attributes:
       lattice: where its patches lie.
-      mpp: um/px of level 0; bounds: as `Slide` has them.
+      mpp: um/px of level 0; bounds, dimensions: as `Slide` has them.
       finest_allowed: the level of the patches themselves.
       picture, picture_downsample: for a heatmap, and level-0 px per px of it.
       levels: pixels read for it from each level.
@@ -40,6 +40,7 @@ class SlideOverview:
     lattice: Lattice
     mpp: float
     bounds: tuple[int, int, int, int] | None
+    dimensions: tuple[int, int]
     finest_allowed: int
     picture: UInt8[np.ndarray, "h w 3"]
     picture_downsample: float
@@ -66,6 +67,7 @@ def survey(_: SlideFiles, job: SlideJob, high: bool) -> SlideOverview:
                 lattice=plan.lattice,
                 mpp=slide.mpp,
                 bounds=slide.bounds,
+                dimensions=slide.dimensions,
                 finest_allowed=slide.source_level(geometry.patch_px, side),
                 picture=picture,
                 picture_downsample=downsample,
@@ -145,7 +147,9 @@ class Visit:
         if finest < allowed:
             raise SlideError(f"{self.path}: level {finest} was read, finer than {allowed}")
         return {
+            "path": self.path,
             "mpp": overview.mpp,
+            "dimensions": overview.dimensions,
             "bounds": overview.bounds,
             "seconds": self.seconds,
             "read_log": dict(levels),

@@ -5,6 +5,7 @@ prediction is there is not done again.
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +16,7 @@ from lrmil_jax.errors import ConfigError, DataError
 from lrmil_jax.models import model_folder, slide_list
 from lrmil_jax.models.slide_model import SlideModel
 from lrmil_jax.processes import Workers
+from lrmil_jax.report.overlays import registry
 from lrmil_jax.tasks import prediction_files, predictions
 from lrmil_jax.workspace import twins
 
@@ -31,6 +33,7 @@ def run(
     mpp: float | None = None,
     trust_mpp: bool = False,
     readers: Workers | None = None,
+    formats: Sequence[str] = registry.DEFAULT,
 ) -> int:
     """Writes `predictions/<slide>/`, `predictions/predictions.csv` and, where the CSV names
     patients, `predictions/patient_predictions.csv`.
@@ -45,16 +48,18 @@ def run(
       mpp: um/px of `slide`, if the file's own is not right.
       trust_mpp: um/px that are given win even where a file and its objective agree against them.
       readers: processes that read slides, as `SlideModel.predict_many` has them.
+      formats: in which a slide's attention is written for viewers, of `report.overlays.registry`.
 
     Returns:
       How many slides failed; they are listed in the CSV with their reason.
 
     Raises:
-      ConfigError: `folder` or `mpp` is given where it says nothing.
+      ConfigError: `folder` or `mpp` is given where it says nothing, or a format cannot be written.
       DataError: no slide is named, a folder is not there, or a target is none of the model's task.
       WeightsError: the model folder is not whole.
     """
     _check_options(slides, folder, mpp)
+    formats = registry.checked(formats)
     loaded = model_folder.load(model)
     if slide is not None:
         table = slide_files.one_slide(slide, mpp)
@@ -64,7 +69,9 @@ def run(
     truth = _targets(loaded, table)
     target = workdir / "predictions"
     files.remove_leftovers(target)
-    done, failed = slide_list.predict(loaded, table, target, trust_mpp=trust_mpp, readers=readers)
+    done, failed = slide_list.predict(
+        loaded, table, target, trust_mpp=trust_mpp, readers=readers, formats=formats
+    )
     rows = pd.DataFrame([slide_list.csv_row(loaded, record) for record in done] + failed)
     files.write_table(target / "predictions.csv", rows)
     if done and (table.patient_id != table.slide_id).any():

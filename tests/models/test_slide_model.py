@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 import lrmil_jax
+from lrmil_jax import files
 from lrmil_jax.errors import SlideError
 from lrmil_jax.models import slide_list
 from lrmil_jax.processes import Workers
@@ -129,6 +130,15 @@ def test_a_row_a_patient(model):
     assert q[f"prob_{second}"] == 0.4
     plain = slide_list.by_patient(model, table, done)
     assert not [name for name in plain if name.startswith(("predicted_", "calibrated_"))]
+
+
+def test_a_format_that_is_not_there_yet_is_written(tmp_path):
+    source = {"model": "0123"}
+    files.write_json(tmp_path / "prediction.json", {"source": source})
+    (tmp_path / "attention.geojson").touch()
+    assert slide_list._known(tmp_path, source, ["geojson"]) == {"source": source}
+    assert slide_list._known(tmp_path, source, ["geojson", "ome_tiff"]) is None
+    assert slide_list._known(tmp_path, {"model": "4567"}, []) is None
 
 
 def test_slides_of_other_sizes_compile_nothing(model, slides):

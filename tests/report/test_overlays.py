@@ -1,0 +1,155 @@
+"""Predictions in the files of other programs, each opened again by that program's own library."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tifffile
+
+from lrmil_jax.errors import ConfigError, DataError
+from lrmil_jax.models.result import Guidance, SlideResult
+from lrmil_jax.report import prediction
+from lrmil_jax.report.overlays import ome_tiff, raster, registry
+from lrmil_jax.report.overlays.overlay import Overlay
+
+SIDE, MPP = 400, 0.5
+XY = np.array([[0, 0], [800, 400], [400, 1200]])
+ATTENTION = np.array([0.5, 0.125, 0.375], np.float32)
+
+
+def overlay(**changes):
+    given = {"slide_id": "s", "xy": XY, "side": SIDE, "layers": {"attention": ATTENTION},
+             "mpp": MPP, "dimensions": (1500, 1700)}  # fmt: skip
+    return Overlay(**(given | changes))
+
+
+@pytest.fixture
+def result():
+    return SlideResult(
+        probabilities={"benign": 0.07, "tumour": 0.93},
+        prediction={"prob_benign": 0.07, "prob_tumour": 0.93, "predicted": "tumour"},
+        sentence="tumour 0.93",
+        attention=ATTENTION,
+        xy=XY,
+        side=SIDE,
+        mpp=MPP,
+        seconds={},
+        encoded=3,
+        read_log={},
+        finest_allowed=0,
+        unreadable=[],
+        picture=np.full((40, 40, 3), 200, np.uint8),
+        picture_downsample=42.5,
+        guidance=Guidance(
+            classes=("benign", "tumour"),
+            xy=XY,
+            side=SIDE,
+            scores=np.array([[0.1, -0.2], [0.3, 0.4], [0.5, 0.6]], np.float32),
+            likeness=np.array([-0.2, 0.4, 0.6], np.float32),
+            chosen=np.array([2]),
+            sentences=["s"],
+        ),
+        dimensions=(1500, 1700),
+    )
+
+
+def test_a_pixel_a_patch():
+    made = raster.of(overlay())
+    nan = np.nan
+    wanted = [[0.5, nan, nan, nan], [nan, nan, 0.125, nan], [nan] * 4, [nan, 0.375, nan, nan],
+              [nan] * 4]  # fmt: skip
+    np.testing.assert_array_equal(made.values, [wanted])
+    assert made.corner == (0, 0)
+
+
+def test_the_raster_of_a_scanned_area_begins_at_its_corner():
+    """QuPath's origin is (500, 300): the lattice of the file has its line before it at (400, 0)."""
+    made = raster.of(overlay(xy=XY[1:], layers={"a": ATTENTION[1:]}, bounds=(500, 300, 700, 1300)))
+    assert made.corner == (400, 0)
+    assert made.values.shape == (1, 4, 2)
+    assert (made.values[0, 1, 1], made.values[0, 3, 0]) == (0.125, 0.375)
+    shifted = raster.of(overlay(xy=XY + np.array([30, 50]), dimensions=None))
+    assert shifted.corner == (-370, -350)  # a lattice that does not begin at the slide's corner
+    assert shifted.values[0, 1, 1] == 0.5
+
+
+@pytest.mark.parametrize("moved", [[[0, 0], [200, 0], [800, 0]], [[0, 0], [0, 0], [400, 0]]])
+def test_patches_that_are_no_image_are_refused(moved, tmp_path):
+    with pytest.raises(DataError, match=r"^s: its patches overlap .* write geojson"):
+        registry.write("ome_tiff", tmp_path / "a.tif", overlay(xy=np.array(moved)))
+    assert not list(tmp_path.iterdir())
+
+
+def test_halves_are_means_of_the_patches_there():
+    nan = np.nan
+    found = raster.halved(np.array([[[1, 3, nan], [nan, nan, nan], [5, 7, 9]]], np.float32))
+    np.testing.assert_array_equal(found, [[[2, nan], [6, 9]]])
+
+
+def test_ome_tiff(tmp_path, result):
+    path = tmp_path / "attention.ome.tif"
+    result.save(path, "ome_tiff", "slide 1")
+    with tifffile.TiffFile(path) as file:
+        assert file.is_ome
+        assert not file.is_bigtiff
+        (series,) = file.series
+        assert series.axes == "CYX"
+        page = series.pages[0]
+        assert page.is_tiled
+        assert page.dtype == np.float32
+        values = series.asarray()
+        described = tifffile.xml2dict(file.ome_metadata)["OME"]["Image"]
+    assert described["Name"] == "slide 1"
+    assert "probability tumour 0.93" in described["Description"]
+    names = [channel["Name"] for channel in described["Pixels"]["Channel"]]
+    assert names == ["attention", "attention rank", "score benign", "score tumour"]
+    np.testing.assert_array_equal(values[0], raster.of(overlay()).values[0])
+    assert values[2:, 3, 1].tolist() == pytest.approx([0.5, 0.6])
+    assert np.isnan(values[:, 0, 1]).all()
+
+
+def test_ome_tiff_has_a_pyramid_and_its_place(tmp_path):
+    xy = np.argwhere(np.ones((300, 140))) * SIDE
+    values = np.random.default_rng(0).random(len(xy), np.float32)
+    made = overlay(xy=xy, layers={"attention": values}, dimensions=(300 * SIDE, 140 * SIDE),
+                   bounds=(100, 50, 1000, 2000))  # fmt: skip
+    ome_tiff.write(tmp_path / "a.ome.tif", made)
+    with tifffile.TiffFile(tmp_path / "a.ome.tif") as file:
+        levels = file.series[0].levels
+        assert [level.shape for level in levels] == [(140, 300), (70, 150), (35, 75)]
+        assert len(file.pages[0].subifds) == 2
+        finest, half = (level.asarray() for level in levels[:2])
+    np.testing.assert_array_equal(finest, values.reshape(300, 140).T)
+    np.testing.assert_allclose(half[3, 5], finest[6:8, 10:12].mean(), rtol=1e-6)
+
+
+def test_ome_tiff_is_of_the_ome_model(tmp_path):
+    ome_types = pytest.importorskip("ome_types")
+    pytest.importorskip("lxml")
+    made = overlay(bounds=(500, 300, 700, 1300), layers={"attention": ATTENTION, "b": ATTENTION})
+    ome_tiff.write(tmp_path / "a.ome.tif", made)
+    (image,) = ome_types.from_tiff(tmp_path / "a.ome.tif", validate=True).images
+    pixels = image.pixels
+    assert (pixels.physical_size_x, pixels.physical_size_y) == (SIDE * MPP, SIDE * MPP)
+    assert pixels.physical_size_x_unit.value == "µm"
+    assert [plane.the_c for plane in pixels.planes] == [0, 1]
+    for plane in pixels.planes:
+        # The raster begins at (0, 0), since a patch lies there: 500 and 300 px before the area.
+        assert (plane.position_x, plane.position_y) == (-250, -150)
+        assert plane.position_y_unit.value == "µm"
+
+
+def test_formats_by_name(tmp_path, result):
+    with pytest.raises(ConfigError, match=r"'ome_tif': did you mean ome_tiff\? There are geojson"):
+        registry.checked(["geojson", "ome_tif"])
+    assert registry.checked(["geojson", "geojson"]) == ("geojson",)
+    prediction.save_attention(tmp_path, "s", result, "title", {}, ("ome_tiff", "geojson"))
+    found = {path.name for path in tmp_path.iterdir()}
+    assert found == {"attention.csv", "attention.ome.tif", "attention.geojson", "heatmap.png"}
+
+
+def test_a_package_that_is_not_there_is_named_with_its_extra(monkeypatch):
+    needing = dataclasses.replace(registry.FORMATS["geojson"], packages=("no_such",), extra="x")
+    monkeypatch.setitem(registry.FORMATS, "odd", needing)
+    with pytest.raises(ConfigError, match=r"odd needs no_such: pip install 'lrmil_jax\[x\]'"):
+        registry.checked(["odd"])
