@@ -76,6 +76,8 @@ COMMANDS: Mapping[str, Help] = {
             "--folder": "where the slides of the CSV lie, if not beside it",
             "--mpp": "um/px of --slide, if the file's is missing or wrong",
             "--trust_mpp": "the um/px given win even against file and objective",
+            "--annotations": "a folder of QuPath's SLIDE.geojson, or a file: patches inside alone",
+            "--annotation_classes": "classifications in it that count, such as Tumor",
             "--formats": "files for viewers, geojson by default; docs/viewers.md has them all",
         },
         example=("lrmil predict --model runs/nsclc/model --slide a.svs --workdir out",),

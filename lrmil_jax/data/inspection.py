@@ -62,7 +62,7 @@ def _inspect(job: SlideJob, pictures: Path | None) -> dict:
     start, settings = time.perf_counter(), job.settings
     with regions.open_at(job) as slide:
         try:
-            found = tissue.detect(slide, settings.tissue_rule)
+            found = regions.find_tissue(slide, job)
         except tissue.NoTissueError as error:
             _draw(pictures, job.slide_id, error.tissue, None)
             raise

@@ -18,7 +18,7 @@ from lrmil_jax.data import writer
 from lrmil_jax.data.schema import Geometry, mosaic_features, region_features
 from lrmil_jax.data.slide_jobs import SlideJob, TilingSettings
 from lrmil_jax.errors import SlideError, TileError, WorkdirError
-from lrmil_jax.slides import Slide, lattice, likeness, tissue
+from lrmil_jax.slides import Slide, annotations, lattice, likeness, tissue
 
 
 @dataclasses.dataclass
@@ -47,7 +47,7 @@ def plan_slide(job: SlideJob, *, high_resolution: bool = True) -> SlidePlan:
     start = time.perf_counter()
     slide = open_at(job, high_resolution=high_resolution)
     try:
-        found = tissue.detect(slide, job.settings.tissue_rule)
+        found = find_tissue(slide, job)
         cells = lay_lattice(slide, found, job.settings)
     except BaseException:
         slide.close()
@@ -70,6 +70,32 @@ def open_at(job: SlideJob, *, high_resolution: bool = True) -> Slide:
         slide.close()
         raise
     return slide
+
+
+def find_tissue(slide: Slide, job: SlideJob) -> tissue.Tissue:
+    """The tissue of a slide, inside of what was drawn on it if anything was.
+
+    Raises:
+      SlideError: there is none, or what was drawn cannot be used.
+    """
+    found = tissue.detect(slide, job.settings.tissue_rule)
+    if job.annotations is None:
+        return found
+    drawn = job.annotations
+    polygons = drawn.polygons(slide.dimensions, slide.bounds)
+    if not polygons:
+        there = ", ".join(name or "(none)" for name in drawn.named())
+        raise SlideError(
+            f"{drawn.path} has no region of class {' or '.join(drawn.classes)}, but of {there}; "
+            "name the class as QuPath does"
+        )
+    found = annotations.restricted(found, polygons)
+    if not found.mask.any():
+        raise SlideError(
+            f"{slide.path}: no tissue lies in the regions of {drawn.path}; look at both with "
+            "--stages check without them"
+        )
+    return found
 
 
 def lay_lattice(slide: Slide, found: tissue.Tissue, settings: TilingSettings) -> lattice.Lattice:

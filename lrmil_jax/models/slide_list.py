@@ -12,7 +12,7 @@ import pandas as pd
 
 from lrmil_jax import processes
 from lrmil_jax.data import slide_files
-from lrmil_jax.data.slide_jobs import file_identity
+from lrmil_jax.data.slide_jobs import drawn_identity, file_identity
 from lrmil_jax.errors import UserError
 from lrmil_jax.models import model_folder
 from lrmil_jax.models.result import SlideResult
@@ -22,6 +22,7 @@ from lrmil_jax.progress import progress
 from lrmil_jax.report import prediction
 from lrmil_jax.report.overlays import registry
 from lrmil_jax.report.prediction import SlidePrediction
+from lrmil_jax.slides.annotations import Annotations
 from lrmil_jax.tasks import predictions
 
 log = logging.getLogger(__name__)
@@ -35,16 +36,18 @@ def predict(
     trust_mpp: bool = False,
     readers: Workers | None = None,
     formats: Sequence[str] = registry.DEFAULT,
+    drawn: Mapping[str, Annotations] | None = None,
 ) -> tuple[list[dict], list[dict]]:
     """Records of the slides that have a prediction, in the order of the table, and of the others.
 
     Slides are classified one after the other without a pause; what is kept of them is drawn in
     processes beside, and is whole once `prediction.json` is there. With `trust_mpp` the table's
     um/px win against a file and an objective that agree with each other. `readers` are as
-    `SlideModel.predict_many` has them, `formats` of `report.overlays.registry` are written of each.
+    `SlideModel.predict_many` has them, `formats` of `report.overlays.registry` are written of each,
+    and `drawn` is what was drawn on the slides, by `slide_id` (`slide_files.drawn`).
     """
-    formats = registry.checked(formats)
-    rows = _with_sources(model, table)
+    formats, drawn = registry.checked(formats), drawn or {}
+    rows = _with_sources(model, table, drawn)
     known = [_known(folder / row.slide_id, source, formats) for row, source in rows]
     if model.task.one_bag:  # one that is not there takes the others of its bag with it
         missing = {row.case for (row, _), record in zip(rows, known, strict=True) if not record}
@@ -57,6 +60,7 @@ def predict(
         [row.case for row, _ in pending],
         trust_mpp=trust_mpp,
         readers=readers,
+        annotations=[drawn.get(row.slide_id) for row, _ in pending],
     )
     failed: list[dict] = []
     with (
@@ -80,14 +84,16 @@ def predict(
     return sorted(there, key=lambda record: order[record["slide_id"]]), failed
 
 
-def _with_sources(model: SlideModel, table: pd.DataFrame) -> list[tuple[Any, dict]]:
+def _with_sources(
+    model: SlideModel, table: pd.DataFrame, drawn: Mapping[str, Annotations]
+) -> list[tuple[Any, dict]]:
     """Each slide with what its prediction follows from: the model, the slide and, where a patient
     is one bag, the patient's other slides, which it follows in the list."""
     identity = model_folder.identity(model.folder)
     table = table.assign(case=table.get("case_id", table.patient_id))
     if model.task.one_bag:
         table = table.sort_values("case", kind="stable")
-    rows = [(row, _source(identity, row)) for row in table.itertuples()]
+    rows = [(row, _source(identity, row, drawn.get(row.slide_id))) for row in table.itertuples()]
     if not model.task.one_bag:
         return rows
     slides: dict[str, list] = {}
@@ -102,11 +108,12 @@ def _failure(slide_id: str, reason: str) -> dict:
     return {"slide_id": slide_id, "status": "failed", "reason": reason}
 
 
-def _source(identity: str, row) -> dict:
-    """What a prediction follows from: the model and the slide."""
+def _source(identity: str, row, drawn: Annotations | None) -> dict:
+    """What a prediction follows from: the model, the slide, and what was drawn on it."""
     path = Path(row.path)
     identified = file_identity(path) if path.is_file() else {}
-    return {"model": identity, "mpp": slide_files.given_mpp(row), **identified}
+    found = {"model": identity, "mpp": slide_files.given_mpp(row), **identified}
+    return found | drawn_identity(drawn)
 
 
 def _known(folder: Path, source: dict, formats: Sequence[str]) -> dict | None:

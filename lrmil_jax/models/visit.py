@@ -20,6 +20,7 @@ from lrmil_jax.patches.open_slides import SlideFiles
 from lrmil_jax.patches.origins import Places
 from lrmil_jax.processes import LostError, Workers
 from lrmil_jax.slides import Lattice
+from lrmil_jax.slides.annotations import Annotations
 
 # Slides that are opened and searched for tissue while one before them is read.
 _PLANNED = 2
@@ -161,19 +162,21 @@ class Visit:
 
 
 def planned(
-    slides: Iterable[tuple[Path, float | None]],
+    slides: Iterable[tuple[Path, float | None, Annotations | None]],
     settings: TilingSettings,
     readers: Workers,
     *,
     high: bool,
     trust_mpp: bool = False,
 ) -> Iterator[Visit]:
-    """The slides in order, opened and searched for tissue some ahead of the one that is read."""
+    """The slides in order, each with its um/px and what was drawn on it if given: opened and
+    searched for tissue some ahead of the one that is read."""
     waiting: collections.deque[concurrent.futures.Future[Visit]] = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(_PLANNED) as pool:
         try:
-            for path, mpp in slides:
-                job = SlideJob(path.stem, path, mpp, Path(), settings, trust_mpp, of_model=True)
+            for path, mpp, drawn in slides:
+                job = SlideJob(path.stem, path, mpp, Path(), settings, trust_mpp, of_model=True,
+                               annotations=drawn)  # fmt: skip
                 waiting.append(pool.submit(Visit(job, readers).open, high=high))
                 if len(waiting) > _PLANNED:
                     yield waiting.popleft().result()

@@ -73,7 +73,12 @@ def run(model: Path, workdir: Path, cohort: Path, config: ConfigDict | None = No
     files.remove_leftovers(folder)
     with beside.configured_readers(config) as readers:
         done, failed = slide_list.predict(
-            loaded, slides, folder, trust_mpp=config.data.trust_mpp, readers=readers
+            loaded,
+            slides,
+            folder,
+            trust_mpp=config.data.trust_mpp,
+            readers=readers,
+            drawn=cohorts.annotations(config, slides),
         )
     listed = pd.DataFrame([slide_list.csv_row(loaded, record) for record in done] + failed)
     files.write_table(folder / "predictions.csv", listed)

@@ -34,6 +34,8 @@ def run(
     trust_mpp: bool = False,
     readers: Workers | None = None,
     formats: Sequence[str] = registry.DEFAULT,
+    annotations: Path | None = None,
+    annotation_classes: Sequence[str] = (),
 ) -> int:
     """Writes `predictions/<slide>/`, `predictions/predictions.csv` and, where the CSV names
     patients, `predictions/patient_predictions.csv`.
@@ -49,13 +51,17 @@ def run(
       trust_mpp: um/px that are given win even where a file and its objective agree against them.
       readers: processes that read slides, as `SlideModel.predict_many` has them.
       formats: in which a slide's attention is written for viewers, of `report.overlays.registry`.
+      annotations: a folder of QuPath's `<slide_id>.geojson`, or one of `slide`: nothing outside of
+        what was drawn is tissue.
+      annotation_classes: the classifications that count, () being all.
 
     Returns:
       How many slides failed; they are listed in the CSV with their reason.
 
     Raises:
       ConfigError: `folder` or `mpp` is given where it says nothing, or a format cannot be written.
-      DataError: no slide is named, a folder is not there, or a target is none of the model's task.
+      DataError: no slide is named, a folder is not there, a target is none of the model's task, or
+        no slide has annotations.
       WeightsError: the model folder is not whole.
     """
     _check_options(slides, folder, mpp)
@@ -67,10 +73,21 @@ def run(
         table = slide_files.read_list(slides, folder)
         _refuse_all_missing(table, slides, folder)
     truth = _targets(loaded, table)
+    if annotation_classes and annotations is None:
+        raise ConfigError("--annotation_classes is of --annotations, which is not given; give both")
+    drawn = slide_files.drawn(
+        annotations, annotation_classes, table.slide_id.tolist(), key="--annotations"
+    )
     target = workdir / "predictions"
     files.remove_leftovers(target)
     done, failed = slide_list.predict(
-        loaded, table, target, trust_mpp=trust_mpp, readers=readers, formats=formats
+        loaded,
+        table,
+        target,
+        trust_mpp=trust_mpp,
+        readers=readers,
+        formats=formats,
+        drawn=drawn,
     )
     rows = pd.DataFrame([slide_list.csv_row(loaded, record) for record in done] + failed)
     files.write_table(target / "predictions.csv", rows)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,16 @@ from PIL import Image
 from lrmil_jax.data import tables
 from lrmil_jax.data.features import FeatureStore
 from lrmil_jax.distill import guidance
-from lrmil_jax.errors import DataError
+from lrmil_jax.errors import DataError, SlideError
 from lrmil_jax.evals import localisation
 from lrmil_jax.patches.shards import stored_places
+from lrmil_jax.slides import annotations
+from lrmil_jax.slides.annotations import SUFFIX, Annotations
 from lrmil_jax.workspace import cohorts, layout, statuses
 
 log = logging.getLogger(__name__)
 
+_DRAWN_UM = 4.0
 # Relative difference of aspect ratios that is no mistake: slides are cropped to whole tiles.
 _ASPECT = 0.03
 COLUMNS = (
@@ -42,7 +46,8 @@ class Lesion:
 
 
 def masks_folder(config: ConfigDict, workdir: Path) -> Path | None:
-    """Where `<slide_id>.png` masks lie: `data.masks`, or the synthetic cohort's own; else None.
+    """Where `<slide_id>.png` or `.geojson` masks lie: `data.masks`, or the synthetic cohort's own;
+    else None.
 
     Raises:
       DataError: `data.masks` is no folder.
@@ -52,7 +57,7 @@ def masks_folder(config: ConfigDict, workdir: Path) -> Path | None:
         if not folder.is_dir():
             raise DataError(
                 f"data.masks is {folder}, which is no folder; give the folder of the lesion "
-                "masks, <slide_id>.png, or leave data.masks unset"
+                "masks, <slide_id>.png or <slide_id>.geojson, or leave data.masks unset"
             )
         return folder
     return workdir / "synthetic" / "masks" if config.data.labels is None else None
@@ -121,25 +126,62 @@ def slide_mask(
     A slide of the first class needs no mask: it has no lesion then.
 
     Raises:
-      DataError: there is none for a slide of another class, or see `read_mask`.
+      DataError: there is none for a slide of another class, or both a picture and a GeoJSON; see
+        `read_mask` and `Annotations.polygons`.
     """
     folder = masks_folder(config, workdir)
     if folder is None:
         return None
-    path = tables.existing(folder / f"{row.slide_id}.png")
-    if not path.is_file():
-        # Without classes, a slide without a mask is one of which nobody said where its lesion is.
-        if not classes or row.label == 0:
-            return None
+    picture, drawn = (
+        tables.existing(folder / f"{row.slide_id}{suffix}") for suffix in (".png", SUFFIX)
+    )
+    if picture.is_file() and drawn.is_file():
         raise DataError(
-            f"slide {row.slide_id} is of class {classes[row.label]}, but has no lesion mask "
-            f"{path}; add it (lesion white on black), or leave data.masks unset"
+            f"slide {row.slide_id} has two lesion masks, {picture} and {drawn}; keep one"
         )
     status = statuses.read(workdir, row.slide_id)
-    width, height = status["dimensions"]
     bounds = status.get("bounds")
-    mask = read_mask(path, (width, height), None if bounds is None else tuple(bounds))
-    return mask if mask.any() else None
+    size = tuple(status["dimensions"]), None if bounds is None else tuple(bounds)
+    # Without classes, a slide without a mask is one of which nobody said where its lesion is.
+    needs = bool(classes) and row.label != 0
+    if drawn.is_file():
+        names = tuple(config.data.mask_classes)
+        mask = _drawn(Annotations(drawn, names, row.slide_id), *size, mpp=status["mpp"])
+        if mask is None and needs:
+            raise DataError(
+                f"slide {row.slide_id} is of class {classes[row.label]}, but {drawn} has no region "
+                f"of class {' or '.join(names)}; draw it, or mend data.mask_classes"
+            )
+    elif picture.is_file():
+        mask = read_mask(picture, *size)
+    elif needs:
+        raise DataError(
+            f"slide {row.slide_id} is of class {classes[row.label]}, but has no lesion mask "
+            f"{picture} (or {SUFFIX}); add it (lesion white on black), or leave data.masks unset"
+        )
+    else:
+        return None
+    return mask if mask is not None and mask.any() else None
+
+
+def _drawn(
+    lesion: Annotations,
+    dimensions: tuple[int, int],
+    bounds: tuple[int, int, int, int] | None,
+    *,
+    mpp: float | int,
+) -> Bool[np.ndarray, "h w"] | None:
+    """What was drawn in QuPath as a mask of the whole slide, in pixels of about `_DRAWN_UM`; None
+    where nothing of its classes was."""
+    try:
+        polygons = lesion.polygons(dimensions, bounds)
+    except SlideError as error:
+        raise DataError(str(error)) from error
+    if not polygons:
+        return None
+    width, height = (math.ceil(side * mpp / _DRAWN_UM) for side in dimensions)
+    scale = dimensions[0] / width, dimensions[1] / height
+    return annotations.mask(polygons, (width, height), scale)
 
 
 def find(

@@ -16,7 +16,7 @@ from lrmil_jax import files
 from lrmil_jax.errors import SlideError
 from lrmil_jax.models import slide_list
 from lrmil_jax.processes import Workers
-from lrmil_jax.slides import synthetic
+from lrmil_jax.slides import Annotations, synthetic
 from lrmil_jax.stages import predict
 from tests.integration import random_model
 from tests.patches.dying import HangingFiles
@@ -156,6 +156,26 @@ def test_um_per_px_can_be_given(model, slides):
     (given,) = model.predict_many([slides[0]], [0.5])
     assert given.mpp == 0.5
     np.testing.assert_array_equal(given.xy, model.predict(slides[0]).xy)
+
+
+def test_patches_inside_of_what_was_drawn(model, slides, tmp_path):
+    whole = model.predict(slides[3])
+    ring = [[0, 0], [800, 0], [800, 1536], [0, 1536], [0, 0]]
+    feature = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}}
+    files.write_json(tmp_path / "s3.geojson", [feature])
+    drawn = model.predict(slides[3], annotations=Annotations(tmp_path / "s3.geojson"))
+    assert 0 < len(drawn.xy) < len(whole.xy)
+    assert drawn.xy[:, 0].max() < 800
+    inside = whole.xy[:, 0] + whole.side <= 800
+    assert {tuple(xy) for xy in whole.xy[inside]} <= {tuple(xy) for xy in drawn.xy}
+    table = pd.DataFrame({"slide_id": ["s3"], "patient_id": ["s3"], "path": [str(slides[3])],
+                          "mpp": [np.nan]})  # fmt: skip
+    (found,), _ = slide_list.predict(
+        model, table, tmp_path / "out", drawn={"s3": Annotations(tmp_path / "s3.geojson")}
+    )
+    assert found["lr_patches"] == len(drawn.xy)
+    assert set(found["source"]) == {"model", "mpp", "size", "sample", "annotations"}
+    assert slide_list._known(tmp_path / "out/s3", found["source"], []) is not None
 
 
 def test_the_example_of_the_docs_runs(home, monkeypatch, capsys):

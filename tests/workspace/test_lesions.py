@@ -135,6 +135,35 @@ def test_a_positive_slide_without_mask_is_refused(cohort):
         lesions.find(config, workdir, table, CLASSES, LOW)
 
 
+def save_drawn(folder, slide_id, name="Tumor"):
+    """The same lesion as `LESION`'s, drawn in QuPath."""
+    ring = [[400, 200], [800, 200], [800, 600], [400, 600], [400, 200]]
+    geometry = {"type": "Polygon", "coordinates": [ring]}
+    properties = {"objectType": "annotation", "classification": {"name": name}}
+    feature = {"type": "Feature", "geometry": geometry, "properties": properties}
+    files.write_json(folder / "masks" / f"{slide_id}.geojson", [feature])
+
+
+def test_lesion_drawn_in_qupath_is_that_of_a_picture(cohort):
+    config, workdir, table = cohort
+    config.data.mask_classes = ("Tumor",)
+    save_drawn(workdir, "n", "Stroma")
+    save_drawn(workdir, "a")
+    save_mask(workdir, "b")
+    found = lesions.find(config, workdir, table, CLASSES, LOW)
+    assert list(found) == [1, 2]
+    np.testing.assert_array_equal(found[1].share, found[2].share)
+    save_drawn(workdir, "b", "Tumour")
+    with pytest.raises(DataError, match=r"slide b has two lesion masks, .*b\.png and .*; keep one"):
+        lesions.find(config, workdir, table, CLASSES, LOW)
+    (workdir / "masks/b.png").unlink()
+    with pytest.raises(DataError, match=r"class tumour, but .*b\.geojson has no region of class T"):
+        lesions.find(config, workdir, table, CLASSES, LOW)
+    (workdir / "masks/b.geojson").write_text("[]")
+    with pytest.raises(DataError, match="has no annotation with an area"):
+        lesions.find(config, workdir, table, CLASSES, LOW)
+
+
 def test_where_masks_lie(cohort):
     config, workdir, table = cohort
     assert lesions.masks_folder(config, workdir) == workdir / "masks"
