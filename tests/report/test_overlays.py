@@ -1,9 +1,16 @@
 """Predictions in the files of other programs, each opened again by that program's own library."""
 
+import contextlib
 import dataclasses
+import json
+import sqlite3
+import subprocess
+import sys
+import zlib
 
 import numpy as np
 import pytest
+import shapely
 import tifffile
 
 from lrmil_jax.errors import ConfigError, DataError
@@ -137,6 +144,49 @@ def test_ome_tiff_is_of_the_ome_model(tmp_path):
         # The raster begins at (0, 0), since a patch lies there: 500 and 300 px before the area.
         assert (plane.position_x, plane.position_y) == (-250, -150)
         assert plane.position_y_unit.value == "µm"
+
+
+def test_annotation_store_as_sql(tmp_path, result):
+    result.save(tmp_path / "a.db", "annotation_store", "s")
+    with contextlib.closing(sqlite3.connect(tmp_path / "a.db")) as store:
+        told = {key: json.loads(value) for key, value in store.execute("SELECT * FROM metadata")}
+        assert told["version"] == "1.0.1"
+        rows = store.execute(
+            "SELECT a.*, r.min_x, r.max_x, r.min_y, r.max_y FROM annotations a JOIN rtree r "
+            "ON a.id = r.id WHERE r.min_x <= 1000 AND r.max_x >= 900 AND a.objtype = 'Polygon'"
+        ).fetchall()
+    ((_, _, _, cx, cy, geometry, properties, area, *box),) = rows
+    assert (cx, cy, area, box) == (1000, 600, SIDE**2, [800, 1200, 400, 800])
+    assert shapely.from_wkb(zlib.decompress(geometry)).equals(shapely.box(800, 400, 1200, 800))
+    wanted = {"type": "tumour", "attention": 0.125, "score benign": pytest.approx(0.3),
+              "probability tumour": 0.93}  # fmt: skip
+    assert {name: json.loads(properties)[name] for name in wanted} == wanted
+
+
+def test_annotation_store_is_tiatoolboxes(tmp_path, result):
+    """In a process of its own: TIAToolbox warns of much and takes over the root logger."""
+    pytest.importorskip("tiatoolbox")
+    result.save(tmp_path / "a.db", "annotation_store", "s")
+    code = """
+import json, sqlite3, sys
+from tiatoolbox.annotation import SQLiteStore
+if not hasattr(sqlite3.Connection, "enable_load_extension"):  # which it asks for to no end
+    options = sqlite3.connect(":memory:").execute("pragma compile_options").fetchall()
+    SQLiteStore.compile_options = staticmethod(lambda: [name for (name,) in options])
+store = SQLiteStore(sys.argv[1])
+inside = store.query((700, 300, 1300, 900))
+hot = store.query(where="props['attention'] > 0.3")
+print(json.dumps([len(store), [one.geometry.bounds for one in inside.values()],
+    sorted(one.properties["attention"] for one in hot.values()),
+    store.query((0, 0, 100, 100)).popitem()[1].properties["type"]]))
+store.append(next(iter(inside.values())))
+assert len(store) == 4
+store.close()
+"""
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "a.db"], capture_output=True,
+                          text=True, check=True)  # fmt: skip
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found == [3, [[800, 400, 1200, 800]], [0.375, 0.5], "tumour"]
 
 
 def test_formats_by_name(tmp_path, result):

@@ -30,6 +30,7 @@ class Format:
 FORMATS = {
     "geojson": Format("qupath", "attention.geojson"),
     "ome_tiff": Format("ome_tiff", "attention.ome.tif"),
+    "annotation_store": Format("annotation_store", "attention.db"),
 }
 DEFAULT = ("geojson",)
 
