@@ -18,6 +18,7 @@ from lrmil_jax.models.result import Guidance, SlideResult
 from lrmil_jax.report import prediction
 from lrmil_jax.report.overlays import ome_tiff, raster, registry
 from lrmil_jax.report.overlays.overlay import Overlay
+from lrmil_jax.slides import synthetic
 
 SIDE, MPP = 400, 0.5
 XY = np.array([[0, 0], [800, 400], [400, 1200]])
@@ -187,6 +188,38 @@ store.close()
                           text=True, check=True)  # fmt: skip
     found = json.loads(done.stdout.splitlines()[-1])
     assert found == [3, [[800, 400, 1200, 800]], [0.375, 0.5], "tumour"]
+
+
+@pytest.mark.filterwarnings("ignore")  # its libraries warn of each other
+def test_spatialdata(tmp_path, result):
+    spatialdata = pytest.importorskip("spatialdata")
+    path = tmp_path / "attention.zarr"
+    for _ in range(2):  # the second replaces the first
+        result.save(path, "spatialdata", "slide 1")
+    assert [one.name for one in tmp_path.iterdir()] == ["attention.zarr"]
+    found = spatialdata.read_zarr(path)
+    tiles = found.shapes["tiles"]
+    assert tiles[["tile_id", "x", "y", "tissue_id"]].values.tolist() == [
+        [0, 0, 0, -1], [1, 800, 400, -1], [2, 400, 1200, -1]]  # fmt: skip
+    assert tiles.geometry.iloc[1].equals(shapely.box(800, 400, 1200, 800))
+    assert tiles.attention.tolist() == ATTENTION.tolist()
+    assert tiles["score tumour"].tolist() == pytest.approx([-0.2, 0.4, 0.6])
+    spec = found.attrs["tile_spec"]["tiles"]
+    assert (spec["height"], spec["stride_width"], spec["mpp"]) == (SIDE, SIDE, MPP)
+    assert found.attrs["lrmil_jax"]["predicted"] == "tumour"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_spatialdata_is_wsidatas(tmp_path, result):
+    """Opened with its slide, as LazySlide does."""
+    wsidata = pytest.importorskip("wsidata")
+    image = np.full((1700, 1500, 3), 200, np.uint8)
+    synthetic.write_slide(tmp_path / "slide.tif", image, mpp=MPP)
+    result.save(tmp_path / "attention.zarr", "spatialdata")
+    found = wsidata.open_wsi(tmp_path / "slide.tif", store=tmp_path / "attention.zarr")
+    spec = found.tile_spec("tiles")
+    assert (spec.base_width, spec.base_height, spec.mpp) == (SIDE, SIDE, MPP)
+    assert found["tiles"].attention.tolist() == ATTENTION.tolist()
 
 
 def test_formats_by_name(tmp_path, result):
