@@ -93,7 +93,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path | str) -> Iterator[Path]:
-    """As `atomic_path`, of a folder that the block makes, but without waiting for the disk; a folder
+    """As `atomic_path`, of a folder that the block makes, without waiting for the disk; a folder
     that is there is replaced.
 
     Raises:

@@ -107,7 +107,7 @@ def _inspect(
     config: ConfigDict, workdir: Path, table: pd.DataFrame, problems: list[str]
 ) -> list[dict]:
     """What is known of every slide that can be used; the others join the problems."""
-    jobs = cohorts.slide_jobs(config, workdir, table)
+    jobs = _attempt(problems, lambda: cohorts.slide_jobs(config, workdir, table))
     if not jobs:
         return []
     folder = workdir / "check"

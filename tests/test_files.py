@@ -134,9 +134,8 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
         with atomic_folder(folder) as temporary:
             temporary.mkdir()
             (temporary / name).touch()
-    with pytest.raises(KeyError), atomic_folder(folder) as temporary:
-        temporary.mkdir()
-        raise KeyError
+    with pytest.raises(FileNotFoundError), atomic_folder(folder) as temporary:
+        (temporary / "in a folder that is not there").touch()
     assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]
     assert [path.name for path in folder.iterdir()] == ["new"]
     killed = tmp_path / ".a.zarr.0123abcd.tmp"

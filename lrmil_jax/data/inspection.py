@@ -62,12 +62,13 @@ def _inspect(job: SlideJob, pictures: Path | None) -> dict:
     start, settings = time.perf_counter(), job.settings
     with regions.open_at(job) as slide:
         try:
-            found = regions.find_tissue(slide, job)
+            whole = found = tissue.detect(slide, settings.tissue_rule)
         except tissue.NoTissueError as error:
             _draw(pictures, job.slide_id, error.tissue, None)
             raise
         cells = None
         try:
+            found = regions.inside_drawn(whole, slide, job)
             cells = regions.lay_lattice(slide, found, settings)
         finally:
             _draw(pictures, job.slide_id, found, cells)
@@ -89,7 +90,7 @@ def _inspect(job: SlideJob, pictures: Path | None) -> dict:
             "lr_patches": len(cells.lr_xy),
             "hr_patches": int(cells.child_mask.sum()),
             "source": job.source(),
-            "picture": likeness.fingerprint(found.thumbnail, found.mask),
+            "picture": likeness.fingerprint(whole.thumbnail, whole.mask),
             "remarks": list(remarks(slide, found, cells)),
             "seconds": planned + seconds * len(cells.lr_xy),
             "bytes": size * len(cells.lr_xy),

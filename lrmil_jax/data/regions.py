@@ -47,12 +47,13 @@ def plan_slide(job: SlideJob, *, high_resolution: bool = True) -> SlidePlan:
     start = time.perf_counter()
     slide = open_at(job, high_resolution=high_resolution)
     try:
-        found = find_tissue(slide, job)
+        whole = tissue.detect(slide, job.settings.tissue_rule)
+        found = inside_drawn(whole, slide, job)
         cells = lay_lattice(slide, found, job.settings)
     except BaseException:
         slide.close()
         raise
-    picture = likeness.fingerprint(found.thumbnail, found.mask)
+    picture = likeness.fingerprint(whole.thumbnail, whole.mask)
     return SlidePlan(slide, found, cells, picture, time.perf_counter() - start)
 
 
@@ -72,13 +73,12 @@ def open_at(job: SlideJob, *, high_resolution: bool = True) -> Slide:
     return slide
 
 
-def find_tissue(slide: Slide, job: SlideJob) -> tissue.Tissue:
-    """The tissue of a slide, inside of what was drawn on it if anything was.
+def inside_drawn(found: tissue.Tissue, slide: Slide, job: SlideJob) -> tissue.Tissue:
+    """The tissue inside of what was drawn on a slide; all of it where nothing was.
 
     Raises:
       SlideError: there is none, or what was drawn cannot be used.
     """
-    found = tissue.detect(slide, job.settings.tissue_rule)
     if job.annotations is None:
         return found
     drawn = job.annotations
@@ -92,8 +92,8 @@ def find_tissue(slide: Slide, job: SlideJob) -> tissue.Tissue:
     found = annotations.restricted(found, polygons)
     if not found.mask.any():
         raise SlideError(
-            f"{slide.path}: no tissue lies in the regions of {drawn.path}; look at both with "
-            "--stages check without them"
+            f"{slide.path}: no tissue lies in the regions of {drawn.path}; look at the tissue with "
+            "--stages check"
         )
     return found
 

@@ -71,7 +71,7 @@ def predict(
             if isinstance(found, UserError):
                 failed.append(_failure(row.slide_id, str(found)))
             else:
-                record = _record(model, row, source, found)
+                record = _record(model, row, source, found) | _told(drawn.get(row.slide_id))
                 kept = SlidePrediction(folder / row.slide_id, row.slide_id, found, record, formats)
                 drawing.submit(kept)
             bar.advance()
@@ -143,6 +143,22 @@ def _record(model: SlideModel, row, source: dict, result: SlideResult) -> dict:
         "finest_level_allowed": result.finest_allowed,
         "seconds": {name: round(value, 4) for name, value in result.seconds.items()},
     }
+
+
+def _told(drawn: Annotations | None) -> dict:
+    """By what the same patches are found again."""
+    if drawn is None:
+        return {}
+    path, classes = str(drawn.path), list(drawn.classes)
+    return {"annotations": {"path": path, "classes": classes, "slide_id": drawn.slide_id}}
+
+
+def annotations_of(record: Mapping[str, Any]) -> Annotations | None:
+    """What a prediction's record says that its patches lie in."""
+    told = record.get("annotations")
+    if told is None:
+        return None
+    return Annotations(Path(told["path"]), tuple(told["classes"]), told["slide_id"])
 
 
 def predicted_at(model: SlideModel, probabilities: Mapping[str, float]) -> dict[str, str]:

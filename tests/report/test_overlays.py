@@ -19,6 +19,7 @@ from lrmil_jax.report import prediction
 from lrmil_jax.report.overlays import ome_tiff, raster, registry
 from lrmil_jax.report.overlays.overlay import Overlay
 from lrmil_jax.slides import synthetic
+from tests.slides.vendor_files import write_dicom
 
 SIDE, MPP = 400, 0.5
 XY = np.array([[0, 0], [800, 400], [400, 1200]])
@@ -220,6 +221,62 @@ def test_spatialdata_is_wsidatas(tmp_path, result):
     spec = found.tile_spec("tiles")
     assert (spec.base_width, spec.base_height, spec.mpp) == (SIDE, SIDE, MPP)
     assert found["tiles"].attention.tolist() == ATTENTION.tolist()
+
+
+@pytest.fixture
+def dicom_slide(tmp_path):
+    """Two levels of 1500 x 1700 px at 0.5 um/px; its path is the coarse level's."""
+    pytest.importorskip("highdicom")
+    image = np.full((1700, 1500, 3), 200, np.uint8)
+    for name, step in (("fine", 1), ("coarse", 4)):
+        write_dicom(tmp_path / f"{name}.dcm", image[::step, ::step], series="1.2.3",
+                    spacing=0.0005 * step)  # fmt: skip
+    return tmp_path / "coarse.dcm"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_dicom_parametric_map(dicom_slide, result, tmp_path):
+    import highdicom
+    import pydicom
+
+    path = tmp_path / "out" / "attention.dcm"
+    dataclasses.replace(result, path=dicom_slide).save(path, "dicom")
+    found = highdicom.imread(path)
+    values = found.get_total_pixel_matrix()
+    np.testing.assert_array_equal(values, raster.of(overlay()).values[0])
+    assert found.SOPClassUID == pydicom.uid.ParametricMapStorage
+    assert np.isnan(found.FloatPixelPaddingValue)
+    fine = pydicom.dcmread(tmp_path / "fine.dcm")
+    assert (found.StudyInstanceUID, found.PatientID) == (fine.StudyInstanceUID, "S-1")
+    assert found.FrameOfReferenceUID == fine.FrameOfReferenceUID
+    assert found.SeriesInstanceUID != fine.SeriesInstanceUID
+    (mapping,) = found.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence
+    (quantity,) = mapping.QuantityDefinitionSequence
+    assert quantity.ConceptCodeSequence[0].CodeMeaning == "Class activation"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_parametric_map_lies_where_the_patches_do(dicom_slide, result, tmp_path):
+    """The centre of the patch at (800, 400), in mm of the slide, from both images."""
+    import highdicom
+    from highdicom.spatial import ImageToReferenceTransformer as ToSlide
+
+    path = tmp_path / "attention.dcm"
+    dataclasses.replace(result, path=dicom_slide).save(path, "dicom")
+    places = []
+    for image, xy in ((path, (2.5, 1.5)), (tmp_path / "fine.dcm", (1000, 600))):
+        data = highdicom.imread(image)
+        places.append(ToSlide.for_image(data, for_total_pixel_matrix=True)(np.array([xy], float)))
+    np.testing.assert_allclose(places[0], places[1], atol=1e-6)
+    np.testing.assert_allclose(places[0], [[20 - 0.3 + 0.00025, 40 - 0.5 + 0.00025, 0]], atol=1e-6)
+
+
+def test_a_slide_that_is_no_dicom_has_no_parametric_map(result, tmp_path):
+    pytest.importorskip("highdicom")
+    (tmp_path / "a.svs").write_bytes(b"no DICOM")
+    for path in (tmp_path / "a.svs", None):
+        with pytest.raises(DataError, match=r"(a\.svs|slide) is no DICOM slide"):
+            dataclasses.replace(result, path=path).save(tmp_path / "a.dcm", "dicom")
 
 
 def test_formats_by_name(tmp_path, result):

@@ -31,6 +31,7 @@ FORMATS = {
     "geojson": Format("qupath", "attention.geojson"),
     "ome_tiff": Format("ome_tiff", "attention.ome.tif"),
     "annotation_store": Format("annotation_store", "attention.db"),
+    "dicom": Format("parametric_map", "attention.dcm", ("pydicom", "highdicom"), "highdicom"),
     "spatialdata": Format("spatial_data", "attention.zarr", ("spatialdata",), "spatialdata"),
 }
 DEFAULT = ("geojson",)
