@@ -88,7 +88,7 @@ def verify(
         differences.append(f"{path} is not the file that was predicted ({', '.join(changed)} "
                            "differ)")  # fmt: skip
     drawn = slide_list.annotations_of(record)
-    if drawn_identity(drawn).get("annotations") != source.get("annotations"):
+    if drawn is not None and drawn_identity(drawn)["annotations"] != source.get("annotations"):
         differences.append(f"{drawn.path} is not what was drawn when {folder} was predicted")
     differences += _values(folder, record["prediction"], result.prediction)
     return [*differences, *_attention(folder, result)]

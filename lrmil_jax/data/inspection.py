@@ -16,7 +16,7 @@ from lrmil_jax import files
 from lrmil_jax.data import regions
 from lrmil_jax.data.slide_jobs import SlideJob
 from lrmil_jax.errors import SlideError
-from lrmil_jax.slides import Lattice, Slide, Tissue, likeness, pyramid, tissue
+from lrmil_jax.slides import Lattice, Slide, Tissue, annotations, likeness, pyramid, tissue
 
 _PICTURE_PX = 1600  # longest side of a picture
 # Of a slide that somebody should look at.
@@ -68,7 +68,7 @@ def _inspect(job: SlideJob, pictures: Path | None) -> dict:
             raise
         cells = None
         try:
-            found = regions.inside_drawn(whole, slide, job)
+            found = annotations.inside(whole, slide, job.annotations)
             cells = regions.lay_lattice(slide, found, settings)
         finally:
             _draw(pictures, job.slide_id, found, cells)

@@ -48,7 +48,7 @@ def plan_slide(job: SlideJob, *, high_resolution: bool = True) -> SlidePlan:
     slide = open_at(job, high_resolution=high_resolution)
     try:
         whole = tissue.detect(slide, job.settings.tissue_rule)
-        found = inside_drawn(whole, slide, job)
+        found = annotations.inside(whole, slide, job.annotations)
         cells = lay_lattice(slide, found, job.settings)
     except BaseException:
         slide.close()
@@ -71,31 +71,6 @@ def open_at(job: SlideJob, *, high_resolution: bool = True) -> Slide:
         slide.close()
         raise
     return slide
-
-
-def inside_drawn(found: tissue.Tissue, slide: Slide, job: SlideJob) -> tissue.Tissue:
-    """The tissue inside of what was drawn on a slide; all of it where nothing was.
-
-    Raises:
-      SlideError: there is none, or what was drawn cannot be used.
-    """
-    if job.annotations is None:
-        return found
-    drawn = job.annotations
-    polygons = drawn.polygons(slide.dimensions, slide.bounds)
-    if not polygons:
-        there = ", ".join(name or "(none)" for name in drawn.named())
-        raise SlideError(
-            f"{drawn.path} has no region of class {' or '.join(drawn.classes)}, but of {there}; "
-            "name the class as QuPath does"
-        )
-    found = annotations.restricted(found, polygons)
-    if not found.mask.any():
-        raise SlideError(
-            f"{slide.path}: no tissue lies in the regions of {drawn.path}; look at the tissue with "
-            "--stages check"
-        )
-    return found
 
 
 def lay_lattice(slide: Slide, found: tissue.Tissue, settings: TilingSettings) -> lattice.Lattice:

@@ -17,6 +17,7 @@ from shapely.geometry import shape
 
 from lrmil_jax import files
 from lrmil_jax.errors import SlideError, one_line
+from lrmil_jax.slides.slide import Slide
 from lrmil_jax.slides.tissue import Tissue
 
 SUFFIX = ".geojson"
@@ -172,6 +173,30 @@ def mask(
             y, x = np.mgrid[rows, left : max(left, right)] + 0.5
             made[rows, left:right] |= shapely.contains_xy(polygon, x * scale[0], y * scale[1])
     return made
+
+
+def inside(found: Tissue, slide: Slide, drawn: Annotations | None) -> Tissue:
+    """The tissue inside of what was drawn on a slide; all of it where nothing was.
+
+    Raises:
+      SlideError: there is none, or what was drawn cannot be used (`Annotations.polygons`).
+    """
+    if drawn is None:
+        return found
+    polygons = drawn.polygons(slide.dimensions, slide.bounds)
+    if not polygons:
+        there = ", ".join(name or "(none)" for name in drawn.named())
+        raise SlideError(
+            f"{drawn.path} has no region of class {' or '.join(drawn.classes)}, but of {there}; "
+            "name the class as QuPath does"
+        )
+    kept = restricted(found, polygons)
+    if not kept.mask.any():
+        raise SlideError(
+            f"{slide.path}: no tissue lies in the regions of {drawn.path}; look at the tissue with "
+            "--stages check"
+        )
+    return kept
 
 
 def restricted(found: Tissue, polygons: Sequence[shapely.Polygon]) -> Tissue:
