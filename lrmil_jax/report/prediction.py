@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from lrmil_jax import files
-from lrmil_jax.errors import WorkdirError
+from lrmil_jax.errors import UserError, WorkdirError
 from lrmil_jax.report import heatmap
 from lrmil_jax.report.overlays import registry
 
@@ -47,10 +47,15 @@ def save(prediction: SlidePrediction) -> dict:
         _save(prediction)
     except WorkdirError:
         raise
+    except UserError as error:
+        return _failed(prediction, str(error))
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        return {"slide_id": prediction.slide_id, "status": "failed", "reason": reason}
+        return _failed(prediction, f"{type(error).__name__}: {error}")
     return prediction.record
+
+
+def _failed(prediction: SlidePrediction, reason: str) -> dict:
+    return {"slide_id": prediction.slide_id, "status": "failed", "reason": reason}
 
 
 def _save(prediction: SlidePrediction) -> None:

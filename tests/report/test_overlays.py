@@ -288,6 +288,17 @@ def test_formats_by_name(tmp_path, result):
     assert found == {"attention.csv", "attention.ome.tif", "attention.geojson", "heatmap.png"}
 
 
+def test_a_slide_that_a_format_cannot_say_fails_with_its_sentence(tmp_path, result):
+    overlapping = dataclasses.replace(result, xy=XY // 3)
+    kept = prediction.SlidePrediction(
+        tmp_path, "s", overlapping, {"source": {"model": "0"}}, ("ome_tiff",)
+    )
+    row = prediction.save(kept)
+    assert row["status"] == "failed"
+    assert row["reason"].startswith("s: its patches overlap")
+    assert not (tmp_path / "prediction.json").exists()
+
+
 def test_a_package_that_is_not_there_is_named_with_its_extra(monkeypatch):
     needing = dataclasses.replace(registry.FORMATS["geojson"], packages=("no_such",), extra="x")
     monkeypatch.setitem(registry.FORMATS, "odd", needing)
