@@ -87,6 +87,7 @@ def _inspect(job: SlideJob, pictures: Path | None) -> dict:
             "mpp_source": slide.mpp_source,
             "objective": slide.objective,
             "dimensions": [int(side) for side in slide.dimensions],
+            "bounds": slide.bounds,
             "lr_patches": len(cells.lr_xy),
             "hr_patches": int(cells.child_mask.sum()),
             "source": job.source(),
