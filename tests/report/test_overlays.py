@@ -95,6 +95,14 @@ def test_halves_are_means_of_the_patches_there():
     np.testing.assert_array_equal(found, [[[2, nan], [6, 9]]])
 
 
+def test_geojson_has_the_scores_too(tmp_path, result):
+    result.save(tmp_path / "a.geojson", "geojson", "s")
+    second = json.loads((tmp_path / "a.geojson").read_text())["features"][1]["properties"]
+    assert second["measurements"] == pytest.approx(
+        {"attention": 0.125, "attention rank": 0, "score benign": 0.3, "score tumour": 0.4,
+         "probability benign": 0.07, "probability tumour": 0.93})  # fmt: skip
+
+
 def test_ome_tiff(tmp_path, result):
     path = tmp_path / "attention.ome.tif"
     result.save(path, "ome_tiff", "slide 1")
