@@ -213,6 +213,8 @@ def _task(config: ConfigDict) -> None:
 _NAMES = {
     "data.classes": "names of classes, each in quotes, like ('0', '1')",
     "data.split_columns": "columns of the label CSV like ('fold_1', 'fold_2')",
+    "data.annotation_classes": "classifications of QuPath like ('Tumor',)",
+    "data.mask_classes": "classifications of QuPath like ('Tumor',)",
     "evaluate.subgroups": "columns of the label CSV like ('site',)",
 }
 
@@ -235,6 +237,12 @@ def _fits_together(config: ConfigDict) -> None:
             "deliver=ensemble needs several folds, but folds is 1; raise folds, or leave deliver "
             "at final"
         )
+    for folder, classes in (("annotations", "annotation_classes"), ("masks", "mask_classes")):
+        if config.data[classes] and config.data[folder] is None:
+            raise ConfigError(
+                f"data.{classes} names classifications of data.{folder}, which is not set; set it, "
+                f"or leave data.{classes} away"
+            )
     if config.data.splits is not None and config.data.split_columns:
         raise ConfigError("data.splits and data.split_columns are both set; leave one of them away")
     if config.pretrain.smallest_crop > config.pretrain.largest_crop:

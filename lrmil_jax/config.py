@@ -103,7 +103,14 @@ def _slides(config: ConfigDict) -> None:
     # um/px of the CSV win even where a slide's file and its objective agree, by more than a factor
     # of 2, against them: most often it is the CSV that is wrong.
     data.trust_mpp = False
-    data.masks = placeholder(str)  # folder of lesion masks, <slide_id>.png, each a whole slide
+    # Folder of what was drawn in QuPath, <slide_id>.geojson: nothing outside of it is tissue; the
+    # classifications that count, () being all.
+    data.annotations = placeholder(str)
+    data.annotation_classes = ()
+    # Folder of lesion masks, <slide_id>.png, each a whole slide, or of QuPath's <slide_id>.geojson,
+    # and the classifications in it that are lesion, () being all.
+    data.masks = placeholder(str)
+    data.mask_classes = ()
     data.classes = ()  # names in order; empty takes the CSV's, sorted
     data.slide_table = placeholder(str)  # STAMP's slide table, where data.labels is its clini table
     # Columns of train, val, test in the label table, a fold each; empty: fold_1, ..., or `split`.

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,6 +91,28 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def atomic_folder(path: Path | str) -> Iterator[Path]:
+    """As `atomic_path`, of a folder that the block makes, without waiting for the disk; a folder
+    that is there is replaced.
+
+    Raises:
+      WorkdirError: the disk is full, read-only or forbidden.
+    """
+    path = Path(path)
+    with disk_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        try:
+            yield temporary
+            if path.is_dir():
+                shutil.rmtree(path)
+            os.replace(temporary, path)
+            _sync(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
 def link(path: Path, target: Path) -> None:
     """Makes `path` a link to `target`, relative so that both may move together."""
     with disk_errors(path.parent):
@@ -125,7 +148,8 @@ _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
 
 def remove_leftovers(folder: Path, *, below: bool = True) -> None:
-    """Removes files that a killed run left under the temporary names of `atomic_path`.
+    """Removes files and folders that a killed run left under the temporary names of `atomic_path`
+    and `atomic_folder`.
 
     The caller must be the only one at work there.
 
@@ -134,8 +158,12 @@ def remove_leftovers(folder: Path, *, below: bool = True) -> None:
       below: in the folders below it too.
     """
     for path in list(folder.rglob(".*.tmp") if below else folder.glob(".*.tmp")):
-        if _TEMPORARY.fullmatch(path.name) and (path.is_file() or path.is_symlink()):
+        if not _TEMPORARY.fullmatch(path.name):
+            continue
+        if path.is_file() or path.is_symlink():
             path.unlink(missing_ok=True)
+        elif path.is_dir():
+            shutil.rmtree(path)
 
 
 def write_table(path: Path, frame) -> None:

@@ -98,7 +98,7 @@ STAGES = {
         Stage("encode_selected", after=("select",), per_fold=True, parted=True),
         Stage("fuse", keys=("fuse.",), after=("encode_selected",), per_fold=True, parted=True),
         Stage("mil", keys=("mil.",), after=("fuse",), per_fold=True),
-        Stage("evaluate", keys=("evaluate.", "method", "student.no_distillation", "data.masks"),
+        Stage("evaluate", keys=("evaluate.", "method", "student.no_distillation", "data.mask"),
               after=("teacher", "student", "baseline", "mil"), per_fold=True, alone=True),
         Stage("report", keys=("report.", "deliver"),
               after=("evaluate", "teacher", "student", "baseline", "mil"), alone=True),

@@ -27,6 +27,18 @@ _MPP = flags.DEFINE_float("mpp", None, "predict: um/px of --slide, if the file's
 _TRUST_MPP = flags.DEFINE_bool(
     "trust_mpp", False, "predict: um/px given win even where file and objective agree against them"
 )
+_FORMATS = flags.DEFINE_list(
+    "formats", ["geojson"], "predict: files for viewers: geojson, ome_tiff, ... (docs/viewers.md)"
+)
+_ANNOTATIONS = flags.DEFINE_string(
+    "annotations",
+    None,
+    "predict: QuPath's GeoJSON of --slide, or a folder of <slide_id>.geojson: "
+    "nothing outside of what was drawn is tissue",
+)
+_ANNOTATION_CLASSES = flags.DEFINE_list(
+    "annotation_classes", [], "predict: classifications of --annotations that count (default all)"
+)
 _MODEL = flags.DEFINE_string("model", None, "predict, evaluate --cohort: the model folder")
 _COHORT = flags.DEFINE_string(
     "cohort", None, "evaluate: label CSV of slides that --model has never seen"
@@ -157,7 +169,8 @@ def _predict(workdir: Path) -> int:
     from lrmil_jax.patches import beside
     from lrmil_jax.workspace import layout
 
-    paths = {f.name: f.value and Path(f.value) for f in (_SLIDE, _SLIDES, _FOLDER)}
+    given = _SLIDE, _SLIDES, _FOLDER, _ANNOTATIONS
+    paths = {flag.name: flag.value and Path(flag.value) for flag in given}
     config = configuration.default() if _CONFIG.value is None else _CONFIG.value
     with beside.configured_readers(config) as readers:
         readers.begin()  # it starts while the rest is imported and the model is loaded
@@ -174,6 +187,8 @@ def _predict(workdir: Path) -> int:
                 mpp=_MPP.value,
                 trust_mpp=_TRUST_MPP.value or config.data.trust_mpp,
                 readers=readers,
+                formats=_FORMATS.value,
+                annotation_classes=_ANNOTATION_CLASSES.value,
             )
 
 

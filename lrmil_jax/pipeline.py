@@ -23,7 +23,7 @@ from lrmil_jax.workspace import (
     cohorts,
     foreign,
     layout,
-    lesions,
+    lesion_masks,
     pretrain_tiles,
     provenance,
     statuses,
@@ -80,7 +80,7 @@ def run(config: ConfigDict, workdir: Path, names: list[str], others: Sequence[Pa
     encodes = any(stage.name not in ("prepare", _EXPORT) for stage in stages)
     trained.preflight(config, encodes=encodes)
     methods.of(config).preflight(config, encoders.create(config.encoder.name))
-    lesions.masks_folder(config, workdir)
+    lesion_masks.masks_folder(config, workdir)
     _refuse_other_cohort(config, workdir)
     _require_inputs(config, workdir, stages[0], None)
     if config.data.labels is not None:

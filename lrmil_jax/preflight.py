@@ -21,7 +21,7 @@ from lrmil_jax.methods import delivery
 from lrmil_jax.models import trained
 from lrmil_jax.report import remarks
 from lrmil_jax.train.encode import BatchEncoder, Encoder
-from lrmil_jax.workspace import cohorts, foreign, lesions, pretrain_tiles, twins
+from lrmil_jax.workspace import cohorts, foreign, lesion_masks, pretrain_tiles, twins
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def run(config: ConfigDict, workdir: Path) -> int:
     module = _attempt(problems, lambda: encoders.create(config.encoder.name))
     if module is not None:
         _attempt(problems, lambda: method.preflight(config, module))
-    _attempt(problems, lambda: lesions.masks_folder(config, workdir))
+    _attempt(problems, lambda: lesion_masks.masks_folder(config, workdir))
     if cohort is not None and config.data.labels is not None:
         _attempt(problems, lambda: pretrain_tiles.preflight(config, cohort))
     if cohort is not None:
@@ -75,6 +75,8 @@ def run(config: ConfigDict, workdir: Path) -> int:
     good = _inspect(config, workdir, table, problems) if len(table) else []
     if cohort is not None and not foreign.given(config):
         _attempt(problems, lambda: _refuse_twins(config, cohort, good))
+        known = {slide["slide_id"]: slide for slide in good}
+        problems += lesion_masks.problems(config, workdir, table, cohort.classes, known)
     if good and encoder is not None and blocks is not None and not foreign.given(config):
         problems += _log_cost(config, workdir, good, encoder, blocks)
     return _tell(problems)
@@ -107,7 +109,7 @@ def _inspect(
     config: ConfigDict, workdir: Path, table: pd.DataFrame, problems: list[str]
 ) -> list[dict]:
     """What is known of every slide that can be used; the others join the problems."""
-    jobs = cohorts.slide_jobs(config, workdir, table)
+    jobs = _attempt(problems, lambda: cohorts.slide_jobs(config, workdir, table))
     if not jobs:
         return []
     folder = workdir / "check"

@@ -17,9 +17,9 @@ import pandas as pd
 
 from lrmil_jax.arguments import Parser
 from lrmil_jax.data import tables
-from lrmil_jax.data.slide_jobs import file_identity
+from lrmil_jax.data.slide_jobs import drawn_identity, file_identity
 from lrmil_jax.errors import DataError, UserError
-from lrmil_jax.models import model_folder
+from lrmil_jax.models import model_folder, slide_list
 from lrmil_jax.models.result import SlideResult
 from lrmil_jax.models.slide_model import SlideModel
 from lrmil_jax.patches import beside
@@ -87,6 +87,9 @@ def verify(
     if changed:
         differences.append(f"{path} is not the file that was predicted ({', '.join(changed)} "
                            "differ)")  # fmt: skip
+    drawn = slide_list.annotations_of(record)
+    if drawn is not None and drawn_identity(drawn)["annotations"] != source.get("annotations"):
+        differences.append(f"{drawn.path} is not what was drawn when {folder} was predicted")
     differences += _values(folder, record["prediction"], result.prediction)
     return [*differences, *_attention(folder, result)]
 
@@ -104,7 +107,8 @@ def _again(
     paths = [path if own else one["path"] for own, one in zip(is_own, others, strict=True)]
     sizes = [one["source"]["mpp"] for one in others]
     bag = ["one bag"] * len(paths)
-    results = list(model.predict_many(paths, sizes, bag, readers=readers))
+    drawn = map(slide_list.annotations_of, others)
+    results = list(model.predict_many(paths, sizes, bag, readers=readers, annotations=drawn))
     result = results[is_own.index(True)]
     if isinstance(result, UserError):
         raise result
@@ -116,6 +120,7 @@ def _read(folder: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         record["path"], record["source"]["model"], record["source"]["mpp"], record["prediction"]
+        slide_list.annotations_of(record)
     except FileNotFoundError as error:
         raise DataError(f"{folder} has no prediction.json; give predictions/SLIDE") from error
     except (OSError, ValueError, KeyError, TypeError) as error:

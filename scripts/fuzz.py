@@ -47,7 +47,8 @@ with (
     from lrmil_jax.errors import UserError
     from lrmil_jax.models import model_folder
     from lrmil_jax.selection import text_bank
-    from lrmil_jax.slides import open_slide
+    from lrmil_jax.slides import Annotations, open_slide
+    from lrmil_jax.slides import annotations as drawn_regions
     from lrmil_jax.tasks import prediction_files
     from lrmil_jax.workspace import cohorts
 
@@ -156,6 +157,12 @@ def descriptions(data: bytes) -> None:
     bank = text_bank.TextBank.load(_file("classes.toml", data))
     bank.only(tuple(bank.classes)[:2]).sentences("both")
     bank.digest  # noqa: B018
+
+
+def annotations(data: bytes) -> None:
+    """What was drawn in QuPath, as a mask of a slide of 4,000 x 3,000 px."""
+    drawn = Annotations(_file("s.geojson", data), ("Tumor",), "s")
+    drawn_regions.mask(drawn.polygons((4000, 3000), (8, 8, 3000, 2000)), (100, 75), (40, 40))
 
 
 def weights(data: bytes) -> None:
@@ -277,6 +284,21 @@ def _model_seeds() -> list[bytes]:
     return [json.dumps(facts).encode(), json.dumps(facts | {"high": True, "schema": 3}).encode()]
 
 
+def _annotation_seeds() -> list[bytes]:
+    ring = [[0, 0], [900, 0], [900, 900], [0, 900], [0, 0]]
+    hole = [[90, 90], [500, 90], [400, 300], [90, 90]]
+    feature = {"type": "Feature", "id": "0", "geometry": {"type": "Polygon",
+               "coordinates": [ring, hole]}, "properties": {"objectType": "annotation",
+               "classification": {"name": "Tumor", "color": [1, 2, 3]}}}  # fmt: skip
+    parts = feature | {"geometry": {"type": "MultiPolygon", "coordinates": [[ring], [hole]]}}
+    whole = {
+        "type": "FeatureCollection",
+        "features": [feature, parts],
+        "properties": {"slide": "s"},
+    }
+    return [json.dumps(one).encode() for one in (whole, [feature, parts], feature)]
+
+
 def _weight_seeds() -> list[bytes]:
     about = json.dumps({"head": "abmil", "options": {}, "task": {"name": "classification"},
                         "format": pretrained.FORMAT, "name": "vit-tiny"})  # fmt: skip
@@ -311,6 +333,7 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], Callable[[], list[bytes]]]] = 
         + [b'task = "x"\ntemplates = ["{}"]\n[a]\nlow = ["one"]\n[b]\nhigh = ["two"]\n'],
     ),
     "weights": (weights, _weight_seeds),
+    "annotations": (annotations, _annotation_seeds),
 }  # fmt: skip
 
 

@@ -12,7 +12,13 @@ import pytest
 
 from lrmil_jax.data.param_files import load_params, save_params
 from lrmil_jax.errors import WeightsError, WorkdirError
-from lrmil_jax.files import atomic_path, disk_errors, write_json
+from lrmil_jax.files import (
+    atomic_folder,
+    atomic_path,
+    disk_errors,
+    remove_leftovers,
+    write_json,
+)
 from lrmil_jax.train import checkpoint, make_mesh
 from tests.train import toy
 
@@ -120,3 +126,20 @@ def test_full_disk_during_a_checkpoint(tmp_path, monkeypatch):
     assert (tmp_path / "checkpoints" / "8").is_dir()
     assert toy.train(tmp_path, mesh=mesh).step > 0
     assert calls[3] == 12
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
+    folder = tmp_path / "a.zarr"
+    for name in ("old", "new"):
+        with atomic_folder(folder) as temporary:
+            temporary.mkdir()
+            (temporary / name).touch()
+    with pytest.raises(FileNotFoundError), atomic_folder(folder) as temporary:
+        (temporary / "in a folder that is not there").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]
+    assert [path.name for path in folder.iterdir()] == ["new"]
+    killed = tmp_path / ".a.zarr.0123abcd.tmp"
+    killed.mkdir()
+    (killed / "part").touch()
+    remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]

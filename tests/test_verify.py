@@ -63,6 +63,21 @@ def test_a_prediction_is_found_again(made, folder, caplog):
     assert "predicts the same again" in caplog.text
 
 
+def test_a_prediction_inside_of_what_was_drawn(made, tmp_path):
+    ring = [[0, 0], [500, 0], [500, 768], [0, 768], [0, 0]]
+    feature = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}}
+    drawn, folder = tmp_path / "s.geojson", tmp_path / "work/predictions/s"
+    drawn.write_text(json.dumps(feature))
+    given = {"slide": made / "s.tif", "slides": None, "annotations": drawn}
+    assert predict.run(made / "model", tmp_path / "work", **given) == 0
+    assert verify.verify(made / "model", folder) == []
+    ring[1][0] = ring[2][0] = 700
+    drawn.write_text(json.dumps(feature))
+    changed, *others = verify.verify(made / "model", folder)
+    assert "s.geojson is not what was drawn when" in changed
+    assert others  # patches are other ones
+
+
 def test_the_documented_command(made, folder, monkeypatch):
     text = (Path(__file__).parents[1] / "docs/checking.md").read_text(encoding="utf-8")
     (command,) = re.findall(r"python -m lrmil_jax\.verify (.*)", text)

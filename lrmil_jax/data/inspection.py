@@ -16,7 +16,7 @@ from lrmil_jax import files
 from lrmil_jax.data import regions
 from lrmil_jax.data.slide_jobs import SlideJob
 from lrmil_jax.errors import SlideError
-from lrmil_jax.slides import Lattice, Slide, Tissue, likeness, pyramid, tissue
+from lrmil_jax.slides import Lattice, Slide, Tissue, annotations, likeness, pyramid, tissue
 
 _PICTURE_PX = 1600  # longest side of a picture
 # Of a slide that somebody should look at.
@@ -62,12 +62,13 @@ def _inspect(job: SlideJob, pictures: Path | None) -> dict:
     start, settings = time.perf_counter(), job.settings
     with regions.open_at(job) as slide:
         try:
-            found = tissue.detect(slide, settings.tissue_rule)
+            whole = found = tissue.detect(slide, settings.tissue_rule)
         except tissue.NoTissueError as error:
             _draw(pictures, job.slide_id, error.tissue, None)
             raise
         cells = None
         try:
+            found = annotations.inside(whole, slide, job.annotations)
             cells = regions.lay_lattice(slide, found, settings)
         finally:
             _draw(pictures, job.slide_id, found, cells)
@@ -86,10 +87,11 @@ def _inspect(job: SlideJob, pictures: Path | None) -> dict:
             "mpp_source": slide.mpp_source,
             "objective": slide.objective,
             "dimensions": [int(side) for side in slide.dimensions],
+            "bounds": slide.bounds,
             "lr_patches": len(cells.lr_xy),
             "hr_patches": int(cells.child_mask.sum()),
             "source": job.source(),
-            "picture": likeness.fingerprint(found.thumbnail, found.mask),
+            "picture": likeness.fingerprint(whole.thumbnail, whole.mask),
             "remarks": list(remarks(slide, found, cells)),
             "seconds": planned + seconds * len(cells.lr_xy),
             "bytes": size * len(cells.lr_xy),

@@ -18,7 +18,7 @@ from lrmil_jax.data import writer
 from lrmil_jax.data.schema import Geometry, mosaic_features, region_features
 from lrmil_jax.data.slide_jobs import SlideJob, TilingSettings
 from lrmil_jax.errors import SlideError, TileError, WorkdirError
-from lrmil_jax.slides import Slide, lattice, likeness, tissue
+from lrmil_jax.slides import Slide, annotations, lattice, likeness, tissue
 
 
 @dataclasses.dataclass
@@ -47,12 +47,13 @@ def plan_slide(job: SlideJob, *, high_resolution: bool = True) -> SlidePlan:
     start = time.perf_counter()
     slide = open_at(job, high_resolution=high_resolution)
     try:
-        found = tissue.detect(slide, job.settings.tissue_rule)
+        whole = tissue.detect(slide, job.settings.tissue_rule)
+        found = annotations.inside(whole, slide, job.annotations)
         cells = lay_lattice(slide, found, job.settings)
     except BaseException:
         slide.close()
         raise
-    picture = likeness.fingerprint(found.thumbnail, found.mask)
+    picture = likeness.fingerprint(whole.thumbnail, whole.mask)
     return SlidePlan(slide, found, cells, picture, time.perf_counter() - start)
 
 

@@ -9,7 +9,8 @@ import pandas as pd
 
 from lrmil_jax.data import slide_folder, tables
 from lrmil_jax.errors import DataError
-from lrmil_jax.slides import dicom
+from lrmil_jax.slides import annotations, dicom
+from lrmil_jax.slides.annotations import Annotations
 
 SLIDE_SUFFIXES = {
     *(".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide"),
@@ -221,3 +222,39 @@ def read_list(source: Path, slides: Path | None = None, *, strict: bool = True) 
         table = table[[Path(path).exists() for path in table.path]].reset_index(drop=True)
     others = frame.drop(columns=[name for name in frame if name in table])
     return table.join(others)
+
+
+def drawn(
+    place: Path | None, classes: Sequence[str], slide_ids: Sequence[str], *, key: str
+) -> dict[str, Annotations]:
+    """What was drawn on each slide, by `slide_id`; {} without `place`. A slide whose file is not
+    there fails on its own.
+
+    Args:
+      place: a folder of `<slide_id>.geojson` or, of one slide, a file.
+      classes: that count, () being all.
+      slide_ids: of the slides.
+      key: what `place` was given by, for messages.
+
+    Raises:
+      DataError: it is neither, a file of several slides, or a folder with none of them.
+    """
+    if place is None:
+        return {}
+    if place.is_file() and len(slide_ids) > 1:
+        raise DataError(
+            f"{key} names the file {place} for {len(slide_ids)} slides; give the folder of their "
+            f"<slide_id>{annotations.SUFFIX}"
+        )
+    if not place.exists():
+        raise DataError(f"{key} is {place}, which does not exist; give a folder or a file")
+    paths = {
+        name: place if place.is_file() else tables.existing(place / f"{name}{annotations.SUFFIX}")
+        for name in slide_ids
+    }
+    if not any(path.is_file() for path in paths.values()):
+        raise DataError(
+            f"{key} is {place}, which has no <slide_id>{annotations.SUFFIX} of any slide, such as "
+            f"{slide_ids[0]}{annotations.SUFFIX}"
+        )
+    return {name: Annotations(path, tuple(classes), name) for name, path in paths.items()}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lrmil_jax.data.schema import Geometry
 from lrmil_jax.slides import Slide, lattice, open_slide
+from lrmil_jax.slides.annotations import Annotations
 from lrmil_jax.slides.tissue import TissueRule
 
 _SAMPLE = 1 << 16  # bytes
@@ -35,8 +36,9 @@ class TilingSettings:
 @dataclasses.dataclass(frozen=True)
 class SlideJob:
     """One slide to prepare: where it is, the um/px to use if not its own, where regions go, and
-    whether that um/px wins against a file and an objective that agree with each other; and whether
-    the settings are a trained model's, so that no config can change them."""
+    whether that um/px wins against a file and an objective that agree with each other; whether
+    the settings are a trained model's, so that no config can change them; and what somebody drew,
+    outside of which nothing is tissue."""
 
     slide_id: str
     path: Path
@@ -45,6 +47,7 @@ class SlideJob:
     settings: TilingSettings
     trust_mpp: bool = False
     of_model: bool = False
+    annotations: Annotations | None = None
 
     def open(self, *, tell: bool = True) -> Slide:
         """The slide itself; see `open_slide`."""
@@ -99,7 +102,7 @@ class SlideJob:
 
     def source(self) -> dict:
         """What must be the same for the regions on disk to be this slide's."""
-        return {**file_identity(self.path), "mpp": self.mpp}
+        return {**file_identity(self.path), "mpp": self.mpp, **drawn_identity(self.annotations)}
 
 
 def mosaics_path(shard: Path) -> Path:
@@ -118,3 +121,12 @@ def file_identity(path: Path) -> dict:
             file.seek(start)
             digest.update(file.read(_SAMPLE))
     return {"size": size, "sample": digest.hexdigest()}
+
+
+def drawn_identity(annotations: Annotations | None) -> dict:
+    """What must be the same for patches to be those inside of what was drawn; {} without any."""
+    if annotations is None:
+        return {}
+    there = annotations.path.is_file()
+    identity = file_identity(annotations.path) if there else {}
+    return {"annotations": {**identity, "classes": list(annotations.classes)}}

@@ -9,6 +9,7 @@ from lrmil_jax.data import tables
 from lrmil_jax.errors import DataError
 
 PREFIX = "subgroup_"  # of the columns of tables and of `predictions.csv`
+SEVERAL = "several"  # the level of a patient whose slides are of different levels
 MISSING = "missing"
 _MOST = 6  # different numbers that are levels as they are; more are parted into quarters
 

@@ -28,6 +28,11 @@ def check(config: ConfigDict, bags: tuple[str, ...]) -> None:
         )
     checks = {("hr",): _check_hr, ("lr",): _check_lr, ("hr", "lr"): _check_both}
     checks[bags](config)
+    if config.data.annotations is not None:
+        raise ConfigError(
+            "data.annotations says where patches are cut, but those of data.features are there "
+            "already; leave it away"
+        )
     if not foreign.reads_slides(config):
         for key in ("data.masks", "evaluate.colour_baseline"):
             if flatten(config)[key]:

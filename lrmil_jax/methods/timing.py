@@ -25,12 +25,17 @@ def run(config: ConfigDict, workdir: Path) -> None:
     models = _models(config, workdir)
     table = cohorts.prepared(config, workdir).slides(1, "test")
     rows = list(table.head(config.evaluate.timed_slides).itertuples())
-    timing = {}
+    timing, drawn = {}, cohorts.annotations(config, table)
     with progress("time per slide", len(models) * (len(rows) + 1)) as bar:
         for name, model in models.items():
             measured = []
             for number, row in enumerate([rows[0], *rows]):
-                result = model.predict(row.path, slide_files.given_mpp(row))
+                result = model.predict(
+                    row.path,
+                    slide_files.given_mpp(row),
+                    trust_mpp=config.data.trust_mpp,
+                    annotations=drawn.get(row.slide_id),
+                )
                 if number:  # the first run compiles
                     total = sum(result.seconds.values())
                     counts = {"patches": result.encoded, "total": total}

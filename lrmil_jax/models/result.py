@@ -1,6 +1,8 @@
 """What a model says of one slide."""
 
 import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,6 +11,8 @@ from PIL import Image
 
 from lrmil_jax.data import schema
 from lrmil_jax.report import geojson, heatmap
+from lrmil_jax.report.overlays import qupath, registry
+from lrmil_jax.report.overlays.overlay import ATTENTION, RANK, Overlay
 from lrmil_jax.slides import Slide, Tissue
 
 _PICTURE_PX = 1200  # longest side of the picture under a heatmap
@@ -57,6 +61,7 @@ class SlideResult:
       bounds: (x, y, width, height) of the scanned area in level-0 px, where viewers put their
         origin; None where it is the whole slide.
       guidance: what led the choice of regions, of a guided model.
+      path: of the slide; dimensions: width and height of its level 0; None where not known.
     """
 
     probabilities: dict[str, float]
@@ -75,6 +80,8 @@ class SlideResult:
     picture_downsample: float
     bounds: tuple[int, int, int, int] | None = None
     guidance: Guidance | None = None
+    path: Path | None = None
+    dimensions: tuple[int, int] | None = None
 
     @property
     def predicted(self) -> float | int | str:
@@ -84,11 +91,6 @@ class SlideResult:
 
     def __repr__(self) -> str:
         return f"SlideResult({self.sentence}; {len(self.xy)} patches of {self.side} px)"
-
-    @property
-    def origin(self) -> tuple[int, int]:
-        """Level-0 corner from which viewers count."""
-        return (0, 0) if self.bounds is None else self.bounds[:2]
 
     def to_frame(self) -> pd.DataFrame:
         """A row a patch: its level-0 corner (x, y) and side, attention, and the rank of that."""
@@ -106,18 +108,49 @@ class SlideResult:
         """
         if kind not in geojson.KINDS or (top is not None and top < 1):
             raise ValueError(f"kind is one of {geojson.KINDS}, top a number above 0 or None")
+        return qupath.collection(self.overlay(slide_id), kind=kind, top=top)
+
+    def save(self, path: Path | str, name: str, slide_id: str | None = None) -> None:
+        """Writes a file that other programs lay over the slide.
+
+        Args:
+          path: of the file.
+          name: of the format, of `report.overlays.registry.FORMATS`: "ome_tiff", for one.
+          slide_id: the slide's name in it; None: that of the slide's file.
+
+        Raises:
+          ConfigError: there is no such format, or what it needs is not installed.
+          DataError: the patches cannot be said in it.
+        """
+        registry.write(name, Path(path), self.overlay(slide_id))
+
+    def overlay(
+        self, slide_id: str | None = None, facts: Mapping[str, str] | None = None
+    ) -> Overlay:
+        """What such files say, with `facts` of the whole."""
         has_classes = "predicted" in self.prediction
-        style = geojson.Style(
-            kind=kind,
+        layers = {ATTENTION: self.attention, RANK: heatmap.rank_scaled(self.attention)}
+        if self.guidance is not None:
+            of_class = zip(self.guidance.classes, self.guidance.scores.T, strict=True)
+            layers |= {f"score {name}": scores for name, scores in of_class}
+        if slide_id is None:
+            slide_id = "slide" if self.path is None else self.path.stem
+        return Overlay(
+            slide_id=slide_id,
+            path=self.path,
+            xy=self.xy,
+            side=self.side,
+            layers=layers,
+            mpp=self.mpp,
+            dimensions=self.dimensions,
+            bounds=self.bounds,
             predicted=str(self.predicted) if has_classes else "",
             values={
                 f"probability {name}" if has_classes else name: value
                 for name, value in self.probabilities.items()
             },
-            top=top,
+            facts=facts or {},
         )
-        places = (self.xy, self.side, self.attention)
-        return geojson.features(slide_id, *places, origin=self.origin, style=style)
 
     def show(self) -> Image.Image:
         """The slide with every patch coloured by the rank of its attention, from blue to red: a

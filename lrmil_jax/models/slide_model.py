@@ -20,6 +20,7 @@ from lrmil_jax.models.result import SlideResult
 from lrmil_jax.models.visit import Visit, planned
 from lrmil_jax.patches import beside
 from lrmil_jax.processes import Workers
+from lrmil_jax.slides.annotations import Annotations
 from lrmil_jax.tasks import Task
 from lrmil_jax.train.bag_model import BagModel
 from lrmil_jax.train.encode import BatchEncoder, stream
@@ -61,7 +62,12 @@ class SlideModel:
         return self.task.classes
 
     def predict(
-        self, path: Path | str, mpp: float | None = None, *, trust_mpp: bool = False
+        self,
+        path: Path | str,
+        mpp: float | None = None,
+        *,
+        trust_mpp: bool = False,
+        annotations: Annotations | None = None,
     ) -> SlideResult:
         """Classifies one slide.
 
@@ -69,11 +75,12 @@ class SlideModel:
           path: the slide file.
           mpp: um/px of its level 0, if the file's own is missing or wrong.
           trust_mpp: `mpp` wins even where the file and its objective agree against it.
+          annotations: what was drawn on it in QuPath: nothing outside is tissue.
 
         Raises:
           SlideError: it cannot be opened, has no um/px, no tissue or no readable patch.
         """
-        (result,) = self.predict_many([path], [mpp], trust_mpp=trust_mpp)
+        (result,) = self.predict_many([path], [mpp], trust_mpp=trust_mpp, annotations=[annotations])
         if isinstance(result, UserError):
             raise result
         return result
@@ -86,6 +93,7 @@ class SlideModel:
         *,
         trust_mpp: bool = False,
         readers: Workers | None = None,
+        annotations: Iterable[Annotations | None] | None = None,
     ) -> Iterator[SlideResult | UserError]:
         """Classifies slide after slide without a pause between them, and gives results in order.
 
@@ -100,6 +108,7 @@ class SlideModel:
           readers: processes that read slides (`patches.beside.slide_readers`), so that a decoder
             that crashes or hangs loses one slide; None reads in threads of this process, which
             such a decoder ends.
+          annotations: of each, as for `predict`.
 
         Yields:
           The result of each slide, or the mistake (`SlideError`) that kept it from having one.
@@ -110,7 +119,8 @@ class SlideModel:
         with contextlib.ExitStack() as stack:
             if readers is None:
                 readers = stack.enter_context(beside.slide_readers(1))
-            slides = zip(paths, mpp, strict=True)
+            drawn = [None] * len(paths) if annotations is None else annotations
+            slides = zip(paths, mpp, drawn, strict=True)
             visits = planned(
                 slides, self.settings, readers, high=self._reads_high, trust_mpp=trust_mpp
             )

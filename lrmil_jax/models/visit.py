@@ -20,6 +20,7 @@ from lrmil_jax.patches.open_slides import SlideFiles
 from lrmil_jax.patches.origins import Places
 from lrmil_jax.processes import LostError, Workers
 from lrmil_jax.slides import Lattice
+from lrmil_jax.slides.annotations import Annotations
 
 # Slides that are opened and searched for tissue while one before them is read.
 _PLANNED = 2
@@ -31,7 +32,7 @@ class SlideOverview:
 
     Attributes:
       lattice: where its patches lie.
-      mpp: um/px of level 0; bounds: as `Slide` has them.
+      mpp: um/px of level 0; bounds, dimensions: as `Slide` has them.
       finest_allowed: the level of the patches themselves.
       picture, picture_downsample: for a heatmap, and level-0 px per px of it.
       levels: pixels read for it from each level.
@@ -40,6 +41,7 @@ class SlideOverview:
     lattice: Lattice
     mpp: float
     bounds: tuple[int, int, int, int] | None
+    dimensions: tuple[int, int]
     finest_allowed: int
     picture: UInt8[np.ndarray, "h w 3"]
     picture_downsample: float
@@ -66,6 +68,7 @@ def survey(_: SlideFiles, job: SlideJob, high: bool) -> SlideOverview:
                 lattice=plan.lattice,
                 mpp=slide.mpp,
                 bounds=slide.bounds,
+                dimensions=slide.dimensions,
                 finest_allowed=slide.source_level(geometry.patch_px, side),
                 picture=picture,
                 picture_downsample=downsample,
@@ -145,7 +148,9 @@ class Visit:
         if finest < allowed:
             raise SlideError(f"{self.path}: level {finest} was read, finer than {allowed}")
         return {
+            "path": self.path,
             "mpp": overview.mpp,
+            "dimensions": overview.dimensions,
             "bounds": overview.bounds,
             "seconds": self.seconds,
             "read_log": dict(levels),
@@ -157,19 +162,21 @@ class Visit:
 
 
 def planned(
-    slides: Iterable[tuple[Path, float | None]],
+    slides: Iterable[tuple[Path, float | None, Annotations | None]],
     settings: TilingSettings,
     readers: Workers,
     *,
     high: bool,
     trust_mpp: bool = False,
 ) -> Iterator[Visit]:
-    """The slides in order, opened and searched for tissue some ahead of the one that is read."""
+    """The slides in order, each with its um/px and what was drawn on it if given: opened and
+    searched for tissue some ahead of the one that is read."""
     waiting: collections.deque[concurrent.futures.Future[Visit]] = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(_PLANNED) as pool:
         try:
-            for path, mpp in slides:
-                job = SlideJob(path.stem, path, mpp, Path(), settings, trust_mpp, of_model=True)
+            for path, mpp, drawn in slides:
+                job = SlideJob(path.stem, path, mpp, Path(), settings, trust_mpp, of_model=True,
+                               annotations=drawn)  # fmt: skip
                 waiting.append(pool.submit(Visit(job, readers).open, high=high))
                 if len(waiting) > _PLANNED:
                     yield waiting.popleft().result()

@@ -32,6 +32,7 @@ class Style:
       kind: "detection", which QuPath lists and measures, or "tile", which it only draws.
       predicted: the slide's predicted class, the objects' classification; empty: none.
       values: of the slide, as measurements of every object: `{"probability tumour": 0.93}`.
+      scores: of the patches, [N] each, as measurements beside attention and its rank.
       top: objects of so many patches with most attention; None: all. Viewers take long over more
         than 60,000 objects.
     """
@@ -39,6 +40,7 @@ class Style:
     kind: str = "detection"
     predicted: str = ""
     values: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    scores: Mapping[str, Float[np.ndarray, " N"]] = dataclasses.field(default_factory=dict)
     top: int | None = None
 
 
@@ -51,8 +53,8 @@ def features(
     origin: tuple[int, int] = (0, 0),
     style: Style | None = None,
 ) -> dict:
-    """A FeatureCollection with a square per patch in level-0 px; its measurements are attention and
-    the rank of that among the slide's patches, from 0 to 1.
+    """A FeatureCollection with a square per patch in level-0 px; its measurements are attention,
+    the rank of that among the slide's patches, from 0 to 1, and what the style adds.
 
     Args:
       slide_id: the slide's name, told in the collection's properties; part of the objects' ids.
@@ -75,6 +77,7 @@ def features(
         u, v = x - left, y - top
         corners = [[u, v], [u + side, v], [u + side, v + side], [u, v + side], [u, v]]
         measured = {"attention": float(attention[place]), "attention rank": float(ranks[place])}
+        measured |= {name: float(scores[place]) for name, scores in style.scores.items()}
         objects.append(
             {
                 "type": "Feature",

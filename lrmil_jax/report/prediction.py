@@ -4,7 +4,7 @@ Drawn in processes of its own, so it imports no JAX.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 
 from lrmil_jax import files
-from lrmil_jax.errors import WorkdirError
-from lrmil_jax.report import geojson, heatmap
+from lrmil_jax.errors import UserError, WorkdirError
+from lrmil_jax.report import heatmap
+from lrmil_jax.report.overlays import registry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,12 +26,14 @@ class SlidePrediction:
       slide_id: its name.
       result: a `models.result.SlideResult`.
       record: what `prediction.json` holds.
+      formats: of `overlays.registry`, which are written.
     """
 
     folder: Path
     slide_id: str
     result: Any
     record: dict
+    formats: tuple[str, ...] = registry.DEFAULT
 
 
 def save(prediction: SlidePrediction) -> dict:
@@ -44,17 +47,22 @@ def save(prediction: SlidePrediction) -> dict:
         _save(prediction)
     except WorkdirError:
         raise
+    except UserError as error:
+        return _failed(prediction, str(error))
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        return {"slide_id": prediction.slide_id, "status": "failed", "reason": reason}
+        return _failed(prediction, f"{type(error).__name__}: {error}")
     return prediction.record
+
+
+def _failed(prediction: SlidePrediction, reason: str) -> dict:
+    return {"slide_id": prediction.slide_id, "status": "failed", "reason": reason}
 
 
 def _save(prediction: SlidePrediction) -> None:
     result = prediction.result
     title = f"{prediction.slide_id}: {result.sentence}"
     facts = {"model_sha256": prediction.record["source"]["model"]}
-    save_attention(prediction.folder, prediction.slide_id, result, title, facts)
+    save_attention(prediction.folder, prediction.slide_id, result, title, facts, prediction.formats)
     if result.guidance is not None:
         _save_regions(prediction.folder, result, title, facts)
     # Last: where it is, all is.
@@ -62,11 +70,19 @@ def _save(prediction: SlidePrediction) -> None:
 
 
 def save_attention(
-    folder: Path, slide_id: str, result: Any, title: str, facts: Mapping[str, str]
+    folder: Path,
+    slide_id: str,
+    result: Any,
+    title: str,
+    facts: Mapping[str, str],
+    formats: Sequence[str] = registry.DEFAULT,
 ) -> None:
-    """Attention of every patch as CSV, GeoJSON and heatmap, each naming the model of `facts`."""
+    """Attention of every patch as CSV, as heatmap and in `formats`, each naming the model of
+    `facts`."""
     files.write_table(folder / "attention.csv", result.to_frame().assign(**facts))
-    geojson.save(folder / "attention.geojson", result.to_geojson(slide_id), facts=facts)
+    overlay = result.overlay(slide_id, facts)
+    for name, path in registry.paths(folder, formats).items():
+        registry.write(name, path, overlay)
     heatmap.save(
         folder / "heatmap.png",
         result.picture,

@@ -11,6 +11,7 @@ _Pictures = list[tuple[str, str]]
 _FILES = (
     ("table.csv", "every figure of the result table"),
     ("predictions.csv", "test patients, from which all figures can be made again"),
+    ("patient_predictions.csv", "the same, a row a patient and not a slide"),
     ("validation.csv", "validation patients, who chose thresholds and temperatures"),
     ("timing.json", "seconds by phase"),
     ("../slides.csv", "every slide with its um/px, patches, status and reason"),

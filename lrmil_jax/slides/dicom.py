@@ -110,15 +110,27 @@ def series(path: Path) -> str | None:
 
 def spacings(path: Path) -> dict[tuple[int, int], float]:
     """mm per pixel of each level of a slide, by the level's size; {} without pydicom."""
+    return {one.size: one.spacing for one in _levels(path) if one.spacing}
+
+
+def finest(path: Path) -> Path | None:
+    """The file with level 0 of the slide that a file is a part of; None of a file that is no DICOM
+    slide, and without pydicom."""
+    levels = _levels(path)
+    return max(levels, key=lambda one: one.size).path if levels else None
+
+
+def _levels(path: Path) -> list[Instance]:
+    """The levels of the slide that a file is a part of, which lie beside it; [] without pydicom."""
     own = read(path) if installed() else None
     if own is None:
-        return {}
+        return []
     instances = (read(other) for other in sorted(path.parent.iterdir()) if other.is_file())
-    return {
-        one.size: one.spacing
+    return [
+        one
         for one in instances
-        if one is not None and one.series == own.series and one.kind == _VOLUME and one.spacing
-    }
+        if one is not None and one.series == own.series and one.kind == _VOLUME
+    ]
 
 
 def named(

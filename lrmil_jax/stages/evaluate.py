@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 
 
 def run(config: ConfigDict, workdir: Path, fold: int) -> None:
-    """Writes `predictions.csv`, `validation.csv`, `metrics.json` and, with masks,
-    `localisation.csv`.
+    """Writes `predictions.csv`, `patient_predictions.csv`, `validation.csv`, `metrics.json` and,
+    with masks, `localisation.csv`.
 
     `metrics.json` has, beside the figures of the test patients, those of the validation patients,
     so that settings can be compared without looking at the test, and what the thresholds and the

@@ -42,7 +42,8 @@ _HEATMAPS = 4  # slides drawn on the page
 
 
 def run(model: Path, workdir: Path, cohort: Path, config: ConfigDict | None = None) -> int:
-    """Writes `predictions/`, `evaluate/` (predictions.csv, metrics.json) and `report/`.
+    """Writes `predictions/`, `evaluate/` (predictions.csv, patient_predictions.csv,
+    metrics.json) and `report/`.
 
     Args:
       model: a model folder.
@@ -72,7 +73,12 @@ def run(model: Path, workdir: Path, cohort: Path, config: ConfigDict | None = No
     files.remove_leftovers(folder)
     with beside.configured_readers(config) as readers:
         done, failed = slide_list.predict(
-            loaded, slides, folder, trust_mpp=config.data.trust_mpp, readers=readers
+            loaded,
+            slides,
+            folder,
+            trust_mpp=config.data.trust_mpp,
+            readers=readers,
+            drawn=cohorts.annotations(config, slides),
         )
     listed = pd.DataFrame([slide_list.csv_row(loaded, record) for record in done] + failed)
     files.write_table(folder / "predictions.csv", listed)
@@ -156,7 +162,7 @@ def _report(
         "thresholds": predictions.at_thresholds(task, frame, model.thresholds),
     }
     folder = layout.stage_folder(workdir, "evaluate")
-    files.write_table(folder / "predictions.csv", tested)
+    prediction_files.write_test(folder, tested)
     files.write_json(folder / "metrics.json", {compared.name: measured})
     seconds = pd.DataFrame([record["seconds"] for record in records]).median().to_dict()
     row = results.model_row(compared.name, tested, [measured], seconds)

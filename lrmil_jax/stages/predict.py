@@ -5,6 +5,7 @@ prediction is there is not done again.
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +16,8 @@ from lrmil_jax.errors import ConfigError, DataError
 from lrmil_jax.models import model_folder, slide_list
 from lrmil_jax.models.slide_model import SlideModel
 from lrmil_jax.processes import Workers
-from lrmil_jax.tasks import predictions
+from lrmil_jax.report.overlays import registry
+from lrmil_jax.tasks import prediction_files, predictions
 from lrmil_jax.workspace import twins
 
 log = logging.getLogger(__name__)
@@ -31,8 +33,12 @@ def run(
     mpp: float | None = None,
     trust_mpp: bool = False,
     readers: Workers | None = None,
+    formats: Sequence[str] = registry.DEFAULT,
+    annotations: Path | None = None,
+    annotation_classes: Sequence[str] = (),
 ) -> int:
-    """Writes `predictions/<slide>/` and `predictions/predictions.csv`.
+    """Writes `predictions/<slide>/`, `predictions/predictions.csv` and, where the CSV names
+    patients, `predictions/patient_predictions.csv`.
 
     Args:
       model: a model folder.
@@ -44,16 +50,22 @@ def run(
       mpp: um/px of `slide`, if the file's own is not right.
       trust_mpp: um/px that are given win even where a file and its objective agree against them.
       readers: processes that read slides, as `SlideModel.predict_many` has them.
+      formats: in which a slide's attention is written for viewers, of `report.overlays.registry`.
+      annotations: a folder of QuPath's `<slide_id>.geojson`, or one of `slide`: nothing outside of
+        what was drawn is tissue.
+      annotation_classes: the classifications that count, () being all.
 
     Returns:
       How many slides failed; they are listed in the CSV with their reason.
 
     Raises:
-      ConfigError: `folder` or `mpp` is given where it says nothing.
-      DataError: no slide is named, a folder is not there, or a target is none of the model's task.
+      ConfigError: `folder` or `mpp` is given where it says nothing, or a format cannot be written.
+      DataError: no slide is named, a folder is not there, a target is none of the model's task, or
+        no slide has annotations.
       WeightsError: the model folder is not whole.
     """
     _check_options(slides, folder, mpp)
+    formats = registry.checked(formats)
     loaded = model_folder.load(model)
     if slide is not None:
         table = slide_files.one_slide(slide, mpp)
@@ -61,11 +73,27 @@ def run(
         table = slide_files.read_list(slides, folder)
         _refuse_all_missing(table, slides, folder)
     truth = _targets(loaded, table)
+    if annotation_classes and annotations is None:
+        raise ConfigError("--annotation_classes is of --annotations, which is not given; give both")
+    drawn = slide_files.drawn(
+        annotations, annotation_classes, table.slide_id.tolist(), key="--annotations"
+    )
     target = workdir / "predictions"
     files.remove_leftovers(target)
-    done, failed = slide_list.predict(loaded, table, target, trust_mpp=trust_mpp, readers=readers)
-    table = pd.DataFrame([slide_list.csv_row(loaded, record) for record in done] + failed)
-    files.write_table(target / "predictions.csv", table)
+    done, failed = slide_list.predict(
+        loaded,
+        table,
+        target,
+        trust_mpp=trust_mpp,
+        readers=readers,
+        formats=formats,
+        drawn=drawn,
+    )
+    rows = pd.DataFrame([slide_list.csv_row(loaded, record) for record in done] + failed)
+    files.write_table(target / "predictions.csv", rows)
+    if done and (table.patient_id != table.slide_id).any():
+        patients = slide_list.by_patient(loaded, table, done)
+        files.write_table(target / prediction_files.PATIENTS, patients)
     if slides is not None and slides.is_dir():
         listing = slide_files.list_folder(slides)
         slide_folder.write(target / "left_out.csv", slides, listing, listing.slides, str(slides))

@@ -26,7 +26,7 @@ from lrmil_jax.report import (
     table,
 )
 from lrmil_jax.tasks import prediction_files
-from lrmil_jax.workspace import cohorts, layout, lesions
+from lrmil_jax.workspace import cohorts, layout, lesion_masks, lesions
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ def _lesion_slide(
         name=slide_id,
         thumbnail=drawn_on,
         downsample=downsample,
-        mask=lesions.slide_mask(config, workdir, row, cohort.classes),
+        mask=lesion_masks.slide_mask(config, workdir, row, cohort.classes),
         xy=lesion.xy,
         side=side,
         attention=maps,

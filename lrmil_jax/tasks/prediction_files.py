@@ -3,7 +3,8 @@
 A row is a slide under a model. `task` says what is predicted, `split` whether the patient is of
 the test or of the validation, `fold` which fold's model it is. Rows of validation patients, which
 choose thresholds and the temperature, are in `validation.csv` beside it, so that whoever averages
-over `predictions.csv` averages over test patients alone.
+over `predictions.csv` averages over test patients alone. `patient_predictions.csv` has a row a test
+patient instead of a slide.
 """
 
 from collections.abc import Sequence
@@ -16,10 +17,13 @@ from jaxtyping import Bool
 from lrmil_jax import files, tasks
 from lrmil_jax.data import splits, subgroups, tables
 from lrmil_jax.errors import DataError
+from lrmil_jax.tasks import predictions
 
 TEST, VALIDATION = "predictions.csv", "validation.csv"
+PATIENTS = "patient_predictions.csv"
 _TEXT = (
     "slide_id",
+    "slide_ids",
     "patient_id",
     "case_id",
     "pool",
@@ -57,8 +61,18 @@ def sides(
 
 
 def write(folder: Path, test: pd.DataFrame, validation: pd.DataFrame) -> None:
-    """Writes both files, each whole or not at all."""
+    """Writes both files, and the patients of the test, each whole or not at all."""
     files.write_table(folder / VALIDATION, validation)
+    write_test(folder, test)
+
+
+def write_test(folder: Path, test: pd.DataFrame) -> None:
+    """Writes the rows of test slides, and of their patients under every model of every fold."""
+    patients = [
+        predictions.by_patient(tasks.of_columns(rows), rows)
+        for _, rows in test.groupby(["fold", "model"], sort=False)
+    ]
+    files.write_table(folder / PATIENTS, pd.concat(patients or [test], ignore_index=True))
     files.write_table(folder / TEST, test)
 
 

@@ -51,6 +51,37 @@ def patients(
     return names, first, task.pooled(frame[list(task.values)].to_numpy(np.float64), place)
 
 
+def by_patient(task: Task, frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows of patients, in the order of their names, of those of one model's slides.
+
+    Args:
+      task: of the rows.
+      frame: rows of slides with `slide_id`, `case_id` and the task's values; the truth may be
+        missing.
+
+    Returns:
+      What all slides of a patient share ("several" where they are of several levels of a
+      subgroup), the values as `Task.pooled` makes them with what follows
+      from them, `slides`, how many there are, and `slide_ids`, their names with "; " between.
+    """
+    names, place = np.unique(frame.case_id.to_numpy(str), return_inverse=True)
+    wanted = {"patient_id", "case_id", "pool", "model", "title", "task", "fold", "split", "pooling"}
+    wanted |= set(task.written)
+    shared = [name for name in frame if name in wanted or name.startswith(subgroups.PREFIX)]
+    rows = frame.iloc[np.unique(place, return_index=True)[1]][shared].reset_index(drop=True)
+    for name in shared:
+        if name.startswith(subgroups.PREFIX):  # of a slide, such as its scanner
+            differing = frame[name].groupby(place).nunique(dropna=False).to_numpy() > 1
+            rows[name] = rows[name].mask(differing, subgroups.SEVERAL)
+    values = task.pooled(frame[list(task.values)].to_numpy(np.float64), place)
+    listed = frame.slide_id.groupby(place)
+    return rows.assign(
+        **task.said(values),
+        slides=np.bincount(place, minlength=len(names)),
+        slide_ids=listed.agg("; ".join).to_numpy(),
+    )
+
+
 def measure(task: Task, frame: pd.DataFrame) -> dict:
     """Figures per patient with their intervals, from one model's rows of `predictions.csv`."""
     names, targets, values = patients(task, frame)

@@ -8,13 +8,12 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from lrmil_jax.data.subgroups import MISSING, PREFIX
+from lrmil_jax.data.subgroups import MISSING, PREFIX, SEVERAL
 from lrmil_jax.evals import intervals
 from lrmil_jax.tasks import predictions
 from lrmil_jax.tasks.task import Task
 
 LEAST = 10  # patients, below which no figure is given
-SEVERAL = "several"  # the level of a patient whose slides are of different levels
 
 
 def table(task: Task, folds: Sequence[pd.DataFrame]) -> list[dict]:

@@ -25,6 +25,7 @@ from lrmil_jax.patches.beside import FromSlide
 from lrmil_jax.patches.shards import Shards
 from lrmil_jax.processes import Workers, map_jobs
 from lrmil_jax.slides import lattice, synthetic
+from lrmil_jax.slides.annotations import Annotations
 from lrmil_jax.workspace import foreign, layout, provenance, statuses, twins
 
 log = logging.getLogger(__name__)
@@ -232,8 +233,12 @@ def source(config: ConfigDict) -> str:
 
 
 def slide_jobs(config: ConfigDict, workdir: Path, table: pd.DataFrame) -> list[SlideJob]:
-    """One job a slide of the cohort's table."""
-    settings = tiling_settings(config)
+    """One job a slide of the cohort's table.
+
+    Raises:
+      DataError: `data.annotations` cannot be used (`slide_files.drawn`).
+    """
+    settings, drawn = tiling_settings(config), annotations(config, table)
     jobs = [
         SlideJob(
             slide_id=row.slide_id,
@@ -242,10 +247,22 @@ def slide_jobs(config: ConfigDict, workdir: Path, table: pd.DataFrame) -> list[S
             folder=layout.regions_folder(workdir),
             settings=settings,
             trust_mpp=config.data.trust_mpp,
+            annotations=drawn.get(row.slide_id),
         )
         for row in table.itertuples()
     ]
     return list(foreign.jobs(config, table, jobs)) if foreign.given(config) else jobs
+
+
+def annotations(config: ConfigDict, table: pd.DataFrame) -> dict[str, Annotations]:
+    """What `data.annotations` has of each slide of a table, by `slide_id`."""
+    data = config.data
+    return slide_files.drawn(
+        _path(data.annotations),
+        data.annotation_classes,
+        table.slide_id.tolist(),
+        key="data.annotations",
+    )
 
 
 def slide_limits(config: ConfigDict) -> dict[str, Any]:

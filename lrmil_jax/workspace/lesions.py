@@ -1,4 +1,4 @@
-"""Lesion masks beside the slides, and every model's attention scored against them."""
+"""Lesions on the LR patches of slides, and every model's attention scored against them."""
 
 import dataclasses
 import logging
@@ -8,20 +8,15 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 from ml_collections import ConfigDict
-from PIL import Image
 
-from lrmil_jax.data import tables
 from lrmil_jax.data.features import FeatureStore
 from lrmil_jax.distill import guidance
-from lrmil_jax.errors import DataError
 from lrmil_jax.evals import localisation
 from lrmil_jax.patches.shards import stored_places
-from lrmil_jax.workspace import cohorts, layout, statuses
+from lrmil_jax.workspace import cohorts, layout, lesion_masks, statuses
 
 log = logging.getLogger(__name__)
 
-# Relative difference of aspect ratios that is no mistake: slides are cropped to whole tiles.
-_ASPECT = 0.03
 COLUMNS = (
     *("slide_id", "case_id", "model"),
     *("auc", "dice", "highest_dice", "patches", "lesion_patches"),
@@ -41,107 +36,6 @@ class Lesion:
     xy: Int[np.ndarray, "N 2"]
 
 
-def masks_folder(config: ConfigDict, workdir: Path) -> Path | None:
-    """Where `<slide_id>.png` masks lie: `data.masks`, or the synthetic cohort's own; else None.
-
-    Raises:
-      DataError: `data.masks` is no folder.
-    """
-    if config.data.masks is not None:
-        folder = Path(config.data.masks)
-        if not folder.is_dir():
-            raise DataError(
-                f"data.masks is {folder}, which is no folder; give the folder of the lesion "
-                "masks, <slide_id>.png, or leave data.masks unset"
-            )
-        return folder
-    return workdir / "synthetic" / "masks" if config.data.labels is None else None
-
-
-def read_mask(
-    path: Path,
-    dimensions: tuple[int, int],
-    bounds: tuple[int, int, int, int] | None = None,
-) -> Bool[np.ndarray, "h w"]:
-    """A lesion mask: whatever is not black is lesion, so that 0/1 and 0/255 mean the same.
-
-    Args:
-      path: the picture, of any size; it shows the whole slide.
-      dimensions: width and height of the slide.
-      bounds: (x, y, width, height) of its scanned area: a mask of that area alone, as viewers that
-        crop to it save one, is put in its place.
-
-    Raises:
-      DataError: it cannot be read, or shows something of another shape than the slide.
-    """
-    try:
-        with Image.open(path) as picture:
-            mask = np.asarray(picture.convert("L")) > 0
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"the lesion mask {path} cannot be read ({error}); save it as PNG, at most about "
-            "10,000 px a side"
-        ) from error
-    height, width = mask.shape
-    if not _same_shape(mask, dimensions):
-        if bounds is not None and _same_shape(mask, bounds[2:]):
-            return _placed(mask, dimensions, bounds)
-        raise DataError(
-            f"the lesion mask {path} has {width} x {height} px, the slide {dimensions[0]} x "
-            f"{dimensions[1]}: a mask shows the whole slide, so its sides have the same ratio"
-        )
-    return mask
-
-
-def _same_shape(mask: np.ndarray, size: tuple[int, ...]) -> bool:
-    """Whether a mask and something of `size` (width, height) have sides of the same ratio."""
-    height, width = mask.shape
-    off = abs(width * size[1] / (height * size[0]) - 1)
-    return off <= _ASPECT + 1 / min(width, height)
-
-
-def _placed(
-    mask: np.ndarray, dimensions: tuple[int, int], bounds: tuple[int, int, int, int]
-) -> Bool[np.ndarray, "h w"]:
-    """A mask of the scanned area as one of the whole slide, in pixels of the same size."""
-    height, width = mask.shape
-    scale = width / bounds[2]
-    left, top = (round(side * scale) for side in bounds[:2])
-    size = [round(side * scale) for side in dimensions]
-    whole = np.zeros((max(size[1], top + height), max(size[0], left + width)), bool)
-    whole[top : top + height, left : left + width] = mask
-    return whole[: size[1], : size[0]]
-
-
-def slide_mask(
-    config: ConfigDict, workdir: Path, row, classes: tuple[str, ...]
-) -> Bool[np.ndarray, "h w"] | None:
-    """The mask of a slide (a row of the cohort's table); None without lesion.
-
-    A slide of the first class needs no mask: it has no lesion then.
-
-    Raises:
-      DataError: there is none for a slide of another class, or see `read_mask`.
-    """
-    folder = masks_folder(config, workdir)
-    if folder is None:
-        return None
-    path = tables.existing(folder / f"{row.slide_id}.png")
-    if not path.is_file():
-        # Without classes, a slide without a mask is one of which nobody said where its lesion is.
-        if not classes or row.label == 0:
-            return None
-        raise DataError(
-            f"slide {row.slide_id} is of class {classes[row.label]}, but has no lesion mask "
-            f"{path}; add it (lesion white on black), or leave data.masks unset"
-        )
-    status = statuses.read(workdir, row.slide_id)
-    width, height = status["dimensions"]
-    bounds = status.get("bounds")
-    mask = read_mask(path, (width, height), None if bounds is None else tuple(bounds))
-    return mask if mask.any() else None
-
-
 def find(
     config: ConfigDict,
     workdir: Path,
@@ -158,13 +52,13 @@ def find(
       low: LR features of the same slides, which know where patches lie; None reads the regions.
 
     Raises:
-      DataError: see `slide_mask`.
+      DataError: see `lesion_masks.slide_mask`.
     """
-    if masks_folder(config, workdir) is None:
+    if lesion_masks.masks_folder(config, workdir) is None:
         return {}
     found = {}
     for place, row in enumerate(table.itertuples()):
-        mask = slide_mask(config, workdir, row, classes)
+        mask = lesion_masks.slide_mask(config, workdir, row, classes)
         if mask is None:
             continue
         status = statuses.read(workdir, row.slide_id)

@@ -11,7 +11,7 @@ from PIL import Image
 from lrmil_jax.data import regions, schema, slide_jobs, source, writer
 from lrmil_jax.data.schema import Geometry
 from lrmil_jax.errors import WorkdirError
-from lrmil_jax.slides import open_slide, synthetic
+from lrmil_jax.slides import Annotations, open_slide, synthetic
 from lrmil_jax.slides.slide import Slide
 from tests.slides.files import damage_tile, write_tiff
 
@@ -32,13 +32,14 @@ def image():
 def tile(tmp_path):
     """Tiles a slide file and gives its status and its job."""
 
-    def run(path, *, slide_id="TCGA-1.2", mpp=None, **settings):
+    def run(path, *, slide_id="TCGA-1.2", mpp=None, annotations=None, **settings):
         job = slide_jobs.SlideJob(
             slide_id=slide_id,
             path=path,
             mpp=mpp,
             folder=tmp_path / "regions",
             settings=slide_jobs.TilingSettings(**{"geometry": GEOMETRY, **settings}),
+            annotations=annotations,
         )
         return regions.tile_slide(job), job
 
@@ -65,6 +66,46 @@ def records(job):
             assert mosaic["index"] == record["index"]
             record["hr"] = mosaic["hr"]
     return found
+
+
+def draw(path, x, y, width, height, name="Tumor"):
+    ring = [[x, y], [x + width, y], [x + width, y + height], [x, y + height], [x, y]]
+    feature = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]},
+               "properties": {"classification": {"name": name}}}  # fmt: skip
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+
+
+def test_patches_inside_of_what_was_drawn(tile, slide_file, tmp_path):
+    whole, plain = tile(slide_file)
+    path = tmp_path / "drawn.geojson"
+    draw(path, 250, 200, 520, 320)
+    status, job = tile(slide_file, annotations=Annotations(path, ("Tumor",)))
+    assert status["status"] == "ok"
+    assert 0 < status["lr_patches"] < whole["lr_patches"]
+    for record in records(job):  # each child has tissue, and tissue lies inside alone
+        held = record["lr_xy"] + 64 * np.argwhere(record["child_mask"])[:, ::-1]
+        assert np.all((held + 64 > [250, 200]) & (held < [770, 520]))
+    assert job.is_complete(status)
+    assert not job.is_complete(whole)
+    assert not plain.is_complete(status)
+    draw(path, 250, 200, 520, 300)
+    assert not job.is_complete(status)
+
+
+@pytest.mark.parametrize(
+    ("x", "name", "sentence"),
+    [
+        (250, "Stroma", "has no region of class Tumor, but of Stroma; name the class"),
+        (5000, "Tumor", "lies outside the slide of 1000 x 1000 px"),
+        (0, "Tumor", "no tissue lies in the regions of"),
+    ],
+)
+def test_drawings_that_cannot_be_used(tile, slide_file, tmp_path, x, name, sentence):
+    draw(tmp_path / "drawn.geojson", x, 0, 64, 64, name)
+    drawn = Annotations(tmp_path / "drawn.geojson", ("Tumor",))
+    status, _ = tile(slide_file, annotations=drawn)
+    assert status["status"] == "failed"
+    assert sentence in status["reason"]
 
 
 @pytest.mark.parametrize("levels", [(1, 4), (1,), (1, 2, 8)])

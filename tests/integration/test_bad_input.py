@@ -470,11 +470,13 @@ def test_labels_that_the_model_does_not_know_are_refused_first(cohort, model):
 
 def test_a_listed_slide_that_is_missing_fails_alone(cohort, model):
     table = cohort.folder / "list.csv"
-    table.write_text("slide_id,label\nslide_0000,0\nslide_9999,tumour\n")
+    table.write_text("slide_id,patient_id,label\nslide_0000,p,0\nslide_9999,p,tumour\n")
     assert predict.run(model, cohort.workdir, slide=None, slides=table) == 1
     found = pd.read_csv(cohort.workdir / "predictions/predictions.csv", index_col="slide_id")
     assert found.status.to_dict() == {"slide_0000": "ok", "slide_9999": "failed"}
     assert "slide_9999" in found.reason["slide_9999"]
+    patients = pd.read_csv(cohort.workdir / "predictions/patient_predictions.csv")
+    assert patients[["patient_id", "slides", "failed"]].values.tolist() == [["p", 1, 1]]
 
 
 def test_a_models_weights_are_the_ones_it_was_saved_with(tmp_path, model, cohort):

@@ -1,5 +1,6 @@
 """One class predicts: one slide or many, in a notebook as on the command line."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -11,10 +12,11 @@ import pandas as pd
 import pytest
 
 import lrmil_jax
+from lrmil_jax import files
 from lrmil_jax.errors import SlideError
 from lrmil_jax.models import slide_list
 from lrmil_jax.processes import Workers
-from lrmil_jax.slides import synthetic
+from lrmil_jax.slides import Annotations, synthetic
 from lrmil_jax.stages import predict
 from tests.integration import random_model
 from tests.patches.dying import HangingFiles
@@ -101,14 +103,42 @@ def test_the_temperature_of_a_model_folder(home, model, slides, tmp_path):
     """It is told beside the probabilities, which stay as they are."""
     assert model.temperature is None
     result = model.predict(slides[0])
-    assert slide_list.calibrated(model, result) == {}
+    assert slide_list.calibrated(model, result.probabilities) == {}
     folder = Path(shutil.copytree(home / "runs/quickstart/model", tmp_path / "model"))
     facts = json.loads((folder / "model.json").read_text())
     (folder / "model.json").write_text(json.dumps(facts | {"temperature": 2.0}))
-    tempered = slide_list.calibrated(lrmil_jax.load_model(folder), result)
+    tempered = slide_list.calibrated(lrmil_jax.load_model(folder), result.probabilities)
     roots = {name: np.sqrt(value) for name, value in result.probabilities.items()}
     for name, root in roots.items():
         assert tempered[name] == pytest.approx(root / sum(roots.values()))
+
+
+def test_a_row_a_patient(model):
+    first, second = model.classes
+    told = {"s1": 0.2, "s2": 0.9, "s3": 0.4}
+    done = [{"slide_id": name, "prediction": {f"prob_{first}": 1 - p, f"prob_{second}": p}}
+            for name, p in told.items()]  # fmt: skip
+    table = pd.DataFrame({"slide_id": ["s3", "s1", "lost", "s2", "gone"],
+                          "patient_id": ["q", "p", "p", "p", "r"]})  # fmt: skip
+    strict = dataclasses.replace(model, thresholds={"youden": 0.56}, temperature=2.0)
+    p, q = slide_list.by_patient(strict, table, done).to_dict("records")  # r has no prediction
+    assert (p["patient_id"], p["slides"], p["slide_ids"], p["failed"]) == ("p", 2, "s1; s2", 1)
+    assert (p["predicted"], p["predicted_youden"]) == (second, first)  # .55 lies between
+    root = np.sqrt([0.45, 0.55])
+    assert p[f"calibrated_{second}"] == pytest.approx(root[1] / root.sum())
+    assert (q["patient_id"], q["slides"], q["slide_ids"], q["failed"]) == ("q", 1, "s3", 0)
+    assert q[f"prob_{second}"] == 0.4
+    plain = slide_list.by_patient(model, table, done)
+    assert not [name for name in plain if name.startswith(("predicted_", "calibrated_"))]
+
+
+def test_a_format_that_is_not_there_yet_is_written(tmp_path):
+    source = {"model": "0123"}
+    files.write_json(tmp_path / "prediction.json", {"source": source})
+    (tmp_path / "attention.geojson").touch()
+    assert slide_list._known(tmp_path, source, ["geojson"]) == {"source": source}
+    assert slide_list._known(tmp_path, source, ["geojson", "ome_tiff"]) is None
+    assert slide_list._known(tmp_path, {"model": "4567"}, []) is None
 
 
 def test_slides_of_other_sizes_compile_nothing(model, slides):
@@ -126,6 +156,26 @@ def test_um_per_px_can_be_given(model, slides):
     (given,) = model.predict_many([slides[0]], [0.5])
     assert given.mpp == 0.5
     np.testing.assert_array_equal(given.xy, model.predict(slides[0]).xy)
+
+
+def test_patches_inside_of_what_was_drawn(model, slides, tmp_path):
+    whole = model.predict(slides[3])
+    ring = [[0, 0], [800, 0], [800, 1536], [0, 1536], [0, 0]]
+    feature = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}}
+    files.write_json(tmp_path / "s3.geojson", [feature])
+    drawn = model.predict(slides[3], annotations=Annotations(tmp_path / "s3.geojson"))
+    assert 0 < len(drawn.xy) < len(whole.xy)
+    assert drawn.xy[:, 0].max() < 800
+    inside = whole.xy[:, 0] + whole.side <= 800
+    assert {tuple(xy) for xy in whole.xy[inside]} <= {tuple(xy) for xy in drawn.xy}
+    table = pd.DataFrame({"slide_id": ["s3"], "patient_id": ["s3"], "path": [str(slides[3])],
+                          "mpp": [np.nan]})  # fmt: skip
+    (found,), _ = slide_list.predict(
+        model, table, tmp_path / "out", drawn={"s3": Annotations(tmp_path / "s3.geojson")}
+    )
+    assert found["lr_patches"] == len(drawn.xy)
+    assert set(found["source"]) == {"model", "mpp", "size", "sample", "annotations"}
+    assert slide_list._known(tmp_path / "out/s3", found["source"], []) is not None
 
 
 def test_the_example_of_the_docs_runs(home, monkeypatch, capsys):

@@ -120,7 +120,7 @@ def write_dicom(
     meta.MediaStorageSOPClassUID = slide_microscopy
     meta.MediaStorageSOPInstanceUID = generate_uid()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    measures, group, organization, optical = (Dataset() for _ in range(4))
+    measures, group, organization, optical, origin = (Dataset() for _ in range(5))
     measures.PixelSpacing, measures.SliceThickness = [spacing, spacing], 0.001
     group.PixelMeasuresSequence = [measures]
     organization.DimensionOrganizationUID = generate_uid()
@@ -130,6 +130,12 @@ def write_dicom(
     data.SOPClassUID, data.SOPInstanceUID = slide_microscopy, meta.MediaStorageSOPInstanceUID
     data.SeriesInstanceUID, data.StudyInstanceUID, data.Modality = series, series + ".1", "SM"
     data.FrameOfReferenceUID, data.ContainerIdentifier = series + ".2", container
+    for name in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyDate",
+                 "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"):  # fmt: skip
+        setattr(data, name, container if name == "PatientID" else "")
+    # As a scanner lays a slide: its rows run up the slide's x, its columns up the slide's y.
+    data.ImageOrientationSlide, data.TotalPixelMatrixOriginSequence = [0, -1, 0, -1, 0, 0], [origin]
+    origin.XOffsetInSlideCoordinateSystem, origin.YOffsetInSlideCoordinateSystem = 20.0, 40.0
     flavour = "RESAMPLED" if kind == "THUMBNAIL" else "NONE"
     data.ImageType = ["ORIGINAL", "PRIMARY", kind, flavour]
     data.DimensionOrganizationType = "TILED_FULL"

@@ -9,6 +9,7 @@ from lrmil_jax import files
 from lrmil_jax.data import slide_files
 from lrmil_jax.data.slide_jobs import file_identity
 from lrmil_jax.errors import ConfigError, DataError
+from lrmil_jax.slides import Annotations
 from lrmil_jax.stages import predict
 from lrmil_jax.workspace import twins
 
@@ -66,6 +67,26 @@ def test_options_that_say_nothing_are_refused_before_the_model_is_read(
     paths = {name: tmp_path / text for name, text in options.items() if isinstance(text, str)}
     with pytest.raises(error, match=sentence):
         predict.run(tmp_path, tmp_path, **({"slide": None, "slides": None} | options | paths))
+
+
+def test_what_was_drawn_is_looked_for_before_any_slide_is_read(tmp_path):
+    names, key = ["a", "b"], "--annotations"
+    assert slide_files.drawn(None, (), names, key=key) == {}
+    with pytest.raises(
+        DataError, match=r"--annotations is .*, which has no <slide_id>\.geojson of"
+    ):
+        slide_files.drawn(tmp_path, (), names, key=key)
+    file = tmp_path / "b.geojson"
+    file.touch()
+    found = slide_files.drawn(tmp_path, ["Tumor"], names, key=key)
+    assert {name: one.path.name for name, one in found.items()} == {
+        "a": "a.geojson", "b": "b.geojson"}  # fmt: skip
+    assert found["b"] == Annotations(file, ("Tumor",), "b")
+    assert slide_files.drawn(file, (), ["a"], key=key)["a"].path == file
+    with pytest.raises(DataError, match=r"names the file .* for 2 slides; give the folder"):
+        slide_files.drawn(file, (), names, key=key)
+    with pytest.raises(DataError, match="does not exist"):
+        slide_files.drawn(tmp_path / "no", (), names, key=key)
 
 
 @pytest.mark.parametrize("folder", [None, "slides"])

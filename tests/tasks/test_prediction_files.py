@@ -6,7 +6,7 @@ import pytest
 
 from lrmil_jax import tasks
 from lrmil_jax.errors import DataError
-from lrmil_jax.tasks import prediction_files
+from lrmil_jax.tasks import prediction_files, predictions
 from tests.tasks import simulated
 
 TASKS = ("binary", "classification", "ordinal", "multi_label", "regression", "survival")
@@ -26,6 +26,36 @@ def test_read_as_written(name, tmp_path):
         assert len(task.edges) == task.bins - 1
         later = simulated.rows(name, fold=2)
         assert tasks.of_columns(pd.concat([test, later])).edges == ()
+
+
+@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("pooling", ["probability", "logit"])
+def test_a_row_a_patient_has_the_same_figures(name, pooling, tmp_path):
+    rows = pd.concat([simulated.rows(name, fold=fold, models=("lrmil", "teacher")).assign(
+        pooling=pooling) for fold in (1, 2)])  # fmt: skip
+    prediction_files.write_test(tmp_path, rows)
+    patients = prediction_files.read(tmp_path / "patient_predictions.csv")
+    assert len(patients) == len(rows.drop_duplicates(["case_id", "fold", "model"]))
+    for (fold, model), mine in rows.groupby(["fold", "model"]):
+        theirs = patients[(patients.fold == fold) & (patients.model == model)]
+        task = tasks.of_columns(mine)
+        assert tasks.of_columns(theirs) == task
+        figures = predictions.measure(task, mine)["metrics"]
+        assert predictions.measure(task, theirs)["metrics"] == pytest.approx(figures, abs=1e-6)
+
+
+def test_a_patient_by_hand(tmp_path):
+    rows = pd.DataFrame({"slide_id": ["s3", "s1", "s2"], "patient_id": ["p", "q", "p"],
+                         "case_id": ["p", "q", "p"], "label": ["b", "a", "b"],
+                         "subgroup_scanner": ["A", "A", "B"], "fold": 1, "model": "m",
+                         "prob_a": [0.2, 0.7, 0.5], "prob_b": [0.8, 0.3, 0.5]})  # fmt: skip
+    prediction_files.write_test(tmp_path, rows)
+    first, second = pd.read_csv(tmp_path / "patient_predictions.csv").itertuples()
+    assert (first.patient_id, first.label, first.predicted) == ("p", "b", "b")
+    assert (first.prob_a, first.prob_b) == pytest.approx((0.35, 0.65))
+    assert (first.slides, first.slide_ids) == (2, "s3; s2")
+    assert (first.subgroup_scanner, second.subgroup_scanner) == ("several", "A")
+    assert (second.slides, second.slide_ids) == (1, "s1")
 
 
 def test_classes_that_pandas_takes_for_nothing(tmp_path):

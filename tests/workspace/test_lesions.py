@@ -9,7 +9,7 @@ from lrmil_jax import config as configuration
 from lrmil_jax import files
 from lrmil_jax.data.features import FeatureStore
 from lrmil_jax.errors import DataError
-from lrmil_jax.workspace import cohorts, layout, lesions
+from lrmil_jax.workspace import cohorts, layout, lesion_masks, lesions
 
 CLASSES = ("benign", "tumour")
 LESION = np.zeros((8, 16), bool)
@@ -62,31 +62,31 @@ LOW = Store(xy=[(400 * x, 400 * y) for y in range(2) for x in range(4)])
 )
 def test_all_that_is_not_black_is_lesion(tmp_path, pixels):
     Image.fromarray(pixels).save(tmp_path / "m.png")
-    np.testing.assert_array_equal(lesions.read_mask(tmp_path / "m.png", (1600, 800)), LESION)
+    np.testing.assert_array_equal(lesion_masks.read_mask(tmp_path / "m.png", (1600, 800)), LESION)
 
 
 @pytest.mark.parametrize(("width", "height"), [(1600, 800), (1620, 800), (1500, 800), (16, 8)])
 def test_cropped_to_whole_tiles_is_the_same_shape(tmp_path, width, height):
     """8 x 16 px are too few to tell 1,500 px from 1,600."""
     Image.fromarray(LESION).save(tmp_path / "m.png")
-    assert lesions.read_mask(tmp_path / "m.png", (width, height)).shape == (8, 16)
+    assert lesion_masks.read_mask(tmp_path / "m.png", (width, height)).shape == (8, 16)
 
 
 @pytest.mark.parametrize("dimensions", [(800, 1600), (1300, 800), (2000, 800)])
 def test_a_mask_of_another_shape_is_refused(tmp_path, dimensions):
     Image.fromarray(LESION).save(tmp_path / "m.png")
     with pytest.raises(DataError, match=f"16 x 8 px, the slide {dimensions[0]} x {dimensions[1]}"):
-        lesions.read_mask(tmp_path / "m.png", dimensions)
+        lesion_masks.read_mask(tmp_path / "m.png", dimensions)
     large = LESION.repeat(50, 0).repeat(50, 1)
     Image.fromarray(large).save(tmp_path / "large.png")
-    lesions.read_mask(tmp_path / "large.png", (1560, 800))
+    lesion_masks.read_mask(tmp_path / "large.png", (1560, 800))
     with pytest.raises(DataError, match="same ratio"):
-        lesions.read_mask(tmp_path / "large.png", (1500, 800))
+        lesion_masks.read_mask(tmp_path / "large.png", (1500, 800))
 
 
 def test_a_mask_of_the_scanned_area_alone_is_put_in_its_place(tmp_path):
     Image.fromarray(np.uint8(LESION) * 255).save(tmp_path / "m.png")
-    placed = lesions.read_mask(tmp_path / "m.png", (2400, 2000), (400, 600, 1600, 800))
+    placed = lesion_masks.read_mask(tmp_path / "m.png", (2400, 2000), (400, 600, 1600, 800))
     assert placed.shape == (20, 24)
     np.testing.assert_array_equal(placed[6:14, 4:20], LESION)
     assert placed.sum() == LESION.sum()
@@ -99,14 +99,14 @@ def test_a_broken_mask_is_refused(tmp_path):
     for broken in (b"", b"no picture", content[:60], content[:-200]):
         (tmp_path / "m.png").write_bytes(broken)
         with pytest.raises(DataError, match=r"lesion mask .*m\.png cannot be read"):
-            lesions.read_mask(tmp_path / "m.png", (1600, 800))
+            lesion_masks.read_mask(tmp_path / "m.png", (1600, 800))
 
 
 def test_a_mask_that_is_too_large_is_refused(tmp_path, monkeypatch):
     Image.fromarray(LESION).save(tmp_path / "m.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     with pytest.raises(DataError, match="at most about"):
-        lesions.read_mask(tmp_path / "m.png", (1600, 800))
+        lesion_masks.read_mask(tmp_path / "m.png", (1600, 800))
 
 
 def test_slides_with_lesion_are_found(cohort):
@@ -135,17 +135,60 @@ def test_a_positive_slide_without_mask_is_refused(cohort):
         lesions.find(config, workdir, table, CLASSES, LOW)
 
 
+def save_drawn(folder, slide_id, name="Tumor"):
+    """The same lesion as `LESION`'s, drawn in QuPath."""
+    ring = [[400, 200], [800, 200], [800, 600], [400, 600], [400, 200]]
+    geometry = {"type": "Polygon", "coordinates": [ring]}
+    properties = {"objectType": "annotation", "classification": {"name": name}}
+    feature = {"type": "Feature", "geometry": geometry, "properties": properties}
+    files.write_json(folder / "masks" / f"{slide_id}.geojson", [feature])
+
+
+def test_lesion_drawn_in_qupath_is_that_of_a_picture(cohort):
+    config, workdir, table = cohort
+    config.data.mask_classes = ("Tumor",)
+    save_drawn(workdir, "n", "Stroma")
+    save_drawn(workdir, "a")
+    save_mask(workdir, "b")
+    found = lesions.find(config, workdir, table, CLASSES, LOW)
+    assert list(found) == [1, 2]
+    np.testing.assert_array_equal(found[1].share, found[2].share)
+    save_drawn(workdir, "b", "Tumour")
+    with pytest.raises(DataError, match=r"slide b has two lesion masks, .*b\.png and .*; keep one"):
+        lesions.find(config, workdir, table, CLASSES, LOW)
+    (workdir / "masks/b.png").unlink()
+    with pytest.raises(DataError, match=r"class tumour, but .*b\.geojson has no region of class T"):
+        lesions.find(config, workdir, table, CLASSES, LOW)
+    (workdir / "masks/b.geojson").write_text("[]")
+    with pytest.raises(DataError, match="has no annotation with an area"):
+        lesions.find(config, workdir, table, CLASSES, LOW)
+
+
+def test_masks_are_checked_before_anything_is_made(cohort):
+    config, workdir, table = cohort
+    config.data.mask_classes = ("Tumor",)
+    (workdir / "masks/a.geojson").write_text("[]")
+    known = {"dimensions": [1600, 800], "bounds": None, "mpp": 0.5}
+    nobody = workdir / "no status here"
+    wrong = lesion_masks.problems(config, nobody, table, CLASSES, dict.fromkeys("nab", known))
+    assert ["a.geojson has no annotation" in wrong[0], "slide b is of class" in wrong[1]] == [1, 1]
+    save_drawn(workdir, "a")
+    assert lesion_masks.problems(config, nobody, table, CLASSES, {"n": known, "a": known}) == []
+    config.data.masks = None
+    assert lesion_masks.problems(config, nobody, table, CLASSES, {"b": known}) == []
+
+
 def test_where_masks_lie(cohort):
     config, workdir, table = cohort
-    assert lesions.masks_folder(config, workdir) == workdir / "masks"
+    assert lesion_masks.masks_folder(config, workdir) == workdir / "masks"
     config.data.masks = str(workdir / "nowhere")
     with pytest.raises(DataError, match="nowhere, which is no folder"):
-        lesions.masks_folder(config, workdir)
+        lesion_masks.masks_folder(config, workdir)
     config.data.masks = None
-    assert lesions.masks_folder(config, workdir) is None
+    assert lesion_masks.masks_folder(config, workdir) is None
     assert lesions.find(config, workdir, table, CLASSES, LOW) == {}
     config.data.labels = None
-    assert lesions.masks_folder(config, workdir) == workdir / "synthetic/masks"
+    assert lesion_masks.masks_folder(config, workdir) == workdir / "synthetic/masks"
 
 
 def test_the_threshold_is_the_validation_slides_own(cohort, caplog):
