@@ -188,12 +188,13 @@ def join(
     Raises:
       ConfigError: what is given cannot be, or not all processes came.
     """
-    rendezvous.initialise(coordinator, processes, process, seconds=seconds)
-    number, count, links = rendezvous.links(seconds=seconds)
-    if count == 1:
+    here = rendezvous.place(coordinator, processes, process)
+    links = rendezvous.links(here, seconds=seconds)
+    if not links:
         return
-    _members[0] = Channel(number, count, links, ended=_ended, stop=Stopping.end_now)
+    _members[0] = Channel(here.index, here.count, links, ended=_ended, stop=Stopping.end_now)
     stopping.listen(_members[0])
+    rendezvous.initialise(here, seconds=seconds)
 
 
 def same(facts: Mapping[str, Any]) -> None:

@@ -1,10 +1,12 @@
-"""How the processes of a run find each other: JAX's own way for devices, and then one connection
-of each to the first."""
+"""How the processes of a run find each other: first one connection of each to the first, so that
+one that does not come is told in a sentence, and then JAX's own way for devices."""
 
+import contextlib
+import dataclasses
 import json
 import socket
 import time
-import uuid
+from collections.abc import Iterator, Sequence
 
 from lrmil_jax.errors import ConfigError, one_line
 
@@ -12,41 +14,41 @@ _HOW = (
     "give all processes the same --coordinator HOST:PORT (a free port of the first one's machine) "
     "and --processes, and each its own --process from 0"
 )
+_GREETING = "lrmil_jax"
+_AGAIN = 0.2  # seconds between two attempts to reach the first process
 
 
-def initialise(
-    coordinator: str, processes: int | None, process: int | None, *, seconds: int
-) -> None:
-    """Joins JAX's processes; before any device is touched.
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Which process of a run this one is.
+
+    Attributes:
+      host, port: of the first process, where JAX's coordinator will be.
+      count: of all processes.
+      index: of this one, from 0.
+      devices: of this machine that are this process's; None: all.
+    """
+
+    host: str
+    port: int
+    count: int
+    index: int
+    devices: Sequence[int] | None = None
+
+
+def place(coordinator: str, processes: int | None, process: int | None) -> Place:
+    """The place that flags give, or, for "auto", the cluster's own environment.
 
     Raises:
-      ConfigError: what is given cannot be, or not all processes came.
+      ConfigError: what is given cannot be, or there is no such environment.
     """
-    import jax
-
-    options = {}
-    if coordinator != "auto":
-        _check(coordinator, processes, process)
-        options = {
-            "coordinator_address": coordinator,
-            "num_processes": processes,
-            "process_id": process,
-            "cluster_detection_method": "deactivate",
-        }
-    elif processes is not None or process is not None:
-        raise ConfigError(
-            "--coordinator auto asks the cluster how many processes there are; leave --processes "
-            "and --process away"
-        )
-    # SIGTERM is ours (`stopping`): all processes then save after the same update.
-    jax.config.update("jax_enable_preemption_service", False)
-    try:
-        jax.distributed.initialize(**options, initialization_timeout=seconds)
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise ConfigError(_refused(coordinator, processes, process, seconds, error)) from error
-
-
-def _check(coordinator: str, processes: int | None, process: int | None) -> None:
+    if coordinator == "auto":
+        if processes is not None or process is not None:
+            raise ConfigError(
+                "--coordinator auto asks the cluster how many processes there are; leave "
+                "--processes and --process away"
+            )
+        return _detected()
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise ConfigError(f"--coordinator is {coordinator!r}; {_HOW}, or auto on a cluster")
@@ -54,88 +56,102 @@ def _check(coordinator: str, processes: int | None, process: int | None) -> None
         raise ConfigError(f"--coordinator needs --processes and --process; {_HOW}")
     if not 0 <= process < processes:
         raise ConfigError(f"--process is {process} of {processes} processes; {_HOW}")
-    if process == 0:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("", int(port)))
-            except OSError as error:
-                raise ConfigError(
-                    f"port {port} of --coordinator is not free ({error.strerror}); choose another"
-                ) from error
+    return Place(host.strip("[]"), int(port), processes, process)
 
 
-def _refused(coordinator, processes, process, seconds: int, error: Exception) -> str:
-    if coordinator == "auto":
-        return (
-            "--coordinator auto found no cluster that tells this process of the others "
-            f"({one_line(error)}); {_HOW}"
+def _detected() -> Place:
+    # JAX asks its environments only on the way to its own rendezvous, which ends the process when
+    # somebody does not come.
+    from jax._src.clusters import ClusterEnv
+
+    try:
+        address, count, index, devices = ClusterEnv.auto_detect_unset_distributed_params(
+            None, None, None, None, None, 300
         )
-    what = (
-        f"not all {processes} processes came within {seconds} s"
-        if process == 0
-        else f"process 0 was not found at {coordinator} within {seconds} s, or others did not come"
-    )
-    return f"{what} ({one_line(error)}); {_HOW}, and look whether all of them were started"
+    except (KeyError, ValueError, RuntimeError, OSError) as error:
+        raise ConfigError(f"--coordinator auto: {one_line(error)}; {_HOW}") from error
+    if address is None or count is None or index is None:
+        raise ConfigError(
+            "--coordinator auto found neither Slurm (start the command by srun), Open MPI nor a "
+            f"TPU slice; {_HOW}"
+        )
+    host, _, port = address.rpartition(":")
+    return Place(host.strip("[]"), int(port), count, index, devices)
 
 
-def links(*, seconds: int) -> tuple[int, int, dict[int, socket.socket]]:
-    """This process's index, their number, and its connections: of the first one to all others, of
-    each of these to the first."""
-    import jax
-    import numpy as np
-    from jax._src import distributed  # the only place that knows the address under Slurm or MPI
-    from jax.experimental import multihost_utils
+def links(here: Place, *, seconds: int) -> dict[int, socket.socket]:
+    """Connections of the first process to all others, of each of these to the first.
 
-    index, count = jax.process_index(), jax.process_count()
-    if count == 1:
-        return index, count, {}
-    token = uuid.uuid4().int % 2**31
-    server = socket.create_server(("", 0)) if index == 0 else None
-    port = 0 if server is None else server.getsockname()[1]
-    told = multihost_utils.broadcast_one_to_all(np.array([port, token], np.int32))
-    port, token = (int(value) for value in told)
-    if server is not None:
-        with server:
-            return index, count, _accepted(server, count - 1, token, seconds)
-    host = distributed.global_state.coordinator_address.rpartition(":")[0].strip("[]")
-    return index, count, {0: _connected(host, port, index, token, seconds)}
+    Raises:
+      ConfigError: not all came in time, or two say that they are the same.
+    """
+    end = time.monotonic() + seconds
+    if here.count == 1:
+        return {}
+    if here.index:
+        return {0: _connected(here, end, seconds)}
+    try:
+        server = socket.create_server(("", here.port), backlog=here.count)
+    except OSError as error:
+        raise ConfigError(
+            f"port {here.port} of --coordinator cannot be used here ({error.strerror}); choose "
+            "another"
+        ) from error
+    found: dict[int, socket.socket] = {}
+    with server, contextlib.ExitStack() as stack:
+        for index, link in _accepted(server, here, end, seconds):
+            found[index] = stack.enter_context(link)
+        stack.pop_all()
+    for link in found.values():
+        link.sendall(b"all are here\n")
+    return found
 
 
 def _accepted(
-    server: socket.socket, wanted: int, token: int, seconds: int
-) -> dict[int, socket.socket]:
-    """Connections by process; what does not know the token is none of ours."""
-    found: dict[int, socket.socket] = {}
-    end = time.monotonic() + seconds
-    while len(found) < wanted:
+    server: socket.socket, here: Place, end: float, seconds: int
+) -> Iterator[tuple[int, socket.socket]]:
+    """Every other process, as it comes."""
+    missing = set(range(1, here.count))
+    while missing:
         server.settimeout(max(end - time.monotonic(), 0.01))
         try:
             link, _ = server.accept()
         except TimeoutError as error:
+            names = ", ".join(str(one) for one in sorted(missing)[:8])
             raise ConfigError(
-                f"{wanted - len(found)} of the other processes could not connect to process 0 "
-                f"within {seconds} s (a firewall between the machines?); {_HOW}"
+                f"process {names} of {here.count} did not come within {seconds} s "
+                f"(--join_seconds): look whether all were started, and reach port {here.port} of "
+                f"{here.host}"
             ) from error
-        process = _greeted(link, token)
-        if process is None:
+        greeting = _greeted(link)
+        if greeting is None:
             link.close()
-        else:
-            found[process] = _kept(link)
-    return found
+            continue
+        index, count = greeting
+        if count != here.count or index not in missing:
+            link.close()
+            twice = ", and so did another" if count == here.count and index else ""
+            raise ConfigError(
+                f"a process came that says that it is process {index} of {count}, beside process 0 "
+                f"of {here.count}{twice}; {_HOW}"
+            )
+        missing.discard(index)
+        yield index, _kept(link)
 
 
-def _greeted(link: socket.socket, token: int) -> int | None:
-    """Which process is at the other end; None if it is none of ours."""
+def _greeted(link: socket.socket) -> tuple[int, int] | None:
+    """Which process, of how many, is at the other end; None if it is none of ours."""
     link.settimeout(10)
     try:
-        greeting = json.loads(_first_line(link))
-        return int(greeting["process"]) if greeting["token"] == token else None
+        greeting = json.loads(_line(link))
+        if greeting["from"] != _GREETING:
+            return None
+        return int(greeting["process"]), int(greeting["processes"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _first_line(link: socket.socket) -> bytes:
+def _line(link: socket.socket) -> bytes:
     """Byte for byte: what comes after it belongs to whoever reads next."""
     line = b""
     while not line.endswith(b"\n") and len(line) < 200:
@@ -146,16 +162,30 @@ def _first_line(link: socket.socket) -> bytes:
     return line
 
 
-def _connected(host: str, port: int, index: int, token: int, seconds: int) -> socket.socket:
-    try:
-        link = socket.create_connection((host, port), timeout=seconds)
-    except OSError as error:
-        raise ConfigError(
-            f"process {index} cannot connect to process 0 at {host}, port {port} "
-            f"({one_line(error)}): the machines of a run must reach each other on all ports"
-        ) from error
-    link.sendall(json.dumps({"process": index, "token": token}).encode() + b"\n")
-    return _kept(link)
+def _connected(here: Place, end: float, seconds: int) -> socket.socket:
+    """The link to the first process, once all have come."""
+    greeting = {"from": _GREETING, "process": here.index, "processes": here.count}
+    why: Exception | None = None
+    while time.monotonic() < end:
+        try:
+            with contextlib.ExitStack() as stack:
+                link = socket.create_connection((here.host, here.port), timeout=10)
+                stack.enter_context(link)
+                link.sendall(json.dumps(greeting).encode() + b"\n")
+                link.settimeout(max(end - time.monotonic(), 1))
+                if _line(link):
+                    stack.pop_all()
+                    return _kept(link)
+            why = ConnectionError("process 0 has closed the connection: its log says why")
+            break
+        except OSError as error:  # it may only not have begun to listen
+            why = error
+            time.sleep(_AGAIN)
+    raise ConfigError(
+        f"process {here.index} of {here.count} did not reach process 0 at {here.host}, port "
+        f"{here.port}, or not all came, within {seconds} s (--join_seconds; "
+        f"{one_line(why) if why else 'no time'}); {_HOW}"
+    )
 
 
 def _kept(link: socket.socket) -> socket.socket:
@@ -167,3 +197,31 @@ def _kept(link: socket.socket) -> socket.socket:
             link.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
     link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return link
+
+
+def initialise(here: Place, *, seconds: int) -> None:
+    """Makes one set of the devices of all processes, which are all there; before any device is
+    touched.
+
+    Raises:
+      ConfigError: JAX cannot.
+    """
+    import jax
+
+    # SIGTERM is ours (`stopping`): all processes then save after the same update.
+    jax.config.update("jax_enable_preemption_service", False)
+    host = f"[{here.host}]" if ":" in here.host else here.host
+    try:
+        jax.distributed.initialize(
+            coordinator_address=f"{host}:{here.port}",
+            num_processes=here.count,
+            process_id=here.index,
+            local_device_ids=here.devices,
+            cluster_detection_method="deactivate",
+            initialization_timeout=seconds,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"JAX cannot join its processes at {host}:{here.port} ({one_line(error)}); the "
+            "machines of a run must reach each other on all ports"
+        ) from error

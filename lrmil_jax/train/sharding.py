@@ -24,6 +24,10 @@ def make_mesh(devices: list | None = None) -> Mesh:
     """
     if devices is None:
         devices = jax.local_devices() if cluster.is_apart() else jax.devices()
+    if len({device.process_index for device in devices}) > 1:
+        # Those of a process side by side, so that its part of a batch is one piece.
+        devices = sorted(devices, key=lambda device: (device.process_index, device.id))
+        return Mesh(np.array(devices), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
     return jax.make_mesh(
         (len(devices),), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,), devices=devices
     )

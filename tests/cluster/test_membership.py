@@ -1,7 +1,12 @@
 """One process is the first of one, and waits for nobody."""
 
+import concurrent.futures
+import contextlib
 import os
 import signal
+import socket
+import sys
+import time
 
 import pytest
 
@@ -88,38 +93,90 @@ def test_other_facts_are_refused(second):
 )
 def test_what_cannot_be(arguments, match):
     with pytest.raises(ConfigError, match=match):
-        rendezvous.initialise(*arguments, seconds=1)
+        rendezvous.place(*arguments)
+
+
+def test_no_cluster(monkeypatch):
+    for name in ("SLURM_JOB_ID", "OMPI_MCA_orte_hnp_uri"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ConfigError, match="--coordinator auto found neither Slurm"):
+        rendezvous.place("auto", None, None)
+
+
+def test_slurm(monkeypatch):
+    told = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "node[3-4],other", "SLURM_NTASKS": "8",
+            "SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_NODES": "2"}  # fmt: skip
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    here = rendezvous.place("auto", None, None)
+    assert (here.host, here.count, here.index, here.devices) == ("node3", 8, 5, [1])
+
+
+def test_an_address_of_the_sixth_version():
+    assert rendezvous.place("[::1]:70", 2, 1) == rendezvous.Place("::1", 70, 2, 1)
+
+
+@pytest.fixture
+def port():
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]
+
+
+def in_thread(function):
+    """Begins with a function; what it gives, or raises, later."""
+    pool = concurrent.futures.ThreadPoolExecutor(1)
+    future = pool.submit(function)
+    pool.shutdown(wait=False)
+    return future
 
 
 def test_a_port_that_is_not_free():
-    import socket
-
     with socket.create_server(("", 0)) as server:
         port = server.getsockname()[1]
-        with pytest.raises(ConfigError, match=f"port {port} of --coordinator is not free"):
-            rendezvous.initialise(f"127.0.0.1:{port}", 2, 0, seconds=1)
+        with pytest.raises(ConfigError, match=f"port {port} of --coordinator cannot be used"):
+            rendezvous.links(rendezvous.Place("127.0.0.1", port, 2, 0), seconds=1)
 
 
-def test_a_connection_that_does_not_know_the_token_is_none_of_ours():
-    import socket
-    import threading
+def test_all_meet_in_any_order_and_a_stranger_is_none_of_ours(port):
+    places = [rendezvous.Place("127.0.0.1", port, 3, index) for index in range(3)]
+    early = in_thread(lambda: rendezvous.links(places[2], seconds=20))
+    first = in_thread(lambda: rendezvous.links(places[0], seconds=20))
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)) as other:
+            other.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            break
+        time.sleep(0.02)
+    found = [first.result(20) if n == 0 else link for n, link in enumerate(
+        [None, in_thread(lambda: rendezvous.links(places[1], seconds=20)).result(20),
+         early.result(20)])]  # fmt: skip
+    assert sorted(found[0]) == [1, 2]
+    found[1][0].sendall(b"line\n")
+    assert found[0][1].recv(100) == b"line\n"  # nothing of what follows the greeting is lost
+    for links in found:
+        for link in links.values():
+            link.close()
 
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        with socket.create_connection(("127.0.0.1", port)) as stranger:
-            stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
-            found = {}
-            thread = threading.Thread(
-                target=lambda: found.update(rendezvous._accepted(server, 1, 77, 20))
-            )
-            thread.start()
-            ours = rendezvous._connected("127.0.0.1", port, 1, 77, 20)
-            thread.join(20)
-    assert list(found) == [1]
-    ours.sendall(b"line\n")
-    assert found[1].recv(100) == b"line\n"  # nothing of what follows the greeting is lost
-    for link in (ours, *found.values()):
-        link.close()
+
+def test_one_that_does_not_come(port):
+    first = rendezvous.Place("127.0.0.1", port, 3, 0)
+    waiting = in_thread(lambda: rendezvous.links(first, seconds=1))
+    other = rendezvous.Place("127.0.0.1", port, 3, 2)
+    with pytest.raises(ConfigError, match="process 2 of 3 did not reach process 0"):
+        rendezvous.links(other, seconds=2)
+    with pytest.raises(ConfigError, match="process 1 of 3 did not come within 1 s"):
+        waiting.result(20)
+
+
+def test_two_that_say_they_are_the_same(port):
+    first = in_thread(lambda: rendezvous.links(rendezvous.Place("::1", port, 3, 0), seconds=20))
+    others = [in_thread(lambda: rendezvous.links(rendezvous.Place("localhost", port, 3, 1),
+                                                 seconds=3)) for _ in range(2)]  # fmt: skip
+    with pytest.raises(ConfigError, match="process 1 of 3, beside process 0 of 3, and so did"):
+        first.result(20)
+    for other in others:
+        with pytest.raises(ConfigError, match="process 1 of 3 did not reach process 0"):
+            other.result(20)
 
 
 def test_sigterm_ends_what_is_no_training():
@@ -167,8 +224,6 @@ def test_the_exit_status_of_a_run_that_was_stopped(monkeypatch, caplog):
     ],
 )
 def test_the_keeper_says_how_a_process_ended(monkeypatch, capfd, code, status, sentence):
-    import sys
-
     kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     monkeypatch.setenv("PYTHONFAULTHANDLER", "")
     try:

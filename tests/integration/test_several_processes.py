@@ -4,6 +4,7 @@ whatever is killed on the way. Minutes long: `pytest -m slow tests/integration/t
 import signal
 import time
 
+import pandas as pd
 import psutil
 import pytest
 
@@ -162,16 +163,28 @@ def test_what_differs_is_told_to_all(cache, tmp_path):
 
 
 def test_a_process_that_never_comes(cache, tmp_path):
-    (first, second) = runs.together(cache, tmp_path / "run", 2, "--join_seconds=5",
-                                    process_1=["--processes=3", "--process=2"])  # fmt: skip
-    second._process.kill()
-    assert first.wait() == 1
-    assert "not all 2 processes came within 5 s" in first.log
+    first, second = runs.together(cache, tmp_path / "run", 2, "--join_seconds=5",
+                                  process_1=["--coordinator=127.0.0.1:1"])  # fmt: skip
+    assert (first.wait(), second.wait()) == (1, 1)
+    assert "process 1 of 2 did not come within 5 s" in first.log
+    assert "process 1 of 2 did not reach process 0 at 127.0.0.1, port 1" in second.log
     assert not (tmp_path / "run").exists()
+
+
+def test_two_that_say_they_are_the_same(cache, tmp_path):
+    processes = runs.together(cache, tmp_path / "run", 3, "--join_seconds=60",
+                              process_2=["--process=1"])  # fmt: skip
+    statuses, logs = ended(processes)
+    assert statuses == [1, 1, 1]
+    assert "says that it is process 1 of 3, beside process 0 of 3, and so did another" in logs[0]
+    assert "Traceback" not in "".join(logs)
 
 
 def test_with_parameters_split_over_all_devices(alone, cache, tmp_path):
     flags = ("--config.distill.fsdp=True", "--config.pretrain.fsdp=True", *SAVING)
     statuses, logs = ended(runs.together(cache, tmp_path / "run", 2, *flags))
     assert statuses == [0, 0], "\n".join(logs)
-    assert_same_results(alone(runs.TINY), tmp_path / "run", ("predictions.csv",))
+    # Adam follows the rounding of sums in another order through all stages.
+    one, other = (pd.read_csv(root / "folds/1/evaluate/predictions.csv")
+                  for root in (alone(runs.TINY), tmp_path / "run"))  # fmt: skip
+    pd.testing.assert_frame_equal(other, one, rtol=1e-2, atol=1e-3)
