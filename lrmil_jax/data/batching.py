@@ -168,6 +168,16 @@ class Planned:
         item = self.item(batch)
         return item | {"ends_update": ends_update} if self.endless else item
 
+    def before(self, updates: int) -> int:
+        """Batches of the first so many updates: where a training goes on after them. How many
+        batches an update has depends on the devices; which bags it has does not."""
+        count, epoch = 0, 0
+        while True:
+            plan = [len(update) for update in self.plan(epoch)]
+            if updates <= len(plan):
+                return count + sum(plan[:updates])
+            count, updates, epoch = count + sum(plan), updates - len(plan), epoch + 1
+
     def dataset(self, *, threads: int = 2, prefetch: int = 4) -> "grain.IterDataset":
         """The batches in order, made ahead in threads; its iterator can be checkpointed."""
         import grain  # late: plans and batches need no Grain

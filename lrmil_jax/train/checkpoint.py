@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,15 +125,17 @@ class Checkpoints:
         iterator: grain.DatasetIterator,
         done: Sequence[TrainProgress],
         window: Sequence[Any] = (),
+        *,
+        devices: int = 1,
     ) -> None:
         """Saves all that a resumed run needs; the state must be finite (the caller checks).
 
         Args:
           state: `TrainState`; one without `best` is kept as long as it is the best.
-          iterator: of the batches; its state counts them, so that it is the same for every process
-            and for every number of processes.
+          iterator: of the batches; its state counts them, so that it is every process's.
           done: of the model, or of each model of the state.
           window: measured since the last row of metrics, an entry an update.
+          devices: over which batches are split.
 
         Raises:
           WorkdirError: the disk is full, read-only or forbidden; the last checkpoint stays.
@@ -145,6 +147,7 @@ class Checkpoints:
             "progress": progress,
             "signature": _signature(state),
             "iterator": iterator.get_state(),
+            "devices": devices,
             "window": jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), list(window)),
         }
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
@@ -153,10 +156,21 @@ class Checkpoints:
             self._manager.save(step, args=items, metrics={"rank": rank})
 
     def restore(
-        self, abstract: Any, iterator: grain.DatasetIterator
+        self,
+        abstract: Any,
+        iterator: grain.DatasetIterator,
+        *,
+        devices: int = 1,
+        place: Callable[[int], int] | None = None,
     ) -> tuple[Any, list[TrainProgress], list[Any]] | None:
         """State, progress and window of the newest checkpoint, arrays placed as `abstract` says;
         sets `iterator` too.
+
+        Args:
+          abstract: shapes, types and shardings of the state.
+          iterator: of the batches.
+          devices: over which batches are split now.
+          place: the number of batches before a step, where it depends on the devices.
 
         Returns None where nothing was saved yet.
 
@@ -174,7 +188,10 @@ class Checkpoints:
                 f"the checkpoint in {self.directory} is of {whose}: delete "
                 "that folder or choose another working directory."
             )
-        iterator.set_state(meta["iterator"])
+        where = meta["iterator"]
+        if place is not None and meta["devices"] != devices:
+            where = {**where, "next_index": place(step)}
+        iterator.set_state(where)
         state = self.restore_state(step, abstract)
         done = [TrainProgress(**one) for one in meta["progress"]]
         return state, done, [_arrays(one) for one in meta["window"]]

@@ -1,7 +1,7 @@
 """The training of every stage: one model or several, resumed where it was, its best kept."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ def fit(
     mesh: Mesh | None = None,
     seed: int = 0,
     joint: Joint | None = None,
+    place: Callable[[int], int] | None = None,
 ) -> FitResult:
     """Trains `params` and gives back the best ones; the same call again goes on where it was.
 
@@ -65,6 +66,8 @@ def fit(
       mesh: from `make_mesh`; default: all devices.
       seed: of everything random in the steps (dropout).
       joint: of a loss that looks at all examples of an update at once.
+      place: the number of batches before so many steps, where it depends on the devices; None: as
+        many for any number of devices. A training may go on with another number of them.
 
     Raises:
       TrainingError: the loss or the parameters became NaN or infinite (the last good checkpoint
@@ -75,7 +78,7 @@ def fit(
     return _trained(
         [Path(directory)], params, batches, validate, constants, jax.random.key(seed),
         name=name, directory=Path(directory), loss_fn=loss_fn, settings=settings,
-        mesh=mesh, joint=joint, several=None,
+        mesh=mesh, joint=joint, several=None, place=place,
     )[0]  # fmt: skip
 
 
@@ -92,6 +95,7 @@ def fit_several(
     constants: Any = None,
     mesh: Mesh | None = None,
     joint: Joint | None = None,
+    place: Callable[[int], int] | None = None,
 ) -> list[FitResult]:
     """`fit` of several models in one program: each gets what it would get alone.
 
@@ -100,7 +104,7 @@ def fit_several(
     one row of metrics for all, and that the best parameters are kept on the device.
 
     Args:
-      name, directory, settings, mesh, joint: as for `fit`, of all models.
+      name, directory, settings, mesh, joint, place: as for `fit`, of all models.
       several: what the models differ in.
       params: of all, leaves [M, ...].
       loss_fn: of one model, as for `fit`.
@@ -116,7 +120,7 @@ def fit_several(
     return _trained(
         folders, params, batches, validate, constants, keys,
         name=name, directory=Path(directory), loss_fn=loss_fn, settings=settings,
-        mesh=mesh, joint=joint, several=several,
+        mesh=mesh, joint=joint, several=several, place=place,
     )  # fmt: skip
 
 

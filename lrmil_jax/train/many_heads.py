@@ -157,6 +157,7 @@ def _train_group(
         settings=first.settings(),
         constants=bags.together(loaders) | own,
         mesh=first.mesh,
+        place=stacked.before,
         joint=next((one.joint for one in trainings if one.joint is not None), None),
     )
     models = zip(of_model.items(), results, strict=True)

@@ -108,6 +108,7 @@ def train_head(
         mesh=mesh,
         seed=seed,
         joint=one.joint,
+        place=one.batches.before,
     )
     return one.model(result)
 

@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ class Training:
     iterator: grain.DatasetIterator
     joint: Joint | None
     several: Several | None
+    place: Callable[[int], int] | None
     # Of each model.
     done: list[TrainProgress] = dataclasses.field(default_factory=list)
     # Measurements since the last row, still on the device.
@@ -84,7 +85,9 @@ class Training:
             self.loss_fn, tx, self.mesh, shardings, self.settings.examples, several=several
         )
         self.first_pass = self.joint and JointPass(self.joint, self.mesh, several)
-        restored = self.checkpoints.restore(self.abstract, self.iterator)
+        restored = self.checkpoints.restore(
+            self.abstract, self.iterator, devices=self.mesh.size, place=self.place
+        )
         if restored is None:
             self.done = [TrainProgress() for _ in self._titles]
             self.state = jax.jit(init, out_shardings=shardings)(jax.tree.map(np.asarray, params))
@@ -121,7 +124,7 @@ class Training:
         if writer is not None:
             writer.flush()
         if step and self.checkpoints.latest_step() != step:
-            self.checkpoints.save(self.state, self.iterator, self.done, self.pending)
+            self._save(self.pending)
         self.checkpoints.wait()
         _log.info("%s: saved after step %d", self.name, step)
         raise StoppedError
@@ -209,9 +212,13 @@ class Training:
         if save:
             if writer is not None:
                 writer.flush()
-            self.checkpoints.save(self.state, self.iterator, self.done)
+            self._save()
             self.saved_at = time.monotonic()
         bar.advance(note=note)
+
+    def _save(self, window: Sequence[Any] = ()) -> None:
+        devices = self.mesh.size
+        self.checkpoints.save(self.state, self.iterator, self.done, window, devices=devices)
 
     def _saves_at(self, step: int, evaluate: bool) -> bool:
         """Whether a checkpoint is due after this step; all processes must agree."""

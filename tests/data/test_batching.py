@@ -331,3 +331,11 @@ def test_a_row_far_from_full_is_made_shorter():
     rows = pack_rows(sizes, np.arange(3), (48, 400), slots=3)
     assert [row.length for row in rows] == [48, 48]
     assert sorted(bag for row in rows for bag in row.bags if bag >= 0) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_batches_before_an_update_are_those_that_end_before_it(packed):
+    sizes = np.random.default_rng(0).integers(1, 40, 30)
+    source = BagBatches(sizes, budget=48, bags_per_update=7, seed=1, packed=packed)
+    ends = [index + 1 for index in range(60) if source[index]["ends_update"]]
+    assert [source.before(update) for update in range(len(ends) + 1)] == [0, *ends]

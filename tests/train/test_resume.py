@@ -1,5 +1,6 @@
 """Stopped at any moment and started again: bit-identical parameters, metrics and rows."""
 
+import json
 import os
 import pathlib
 import random
@@ -10,12 +11,14 @@ import sys
 import time
 
 import jax
+import numpy as np
 import pytest
 
+from lrmil_jax.cluster.stopping import StoppedError, stopping
 from lrmil_jax.errors import WorkdirError
-from lrmil_jax.train import make_mesh
+from lrmil_jax.train import make_mesh, mil, sharding
 from lrmil_jax.train.checkpoint import Checkpoints
-from tests.train import toy
+from tests.train import bags, toy
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -191,3 +194,36 @@ def test_killed_at_many_random_moments(tmp_path, cache):
         kills += sum(kill_after(cache, steps, directory, rng.uniform(0, 0.8)) for _ in range(7))
     *resumed, undisturbed = finish(cache, steps, *directories, tmp_path / "whole")
     assert all(one == undisturbed for one in resumed)
+
+
+@pytest.mark.parametrize("head", ["gated_abmil", "transformer"])
+def test_another_number_of_devices_goes_on_at_the_same_update(tmp_path, monkeypatch, head):
+    """An update has other batches on other devices, but the same bags."""
+    store, labels = bags.write_store(tmp_path)
+    data = bags.data_of(store, labels)
+    block = bags.block(head=head, epochs=6, budget=24, eval_every=2, learning_rate=1e-3)
+    options = {"block": block, "loss": mil.SlideLoss(), "data": data, "seed": 3, "name": "t"}
+    make_mesh = sharding.make_mesh
+
+    def on(devices, folder, last=None):
+        few = make_mesh(jax.devices()[:devices])
+        monkeypatch.setattr(sharding, "make_mesh", lambda _=None: few)
+        may = (lambda update: True) if last is None else (lambda update: update != last)
+        monkeypatch.setattr(stopping, "before", may)
+        return mil.train_head(directory=tmp_path / folder, **options)
+
+    whole = on(1, "whole")
+    plans = [mil.HeadTraining("t", block, mil.SlideLoss(), data, 3, make_mesh(few), None).batches
+             for few in (jax.devices()[:1], jax.devices()[:8])]  # fmt: skip
+    assert plans[0].before(7) != plans[1].before(7)  # or this would prove nothing
+    for devices, last in ((8, 5), (2, 8)):
+        with pytest.raises(StoppedError):
+            on(devices, "parts", last=last)
+    parts = on(1, "parts")
+    for one, other in zip(*map(jax.tree.leaves, (whole.params, parts.params)), strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-4)
+    texts = ((tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "parts"))
+    rows = [[json.loads(line) for line in text.splitlines()] for text in texts]
+    assert [row["step"] for row in rows[1]] == [row["step"] for row in rows[0]]
+    for one, other in zip(*rows, strict=True):
+        assert other == pytest.approx(one, rel=1e-3, abs=1e-4)
