@@ -61,6 +61,7 @@ _CHECKS = {
     "method": _one_of(*methods.METHODS),
     "data.bins": _range(2, 100),
     "data.val_share": _optional(_range(0.01, 0.9)),
+    "data.staging_gib": _range(1e-6, 10**6),
     "data.leaks": _one_of(*leaks.HOW),
     "data.patient": _one_of(*tasks.POOLINGS),
     "align.how": _one_of("prompts", "full", "distilled", "none"),

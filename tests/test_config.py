@@ -244,7 +244,8 @@ def test_every_config_key_reaches_some_stage():
             "prepare.keep_hr", "prepare.seconds_per_slide", "prepare.upsample", "study.", "sweep.",
             # These act on the cohort's table, which is an input of every stage after `prepare`.
             "data.slide_table", "data.split", "data.site", "data.val_share", "data.leaks",
-            "data.patient", "data.trust_mpp")  # fmt: skip
+            "data.patient", "data.trust_mpp",
+            "data.staging")  # fmt: skip
     for key in configuration.flatten(configuration.default()):
         assert key.startswith((*prefixes, *free)), key
 

@@ -132,8 +132,8 @@ def _assumed(args: argparse.Namespace, per_patch: Mapping[str, float], work: Wor
         f"{args.encoder}: {per_patch['hr'] / 1e9:.1f} GFLOP an HR patch, "
         f"{per_patch['lr'] / 1e9:.1f} an LR patch.\n{args.slides:,} slides of {args.hr_patches:,} "
         f"HR and {args.lr_patches:,} LR patches, {args.models} models, stage 1 of {args.steps:,} "
-        f"steps of {args.batch}.\nPFLOP: {shown}; {100 * args.share_of_peak:g} % of the bfloat16 peak is"
-        " assumed."
+        f"steps of {args.batch}.\nPFLOP: {shown}; {100 * args.share_of_peak:g} % of the bfloat16 "
+        "peak is assumed."
     )
 
 
