@@ -75,14 +75,12 @@ def local_folder(url: str, staging: Staging) -> Path:
 
 
 def local_file(url: str, staging: Staging) -> Path:
-    """The local path of one object, fetched.
+    """The local path of one object, which is listed but not fetched.
 
     Raises:
-      DataError: it is not there, is no single object, or cannot be read.
+      DataError: it is not there, or is no single object.
       ConfigError, WorkdirError: see `local_folder`.
     """
-    from lrmil_jax.storage.staging import hold
-
     scheme, place = objects.parted(url)
     path = staging.path / scheme / place
     if (url, path) not in _listed:
@@ -91,7 +89,6 @@ def local_file(url: str, staging: Staging) -> Path:
         if [one.url for one in found] != [f"{scheme}://{place}"]:
             raise DataError(f"{url} is a folder and not a file; give the file")
         _listed[url, path] = [_note(found[0], staging.path)]
-    hold(path).close()
     return path
 
 

@@ -91,6 +91,7 @@ def filesystem(scheme: str) -> Any:
         raise DataError(_sentence(error, f"{scheme}://")) from error
     if scheme == "s3":
         opened.retries = 1
+        logging.getLogger("aiobotocore").setLevel(logging.WARNING)  # it tells where keys were found
     return opened
 
 

@@ -28,6 +28,30 @@ class _StoppedError(Exception):
     """Nobody wants the copy any longer."""
 
 
+_tables: dict[
+    Path, contextlib.ExitStack
+] = {}  # stay for as long as the run, which reads them often
+
+
+def fetched(url: str, folder: mirror.Staging) -> Path:
+    """The local path of one object that stays there until the run ends, for small files.
+
+    Raises:
+      UserError: see `mirror.local_file` and `hold`.
+    """
+    path = mirror.local_file(url, folder)
+    if path not in _tables:
+        _tables[path] = hold(path)
+    return path
+
+
+def forget() -> None:
+    """The next use of a URL asks the storage again."""
+    mirror.forget()
+    while _tables:
+        _tables.popitem()[1].close()
+
+
 def hold(path: Path, *, interrupted: Callable[[], bool] | None = None) -> contextlib.ExitStack:
     """Sees to it that a file is on the local disk, and that it stays until this is closed.
 

@@ -25,7 +25,6 @@ from lrmil_jax.patches.beside import FromSlide
 from lrmil_jax.patches.shards import Shards
 from lrmil_jax.processes import Workers, map_jobs
 from lrmil_jax.slides import lattice, synthetic
-from lrmil_jax.storage import mirror
 from lrmil_jax.workspace import data_files, foreign, layout, provenance, statuses, twins
 
 log = logging.getLogger(__name__)
@@ -125,7 +124,7 @@ _without_leaks: set[tuple[Path, int]] = set()
 
 def forget() -> None:
     """The next `read` reads the files again, statuses too; a run begins with this."""
-    mirror.forget()
+    storage.forget()
     _cohorts.clear()
     _without_leaks.clear()
     foreign.forget()

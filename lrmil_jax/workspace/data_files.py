@@ -5,14 +5,13 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from lrmil_jax import processes, storage
-from lrmil_jax.storage.mirror import Staging
 
 
 def labels(config: ConfigDict) -> Path | None:
     """The label table; None if there is none.
 
     Raises:
-      UserError: it is in object storage and cannot be read (`storage.local_file`).
+      UserError: it is in object storage and cannot be read (`storage.fetched`).
     """
     return _file(config, config.data.labels)
 
@@ -36,13 +35,13 @@ def slides(config: ConfigDict) -> Path | None:
 
 def _file(config: ConfigDict, name: str | None) -> Path | None:
     if storage.is_url(name):
-        return storage.local_file(name, staging(config))
+        return storage.fetched(name, staging(config))
     return Path(name) if name else None
 
 
-def staging(config: ConfigDict) -> Staging:
+def staging(config: ConfigDict) -> storage.Staging:
     """Where copies of objects are kept."""
-    return Staging(config.data.staging, config.data.staging_gib)
+    return storage.Staging(config.data.staging, config.data.staging_gib)
 
 
 def ahead(config: ConfigDict, paths: list[Path]) -> storage.Ahead:
