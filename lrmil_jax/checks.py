@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from lrmil_jax import heads, methods, tasks
+from lrmil_jax import heads, methods, storage, tasks
 from lrmil_jax.config import flatten
 from lrmil_jax.data import leaks
 from lrmil_jax.errors import ConfigError
@@ -225,6 +225,9 @@ def _names(flat: Mapping[str, Any]) -> None:
             raise ConfigError(f"config.{key} is {given!r}, but it must be a tuple of {wanted}")
 
 
+_IN_BUCKETS = ("data.labels", "data.slides", "data.slide_table")
+
+
 def _fits_together(config: ConfigDict) -> None:
     ratio = config.geometry.lr_mpp / config.geometry.hr_mpp
     if round(ratio) not in (2, 4, 8) or abs(ratio - round(ratio)) > 1e-6:
@@ -238,6 +241,12 @@ def _fits_together(config: ConfigDict) -> None:
         )
     if config.data.splits is not None and config.data.split_columns:
         raise ConfigError("data.splits and data.split_columns are both set; leave one of them away")
+    for key, value in flatten(config).items():
+        if isinstance(value, str) and storage.is_url(value) and key not in _IN_BUCKETS:
+            raise ConfigError(
+                f"{key} is {value}, but only {', '.join(_IN_BUCKETS)} may lie in object storage; "
+                "copy it to a disk"
+            )
     if config.pretrain.smallest_crop > config.pretrain.largest_crop:
         raise ConfigError("pretrain.smallest_crop is above pretrain.largest_crop; swap them")
     for block, terms in _TERMS.items():

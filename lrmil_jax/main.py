@@ -7,6 +7,7 @@ from pathlib import Path
 from absl import app, flags
 from ml_collections import config_flags
 
+from lrmil_jax import storage
 from lrmil_jax.errors import ConfigError, UserError
 from lrmil_jax.progress import setup_logging
 
@@ -53,6 +54,9 @@ def dispatch() -> int:
     stages = _STAGES.value
     if _WORKDIR.value is None:
         raise ConfigError("--workdir is missing; name a folder for the output")
+    if storage.is_url(_WORKDIR.value):  # renames and locks, on which every stage relies
+        raise ConfigError(f"--workdir {_WORKDIR.value} is no folder of a file system; give one "
+                          "that all hosts share, such as a network disk")  # fmt: skip
     workdir = Path(_WORKDIR.value)
     if stages == ["predict"]:
         if _MODEL.value is None or (_SLIDE.value is None) == (_SLIDES.value is None):

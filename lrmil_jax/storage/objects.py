@@ -91,7 +91,8 @@ def filesystem(scheme: str) -> Any:
         raise DataError(_sentence(error, f"{scheme}://")) from error
     if scheme == "s3":
         opened.retries = 1
-        logging.getLogger("aiobotocore").setLevel(logging.WARNING)  # it tells where keys were found
+        for name in ("aiobotocore", "botocore"):  # which tell where they found keys and servers
+            logging.getLogger(name).setLevel(logging.WARNING)
     return opened
 
 

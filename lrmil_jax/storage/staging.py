@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import fcntl
 import json
+import logging
 import os
 import threading
 import time
@@ -17,6 +18,8 @@ from pathlib import Path
 from lrmil_jax import files
 from lrmil_jax.errors import SlideError, UserError
 from lrmil_jax.storage import mirror, objects
+
+log = logging.getLogger(__name__)
 
 _GIB = 2**30
 _PATIENCE = 300.0  # seconds that a reader waits until others let go of their files
@@ -141,7 +144,7 @@ def _make_room(
             f"{known.object.url} has {size / _GIB:.2g} GiB, and staged files may have "
             f"{limit / _GIB:.2g} GiB together; raise data.staging_gib"
         )
-    end = time.monotonic() + _PATIENCE
+    end, told = time.monotonic() + _PATIENCE, interrupted is not None
     while True:
         with _alone(known.staging):
             if _shrunk_to(known.staging, limit - size):
@@ -150,6 +153,11 @@ def _make_room(
                 return
         if interrupted is not None and interrupted():
             raise _StoppedError
+        if not told:
+            log.warning(
+                "%s waits for room among the staged files (data.staging_gib)", known.object.url
+            )
+            told = True
         if interrupted is None and time.monotonic() > end:
             raise SlideError(
                 f"{known.object.url} has no room beside the staged files that are being read "

@@ -4,13 +4,17 @@ import concurrent.futures
 import os
 import time
 
+import numpy as np
 import pytest
 
 from lrmil_jax import storage
-from lrmil_jax.data import slide_files, slide_jobs
+from lrmil_jax.data import schema, slide_files, slide_jobs
 from lrmil_jax.errors import ConfigError, DataError, SlideError
+from lrmil_jax.patches.open_slides import SlideFiles
+from lrmil_jax.patches.origins import Places
 from lrmil_jax.storage import objects
 from lrmil_jax.storage import staging as copies
+from tests.slides.files import write_tiff
 
 URL = "s3://b/slides"
 
@@ -237,3 +241,26 @@ def test_ahead_of_files_on_a_disk_does_nothing(tmp_path):
     with storage.Ahead([tmp_path / "a.svs"], count=2) as ahead:
         ahead.finished(tmp_path / "a.svs")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_lets_go_of_slides_that_it_is_done_with(bucket, staging, tmp_path, monkeypatch):
+    monkeypatch.setattr(copies, "_PATIENCE", 0)
+    monkeypatch.setattr(objects, "_PART", 1 << 20)
+    grey = np.full((256, 256, 3), 100, np.uint8)
+    content = write_tiff(tmp_path / "s.tif", [grey]).read_bytes()
+    for number in range(2):
+        bucket.put(f"b/slides/s{number}.tif", content)
+    room_for_one = storage.Staging(staging.folder, 1.5 * len(content) / 2**30)
+    folder = storage.local_folder(URL, room_for_one)
+    settings = slide_jobs.TilingSettings(schema.Geometry(hr_mpp=0.5, lr_mpp=1.0, patch_px=64))
+    places = Places(np.zeros((1, 2), int), 128, np.ones((1, 2, 2), bool))
+    readers = SlideFiles()
+    for number in (0, 1, 1, 0):
+        path = folder / f"s{number}.tif"
+        job = slide_jobs.SlideJob(path.stem, path, None, tmp_path, settings)
+        regions, damage, _ = readers.read(job, [0], places, high=False)
+        assert not damage
+        assert abs(regions[0].images[0].astype(int) - 100).max() < 4
+        assert staged(folder) == [path.name]
+    readers.close()
+    assert bucket.reads == {"b/slides/s0.tif": 2, "b/slides/s1.tif": 1}
