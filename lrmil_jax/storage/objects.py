@@ -220,18 +220,26 @@ def _repeated(read: Callable[[], _Value], url: str, kind: type[Exception]) -> _V
 
 
 def _is_final(error: Exception) -> bool:
-    return isinstance(error, FileNotFoundError | PermissionError) or _lacks_credentials(error)
+    told = isinstance(error, FileNotFoundError | PermissionError)
+    return told or _status(error) == 403 or _lacks_credentials(error)
+
+
+def _status(error: Exception) -> int | None:
+    """Of HTTP, which gcsfs keeps in the error."""
+    status = str(getattr(error, "code", None))
+    return int(status) if status.isdigit() else None
 
 
 def _lacks_credentials(error: Exception) -> bool:
-    return "Credential" in type(error).__name__ or type(error).__name__ == "RefreshError"
+    name = type(error).__name__
+    return "Credential" in name or name == "RefreshError" or _status(error) == 401
 
 
 def _sentence(error: Exception, url: str) -> str:
     if _lacks_credentials(error):
         scheme = url.partition("://")[0]
         return f"{url} needs credentials, and none were found; {_LOG_IN[scheme]}"
-    if isinstance(error, PermissionError):
+    if isinstance(error, PermissionError) or _status(error) == 403:
         return f"{url} may not be read with these credentials; ask the bucket's owner for access"
     if isinstance(error, FileNotFoundError):
         return f"{url} is not there; check bucket and path"

@@ -165,10 +165,20 @@ class NoCredentialsError(Exception):
     pass
 
 
+class HttpError(Exception):
+    """As gcsfs has it."""
+
+    def __init__(self, code):
+        super().__init__("Anonymous caller")
+        self.code = code
+
+
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
         (NoCredentialsError("x"), "s3://b needs credentials, and none were found; give AWS_ACCESS"),
+        (HttpError(401), "s3://b needs credentials, and none were found"),
+        (HttpError(403), "s3://b may not be read with these credentials"),
         (PermissionError("x"), "s3://b may not be read with these credentials; ask the bucket's"),
         (FileNotFoundError("x"), "s3://b is not there; check bucket and path"),
         (OSError("x"), r"s3://b could not be read in 4 attempts \(x\); check the network"),
