@@ -3,34 +3,35 @@
 Rounds alternate; the staging folder is empty at the start of each, so every slide is fetched. The
 ratio is of medians. "one by one" is S3 without fetching ahead.
 
-  python scripts/bench_storage.py [--slides 4] [--size_px 8192] [--rounds 3]
+  python scripts/bench_storage.py [--slides 6] [--size_px 8192] [--rounds 3]
 
 Needs the extra storage, and moto: pip install 'moto[s3,server]'.
 """
 
 import argparse
 import contextlib
+import logging
 import multiprocessing
 import os
 import shutil
-import statistics
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 from bench_tiling import make_slide
 
 from lrmil_jax import config as configuration
-from lrmil_jax import storage
 from lrmil_jax.stages import prepare
-from lrmil_jax.workspace import cohorts
+from lrmil_jax.workspace import cohorts, data_files
 
 
 def serve(port: multiprocessing.Queue) -> None:
     """An S3 server, in a process of its own."""
     from moto.server import ThreadedMotoServer
 
+    logging.disable(logging.WARNING)
     server = ThreadedMotoServer(port=0, verbose=False)
     server.start()
     port.put(server.get_host_and_port()[1])
@@ -73,8 +74,9 @@ def make_cohort(folder: Path, *, slides: int, size_px: int) -> None:
     (folder / "labels.csv").write_text("\n".join(["slide_id,patient_id,label,fold_1", *rows]))
 
 
-def seconds(source: str, folder: Path) -> float:
-    """Of one preparation into an empty working directory, from an empty staging folder."""
+def seconds(source: str, folder: Path, *, ahead: bool = True) -> tuple[float, float]:
+    """Wall and CPU time of one preparation into an empty working directory, from an empty staging
+    folder; `ahead` or without fetching ahead."""
     for name in ("run", "staging"):
         shutil.rmtree(folder / name, ignore_errors=True)
     config = configuration.default()
@@ -84,9 +86,14 @@ def seconds(source: str, folder: Path) -> float:
          "prepare.workers": 1, "prepare.seconds_per_slide": 0.0}
     )  # fmt: skip
     cohorts.forget()
-    start = time.perf_counter()
-    prepare.run(config, folder / "run")
-    return time.perf_counter() - start
+    usual = data_files.ahead
+    data_files.ahead = usual if ahead else lambda config, paths: usual(config, [])
+    start = time.perf_counter(), time.process_time()
+    try:
+        prepare.run(config, folder / "run")
+    finally:
+        data_files.ahead = usual
+    return time.perf_counter() - start[0], time.process_time() - start[1]
 
 
 def main() -> None:
@@ -95,6 +102,7 @@ def main() -> None:
     parser.add_argument("--size_px", type=int, default=8192, help="side of a slide")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
+    logging.disable(logging.WARNING)  # the slides are one slide
     folder = Path(tempfile.mkdtemp(prefix="bench_storage_"))
     try:
         make_cohort(folder / "cohort", slides=args.slides, size_px=args.size_px)
@@ -105,22 +113,22 @@ def main() -> None:
 
 
 def measure(folder: Path, *, slides: int, rounds: int) -> None:
-    """Rounds of all three ways in turn, and their medians."""
-    local, ahead = str(folder / "cohort"), storage.Ahead
-    taken = {"local": [], "S3": [], "S3, one by one": []}
+    """Rounds of all three ways, each in another order, and their medians."""
+    local, bucket = str(folder / "cohort"), "s3://cohort"
+    ways = {"local": (local, True), "S3": (bucket, True), "S3, one by one": (bucket, False)}
+    taken = {name: [] for name in ways}
     seconds(local, folder)  # warm: imports, page cache
-    for _ in range(rounds):
-        taken["local"].append(seconds(local, folder))
-        taken["S3"].append(seconds("s3://cohort", folder))
-        storage.Ahead = lambda paths, count: ahead([], count=count)
-        taken["S3, one by one"].append(seconds("s3://cohort", folder))
-        storage.Ahead = ahead
+    for turn in range(rounds):
+        names = list(ways)[turn % 3 :] + list(ways)[: turn % 3]
+        for name in names:
+            source, ahead = ways[name]
+            taken[name].append(seconds(source, folder, ahead=ahead))
     size = sum(path.stat().st_size for path in (folder / "cohort/slides").iterdir())
-    print(f"{slides} slides, {size / 1e6:.0f} MB, median of {rounds} rounds")
-    base = statistics.median(taken["local"])
-    for name, each in taken.items():
-        spent = statistics.median(each)
-        print(f"{name:15} {spent:7.2f} s  {spent / base:.3f} of local")
+    print(f"{slides} slides, {size / 1e6:.0f} MB, median of {rounds} rounds: wall, CPU")
+    medians = {name: np.median(each, axis=0) for name, each in taken.items()}
+    for name, (wall, spent) in medians.items():
+        shares = "  ".join(f"{share:.3f}" for share in (wall, spent) / medians["local"])
+        print(f"{name:15} {wall:7.2f} s {spent:7.2f} s; of local {shares}")
 
 
 if __name__ == "__main__":

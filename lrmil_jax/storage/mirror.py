@@ -133,5 +133,7 @@ def shown(path: Path) -> str:
 def paths(folder: Path) -> Iterator[Path]:
     """Of all objects that are known below a folder, fetched or not, in order; none of a folder
     that stands for no bucket."""
-    for found in sorted(folder.rglob(".*.object")) if folder.is_dir() else ():
+    # Looked for above, not below: a folder of slides on a disk may hold very many files.
+    of_bucket = any((parent / SETTINGS).is_file() for parent in folder.parents)
+    for found in sorted(folder.rglob(".*.object")) if of_bucket else ():
         yield found.with_name(found.name[1 : -len(".object")])
