@@ -160,6 +160,7 @@ def validate(config: ConfigDict, stages: Sequence[str] = ()) -> None:
     _heads(config)
     _task(config)
     _names(flat)
+    _on_disk(flat)
     _fits_together(config)
     registry.create(config.export.format)
     if config.data.features_format != registry.AUTO:
@@ -228,6 +229,15 @@ def _names(flat: Mapping[str, Any]) -> None:
 _IN_BUCKETS = ("data.labels", "data.slides", "data.slide_table")
 
 
+def _on_disk(flat: Mapping[str, Any]) -> None:
+    for key, value in flat.items():
+        if isinstance(value, str) and storage.is_url(value) and key not in _IN_BUCKETS:
+            raise ConfigError(
+                f"config.{key} is {value!r}, but only {', '.join(_IN_BUCKETS)} may lie in object "
+                "storage; copy it to a disk"
+            )
+
+
 def _fits_together(config: ConfigDict) -> None:
     ratio = config.geometry.lr_mpp / config.geometry.hr_mpp
     if round(ratio) not in (2, 4, 8) or abs(ratio - round(ratio)) > 1e-6:
@@ -241,12 +251,6 @@ def _fits_together(config: ConfigDict) -> None:
         )
     if config.data.splits is not None and config.data.split_columns:
         raise ConfigError("data.splits and data.split_columns are both set; leave one of them away")
-    for key, value in flatten(config).items():
-        if isinstance(value, str) and storage.is_url(value) and key not in _IN_BUCKETS:
-            raise ConfigError(
-                f"{key} is {value}, but only {', '.join(_IN_BUCKETS)} may lie in object storage; "
-                "copy it to a disk"
-            )
     if config.pretrain.smallest_crop > config.pretrain.largest_crop:
         raise ConfigError("pretrain.smallest_crop is above pretrain.largest_crop; swap them")
     for block, terms in _TERMS.items():

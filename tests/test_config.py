@@ -116,6 +116,8 @@ def test_another_word_after_the_colon_is_refused():
         ("teacher.balance", "weight"),
         ("teacher.select", "c_index"),
         ("data.bins", 1),
+        ("data.staging_gib", 0.0),
+        ("data.features", "s3://bucket/features"),
         ("student.learning_rate", float("nan")),
         ("student.lambda_bag", -0.5),
         ("student.temperature_attn", 0.0),

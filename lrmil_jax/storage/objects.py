@@ -212,11 +212,14 @@ def _repeated(read: Callable[[], _Value], url: str, kind: type[Exception]) -> _V
         try:
             return read()
         except Exception as error:  # each storage has errors of its own
-            if attempt == _ATTEMPTS or _is_final(error):
-                raise kind(_sentence(error, url)) from error
+            sentence, final = _sentence(error, url), _is_final(error)
             log.info("%s: attempt %d of %d: %s", url, attempt, _ATTEMPTS, one_line(error))
+        if final:
+            break
+        if attempt < _ATTEMPTS:
             time.sleep(_PAUSE * 3 ** (attempt - 1))
-    raise AssertionError  # not reached
+    # Not from the storage's error, in which `files.disk_errors` would see one of the local disk.
+    raise kind(sentence)
 
 
 def _is_final(error: Exception) -> bool:

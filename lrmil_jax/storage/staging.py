@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from lrmil_jax import files
-from lrmil_jax.errors import SlideError, UserError
+from lrmil_jax.errors import SlideError
 from lrmil_jax.storage import mirror, objects
 
 log = logging.getLogger(__name__)
@@ -265,8 +265,8 @@ class Ahead:
                     return
             try:
                 held = hold(path, interrupted=lambda path=path: self._unwanted(path))
-            except (UserError, _StoppedError):
-                continue  # who opens it is told
+            except Exception:  # of any kind: who opens it is told
+                continue
             with self._changed:
                 if not self._unwanted(path):
                     self._held[path] = held

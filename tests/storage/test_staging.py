@@ -1,6 +1,7 @@
 """Copies of objects: fetched once, checked, kept within a size, and never half there."""
 
 import concurrent.futures
+import errno
 import os
 import time
 
@@ -9,7 +10,7 @@ import pytest
 
 from lrmil_jax import storage
 from lrmil_jax.data import schema, slide_files, slide_jobs
-from lrmil_jax.errors import ConfigError, DataError, SlideError
+from lrmil_jax.errors import ConfigError, DataError, SlideError, WorkdirError
 from lrmil_jax.patches.open_slides import SlideFiles
 from lrmil_jax.patches.origins import Places
 from lrmil_jax.storage import objects
@@ -141,6 +142,22 @@ def test_a_wrong_checksum(folder, bucket):
     real = bucket.cat_file
     bucket.cat_file = lambda place, start, end: real(place, start, end).replace(b"\0", b"\1")
     with pytest.raises(SlideError, match=r"s0.svs: what was read has another checksum"):
+        storage.hold(folder / "s0.svs")
+    assert staged(folder) == []
+
+
+def test_errors_of_the_storage_and_of_the_disk_are_told_apart(folder, bucket, monkeypatch):
+    def forbidden(*_, **__):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(bucket, "cat_file", forbidden)
+    with pytest.raises(SlideError, match=r"s0.svs may not be read with these credentials"):
+        storage.hold(folder / "s0.svs")
+    monkeypatch.setattr(objects, "fetch", full)
+    with pytest.raises(WorkdirError, match=r"cannot write under .*slides: the disk is full"):
         storage.hold(folder / "s0.svs")
     assert staged(folder) == []
 
