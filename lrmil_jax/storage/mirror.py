@@ -69,7 +69,7 @@ def local_folder(url: str, staging: Staging) -> Path:
         _prepare(staging)
         found = [_note(one, staging.path) for one in objects.listed(url)]
         for path in set(paths(folder)) - set(found):
-            record_path(path).unlink()  # the object is gone
+            record_path(path).unlink(missing_ok=True)  # the object is gone
         _listed[url, folder] = found
     return folder
 
