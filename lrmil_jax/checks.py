@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from lrmil_jax import heads, methods, tasks
+from lrmil_jax import heads, methods, storage, tasks
 from lrmil_jax.config import flatten
 from lrmil_jax.data import leaks
 from lrmil_jax.errors import ConfigError
@@ -61,6 +61,7 @@ _CHECKS = {
     "method": _one_of(*methods.METHODS),
     "data.bins": _range(2, 100),
     "data.val_share": _optional(_range(0.01, 0.9)),
+    "data.staging_gib": _range(1e-6, 10**6),
     "data.leaks": _one_of(*leaks.HOW),
     "data.patient": _one_of(*tasks.POOLINGS),
     "align.how": _one_of("prompts", "full", "distilled", "none"),
@@ -159,6 +160,7 @@ def validate(config: ConfigDict, stages: Sequence[str] = ()) -> None:
     _heads(config)
     _task(config)
     _names(flat)
+    _on_disk(flat)
     _fits_together(config)
     registry.create(config.export.format)
     if config.data.features_format != registry.AUTO:
@@ -224,6 +226,18 @@ def _names(flat: Mapping[str, Any]) -> None:
         given = flat[key]
         if isinstance(given, str) or not all(isinstance(name, str) for name in given):
             raise ConfigError(f"config.{key} is {given!r}, but it must be a tuple of {wanted}")
+
+
+_IN_BUCKETS = ("data.labels", "data.slides", "data.slide_table")
+
+
+def _on_disk(flat: Mapping[str, Any]) -> None:
+    for key, value in flat.items():
+        if isinstance(value, str) and storage.is_url(value) and key not in _IN_BUCKETS:
+            raise ConfigError(
+                f"config.{key} is {value!r}, but only {', '.join(_IN_BUCKETS)} may lie in object "
+                "storage; copy it to a disk"
+            )
 
 
 def _fits_together(config: ConfigDict) -> None:

@@ -88,7 +88,11 @@ def default() -> ConfigDict:
 def _slides(config: ConfigDict) -> None:
     config.data = data = ConfigDict()
     data.labels = placeholder(str)  # label CSV; unset needs synthetic.slides > 0
-    data.slides = placeholder(str)  # folder of slides
+    # Folder of slides, or s3://bucket/path or gs://bucket/path, where data.labels may lie too.
+    data.slides = placeholder(str)
+    # Local folder of copies of slides in object storage, on every host; unset: in the user's cache.
+    data.staging = placeholder(str)
+    data.staging_gib = 100.0  # of all copies together; those read longest ago make room
     # Folder of HR features that another tool extracted, in place of slides; and of LR features,
     # without which stage 1 of LRMIL reads data.slides. Method mil_lr needs LR features alone.
     data.features = placeholder(str)

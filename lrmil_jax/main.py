@@ -7,7 +7,7 @@ from pathlib import Path
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from lrmil_jax import cluster
+from lrmil_jax import cluster, storage
 from lrmil_jax.cluster import keeper
 from lrmil_jax.cluster.stopping import SENTENCE, STATUS, StoppedError, stopping
 from lrmil_jax.errors import ConfigError, UserError, one_line
@@ -132,6 +132,9 @@ def dispatch() -> int:
     stages = _STAGES.value
     if _WORKDIR.value is None:
         raise ConfigError("--workdir is missing; name a folder for the output")
+    if storage.is_url(_WORKDIR.value):  # renames and locks, on which every stage relies
+        raise ConfigError(f"--workdir {_WORKDIR.value} is no folder of a file system; give one "
+                          "that all hosts share, such as a network disk")  # fmt: skip
     workdir = Path(_WORKDIR.value)
     if stages == ["predict"]:
         if _MODEL.value is None or (_SLIDE.value is None) == (_SLIDES.value is None):

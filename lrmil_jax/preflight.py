@@ -21,7 +21,14 @@ from lrmil_jax.methods import delivery
 from lrmil_jax.models import trained
 from lrmil_jax.report import remarks
 from lrmil_jax.train.encode import BatchEncoder, Encoder
-from lrmil_jax.workspace import cohorts, foreign, lesion_masks, pretrain_tiles, twins
+from lrmil_jax.workspace import (
+    cohorts,
+    data_files,
+    foreign,
+    lesion_masks,
+    pretrain_tiles,
+    twins,
+)
 
 log = logging.getLogger(__name__)
 
@@ -92,8 +99,8 @@ def _tell(problems: list[str]) -> int:
 
 def _listed_slides(config: ConfigDict, problems: list[str]) -> pd.DataFrame:
     """The slides that a CSV with mistakes lists and that are there; its other mistakes too."""
-    data = config.data
-    if data.labels is None or not Path(data.labels).is_file():
+    labels = _attempt([], lambda: data_files.labels(config))
+    if labels is None or not labels.is_file():
         return pd.DataFrame()
     if foreign.given(config):
         return pd.DataFrame()  # whose files are found by the CSV's own names
@@ -113,18 +120,20 @@ def _inspect(
     if not jobs:
         return []
     folder = workdir / "check"
-    slides = processes.map_jobs(
-        slides_of_features.inspect_slide
-        if foreign.given(config)
-        else functools.partial(inspect_slide, pictures=folder),
-        jobs,
-        workers=config.prepare.workers,
-        label="check",
-        lost=lambda job, reason: {
-            "slide_id": job.slide_id, "status": "failed", "reason": f"{job.path}: {reason}"
-        },
-        **cohorts.slide_limits(config),
-    )  # fmt: skip
+    with data_files.ahead(config, [job.path for job in jobs]) as ahead:
+        slides = processes.map_jobs(
+            slides_of_features.inspect_slide
+            if foreign.given(config)
+            else functools.partial(inspect_slide, pictures=folder),
+            jobs,
+            workers=config.prepare.workers,
+            label="check",
+            lost=lambda job, reason: {
+                "slide_id": job.slide_id, "status": "failed", "reason": f"{job.path}: {reason}"
+            },
+            finished=lambda job: ahead.finished(job.path),
+            **cohorts.slide_limits(config),
+        )  # fmt: skip
     if not foreign.given(config):
         remarks.save(folder, slides)
         _attempt(problems, lambda: cohorts.write_left_out(config, workdir, table))

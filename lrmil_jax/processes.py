@@ -30,6 +30,7 @@ def map_jobs(
     label: str,
     key: str = "prepare.workers",
     lost: Callable[[Any, str], Any] | None = None,
+    finished: Callable[[Any], None] | None = None,
     seconds: float | int = 0.0,
     apart: bool = False,
 ) -> list[Any]:
@@ -43,6 +44,7 @@ def map_jobs(
       key: the config key of `workers`, for the sentence that tells of a lost one.
       lost: the result of a job that ended its process twice or took too long, from the job and the
         reason; without it such a job ends all.
+      finished: told of every job whose result is there.
       seconds: that a job may take in its process, which is then killed; 0: any.
       apart: a single worker is a process too.
 
@@ -67,6 +69,8 @@ def map_jobs(
                 for future in done:
                     place, answer = waiting.pop(future)
                     results[place] = _result(answer, jobs[place], lost)
+                    if finished is not None:
+                        finished(jobs[place])
                     bar.advance()
     return results
 

@@ -28,6 +28,7 @@ ORDER = (
     *("selection", "distill", "interchange", "evals", "heads", "patches", "encoders", "data"),
     *(
         "slides",
+        "storage",
         "points",
         "command_help",
         "yaml_config",

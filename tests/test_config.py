@@ -116,6 +116,8 @@ def test_another_word_after_the_colon_is_refused():
         ("teacher.balance", "weight"),
         ("teacher.select", "c_index"),
         ("data.bins", 1),
+        ("data.staging_gib", 0.0),
+        ("data.features", "s3://bucket/features"),
         ("student.learning_rate", float("nan")),
         ("student.lambda_bag", -0.5),
         ("student.temperature_attn", 0.0),
@@ -245,7 +247,7 @@ def test_every_config_key_reaches_some_stage():
             # These act on the cohort's table, which is an input of every stage after `prepare`.
             "data.slide_table", "data.split", "data.site", "data.val_share", "data.leaks",
             "data.patient", "data.trust_mpp",
-            "data.annotation")  # fmt: skip
+            "data.annotation", "data.staging")  # fmt: skip
     for key in configuration.flatten(configuration.default()):
         assert key.startswith((*prefixes, *free)), key
 

@@ -13,7 +13,7 @@ import imagecodecs
 import numpy as np
 from jaxtyping import UInt8
 
-from lrmil_jax import files
+from lrmil_jax import files, storage
 from lrmil_jax.data import writer
 from lrmil_jax.data.schema import Geometry, mosaic_features, region_features
 from lrmil_jax.data.slide_jobs import SlideJob, TilingSettings
@@ -93,7 +93,7 @@ def lay_lattice(slide: Slide, found: tissue.Tissue, settings: TilingSettings) ->
 def identify_slide(job: SlideJob) -> dict:
     """By what a slide is known again, as a status has it; without `picture` where it cannot be
     opened, and without `source` where it is not there. Never raises for a bad slide."""
-    if not job.path.is_file():
+    if not storage.exists(job.path):
         return {"source": None}
     facts = {"source": job.source()}
     try:
@@ -144,8 +144,8 @@ def fail(job: SlideJob, reason: str) -> dict:
 
 
 def _keep_status(job: SlideJob, status: dict) -> dict:
-    status |= {"slide_id": job.slide_id, "path": str(job.path)}
-    status["source"] = job.source() if job.path.is_file() else None
+    status |= {"slide_id": job.slide_id, "path": storage.shown(job.path)}
+    status["source"] = job.source() if storage.exists(job.path) else None
     files.write_json(job.status_path, status)
     return status
 

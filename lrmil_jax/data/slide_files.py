@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from lrmil_jax import storage
 from lrmil_jax.data import slide_folder, tables
 from lrmil_jax.errors import DataError
 from lrmil_jax.slides import annotations, dicom
@@ -40,12 +41,17 @@ def find(folder: Path, wanted: Collection[str] | None = None) -> dict[str, Path]
         other = found.setdefault(name, path)
         if other is path or not (wanted is None or name in wanted):
             continue
-        if not path.samefile(other):
+        if not _are_one(path, other):
             raise DataError(
                 f"two slide files are called {name} ({other} and {path}); "
                 "name the right one in the CSV's path column or remove one"
             )
     return found
+
+
+def _are_one(path: Path, other: Path) -> bool:
+    """Whether two paths lead to one file; objects of a bucket are each their own."""
+    return storage.record(path) is None and path.samefile(other)
 
 
 def list_folder(folder: Path) -> slide_folder.Listing:
@@ -103,7 +109,7 @@ def resolve(
     paths, unknown = [], []
     for slide_id, own in zip(table.slide_id, written, strict=True):
         path = tables.existing((slides or labels.parent) / own) if own else named(found, slide_id)
-        if path is None or not path.exists():
+        if path is None or not storage.exists(path):
             unknown.append(slide_id if path is None else str(path))
         paths.append(slide_id if path is None else str(path))
     if unknown and must_exist:
@@ -219,7 +225,7 @@ def read_list(source: Path, slides: Path | None = None, *, strict: bool = True) 
     table["path"] = resolve(table, frame.get("path"), folder, source, must_exist=False)
     table["mpp"] = read_mpp(frame, source)
     if not strict:
-        table = table[[Path(path).exists() for path in table.path]].reset_index(drop=True)
+        table = table[[storage.exists(Path(path)) for path in table.path]].reset_index(drop=True)
     others = frame.drop(columns=[name for name in frame if name in table])
     return table.join(others)
 

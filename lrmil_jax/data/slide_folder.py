@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lrmil_jax import files
+from lrmil_jax import files, storage
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,7 @@ _REASONS = {
     **dict.fromkeys((".part", ".partial", ".crdownload", ".download", ".filepart", ".tmp",
                      ".aspx", ".aspera-ckpt"), "an unfinished download or copy"),
 }  # fmt: skip
+_SEVERAL = {".mrxs", ".vms", ".vmu", ".dcm"}  # whose other files a reader finds by their names
 _told: dict[Path, collections.Counter[str]] = {}
 
 
@@ -71,7 +72,9 @@ def read(folder: Path, suffixes: Collection[str]) -> Listing:
       folder: that must be there.
       suffixes: of slide files, in small letters.
     """
-    listing = Listing([], [])
+    listing = _of_bucket(folder, suffixes)
+    if listing.slides or listing.left_out:
+        return listing
     visited: set[tuple[int, int]] = set()
     waiting = collections.deque([(folder, "")])
     linked: list[tuple[Path, str]] = []
@@ -104,6 +107,26 @@ def read(folder: Path, suffixes: Collection[str]) -> Listing:
     return listing
 
 
+def _of_bucket(folder: Path, suffixes: Collection[str]) -> Listing:
+    """The same of a folder that stands for a bucket, whose files need not be here."""
+    listing, names = Listing([], []), collections.defaultdict(set)
+    paths = list(storage.paths(folder))
+    for path in paths:
+        for part in (path, *path.parents):
+            names[part.parent].add(part.name)
+    for path in paths:
+        within = [part for part in path.parents if folder in part.parents]
+        reasons = (_why_not_entered(part.name, names[part.parent]) for part in reversed(within))
+        reason = next(filter(None, reasons), "") or _why_not(path, suffixes)
+        if not reason and path.suffix.lower() in _SEVERAL:
+            reason = "a slide of several files, which are not read from a bucket; copy them here"
+        if reason:
+            listing.left_out.append(LeftOut(path, reason))
+        else:
+            listing.slides.append(path)
+    return listing
+
+
 def _why_not_entered(name: str, beside: Collection[str]) -> str:
     """Why nothing in a folder is a slide; empty if something may be."""
     if name.casefold() in _TRASH or name.casefold().startswith(".trash-"):
@@ -122,9 +145,9 @@ def _why_not(path: Path, suffixes: Collection[str]) -> str:
         return "what macOS notes of another file, no slide"
     if name.startswith("."):
         return "a hidden file"
-    if not path.exists():
+    if not storage.exists(path):
         return "a link to nothing" if path.is_symlink() else "gone while it was listed"
-    if not path.is_file():
+    if path.exists() and not path.is_file():
         return "no file (a device or a socket)"
     if suffix in suffixes:
         return ""

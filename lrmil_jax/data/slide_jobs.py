@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 from pathlib import Path
 
+from lrmil_jax import storage
 from lrmil_jax.data.schema import Geometry
 from lrmil_jax.slides import Slide, lattice, open_slide
 from lrmil_jax.slides.annotations import Annotations
@@ -113,8 +114,12 @@ def mosaics_path(shard: Path) -> Path:
 def file_identity(path: Path) -> dict:
     """Size, and a hash of beginning, middle and end: a copy of a slide is the same slide.
 
-    A whole hash would read gigabytes a slide, and times change with every copy.
+    A whole hash would read gigabytes a slide, and times change with every copy. Of a file in object
+    storage it is the storage's own mark of the content, so that nothing is fetched for it.
     """
+    known = storage.record(path)
+    if known is not None:
+        return {"size": known.object.size, "sample": known.object.version}
     size, digest = path.stat().st_size, hashlib.sha256()
     with open(path, "rb") as file:
         for start in (0, size // 2, max(0, size - _SAMPLE)):

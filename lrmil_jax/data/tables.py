@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from lrmil_jax import storage
 from lrmil_jax.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -221,7 +222,7 @@ def one_form(text: str) -> str:
 def existing(path: Path) -> Path:
     """The path, or the one of the same name in Unicode's other form that is there."""
     others = (Path(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD"))
-    return path if path.exists() else next((one for one in others if one.exists()), path)
+    return path if storage.exists(path) else next(filter(storage.exists, others), path)
 
 
 def with_blanks(values: pd.Series) -> pd.Series:

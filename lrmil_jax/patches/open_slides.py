@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+from lrmil_jax import storage
 from lrmil_jax.data import regions
 from lrmil_jax.data.schema import Geometry
 from lrmil_jax.data.slide_jobs import SlideJob
@@ -93,6 +94,8 @@ class SlideFiles:
             slide = self._open.pop(key, None)
         try:
             if slide is None:
+                if storage.record(job.path) is not None:
+                    self.close()  # copies of other slides may have to make room for this one
                 slide = job.open(tell=False)  # who found the places has told
             origin = OpenSlide(slide, job.settings.geometry)
             found = list(origin.regions(indices, places, high=high))

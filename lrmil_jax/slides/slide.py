@@ -1,5 +1,6 @@
 """An open slide: um/px, pyramid levels, and regions resampled to any resolution."""
 
+import contextlib
 import logging
 import math
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
 
+from lrmil_jax import storage
 from lrmil_jax.errors import SlideError, TileError, one_line
 from lrmil_jax.slides import thumbnail
 from lrmil_jax.slides.levels import verify
@@ -47,6 +49,17 @@ def open_slide(
       ConfigError: the reader is unknown or not installed.
     """
     path = Path(path)
+    with contextlib.ExitStack() as opened:
+        staged = opened.enter_context(storage.hold(path))
+        slide = _open(path, mpp, reader=reader, trust_mpp=trust_mpp)
+        slide._staged = staged
+        opened.pop_all()
+    if tell:
+        _tell(path, slide.notes)
+    return slide
+
+
+def _open(path: Path, mpp: float | int | None, *, reader: str, trust_mpp: bool) -> "Slide":
     if not path.exists():
         raise SlideError(f"{path}: no such slide file; check the slide folder and the CSV.")
     if not path.is_file():
@@ -68,13 +81,10 @@ def open_slide(
             trust=trust_mpp,
             problem=slide_reader.mpp_problem,
         )
-        slide = Slide(path, slide_reader, mpp=value, mpp_source=source, notes=notes)
+        return Slide(path, slide_reader, mpp=value, mpp_source=source, notes=notes)
     except BaseException:
         slide_reader.close()
         raise
-    if tell:
-        _tell(path, slide.notes)
-    return slide
 
 
 def _tell(path: Path, notes: tuple[str, ...]) -> None:
@@ -125,6 +135,7 @@ class Slide:
         self.notes = (*reader.notes, *left_out, *notes)
         self.read_log: dict[int, int] = {}
         self._reader = reader
+        self._staged = contextlib.ExitStack()  # keeps the copy of a slide in object storage
         # The last raw region: the LR tile of a cell is cut from the pixels of its HR block when
         # both come from one level, and they are then decoded once.
         self._last: tuple[int, tuple[int, int, int, int], np.ndarray] | None = None
@@ -143,6 +154,7 @@ class Slide:
         """Release the file; a second call does nothing."""
         self._last = None
         self._reader.close()
+        self._staged.close()
 
     def source_level(self, size: int, level0_side: int) -> int:
         """The level from which `read` takes a region of these sizes.

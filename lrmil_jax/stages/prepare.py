@@ -17,7 +17,7 @@ from lrmil_jax.data.regions import fail, tile_slide
 from lrmil_jax.data.slide_jobs import SlideJob
 from lrmil_jax.errors import DataError, WorkdirError
 from lrmil_jax.interchange.slides import FeatureJob, prepare_slide
-from lrmil_jax.workspace import cohorts, foreign, layout, provenance, statuses
+from lrmil_jax.workspace import cohorts, data_files, foreign, layout, provenance, statuses
 
 log = logging.getLogger(__name__)
 
@@ -42,14 +42,16 @@ def run(config: ConfigDict, workdir: Path) -> None:
         for job in pending:  # what was encoded from an earlier file of this name is not its own
             for path in workdir.glob(f"features/*/{job.shard.name}"):
                 path.unlink()
-        processes.map_jobs(
-            prepare_slide if foreign.given(config) else tile_slide,
-            pending,
-            workers=config.prepare.workers,
-            label="prepare",
-            lost=lambda job, reason: fail(job, f"{job.path}: {reason}"),
-            **cohorts.slide_limits(config),
-        )
+        with data_files.ahead(config, [job.path for job in pending]) as ahead:
+            processes.map_jobs(
+                prepare_slide if foreign.given(config) else tile_slide,
+                pending,
+                workers=config.prepare.workers,
+                label="prepare",
+                lost=lambda job, reason: fail(job, f"{job.path}: {reason}"),
+                finished=lambda job: ahead.finished(job.path),
+                **cohorts.slide_limits(config),
+            )
         statuses.forget()  # the workers wrote them
     statuses.meet("prepare")
     if cluster.is_shard():

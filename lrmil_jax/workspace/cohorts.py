@@ -12,7 +12,7 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from lrmil_jax import config as configuration
-from lrmil_jax import files, tasks
+from lrmil_jax import files, storage, tasks
 from lrmil_jax.data import labels as label_csv
 from lrmil_jax.data import schema, slide_files, slide_folder, splits, tables, writer
 from lrmil_jax.data.features import SlideFeatures
@@ -26,7 +26,7 @@ from lrmil_jax.patches.shards import Shards
 from lrmil_jax.processes import Workers, map_jobs
 from lrmil_jax.slides import lattice, synthetic
 from lrmil_jax.slides.annotations import Annotations
-from lrmil_jax.workspace import foreign, layout, provenance, statuses, twins
+from lrmil_jax.workspace import data_files, foreign, layout, provenance, statuses, twins
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def take_one_split(config: ConfigDict) -> None:
     if data.labels is None or others or config.folds != default:
         return
     try:
-        given = splits.given_columns(tables.read(Path(data.labels)))
+        given = splits.given_columns(tables.read(data_files.labels(config)))
     except DataError:
         return  # told where the table is read for its slides
     if len(given) == 1:
@@ -108,7 +108,8 @@ def read(config: ConfigDict, workdir: Path) -> label_csv.Cohort:
     Read once per run: every stage of every fold asks for it, and slide folders can be slow.
     """
     data = config.data
-    made = Path(data.labels).stat().st_mtime_ns if data.labels and Path(data.labels).exists() else 0
+    labels = data_files.labels(config)
+    made = labels.stat().st_mtime_ns if labels is not None and labels.exists() else 0
     run = (config.task, config.folds, config.seed, Path(workdir).absolute())
     run += (tuple(config.evaluate.subgroups),)
     parts = (data, config.synthetic, made, *run)
@@ -124,6 +125,7 @@ _without_leaks: set[tuple[Path, int]] = set()
 
 def forget() -> None:
     """The next `read` reads the files again, statuses too; a run begins with this."""
+    storage.forget()
     _cohorts.clear()
     _without_leaks.clear()
     foreign.forget()
@@ -135,7 +137,7 @@ def _read(config: ConfigDict, workdir: Path) -> label_csv.Cohort:
     if data.labels is None:
         labels = _synthetic_cohort(config, workdir / "synthetic")
         sources = Sources(labels, labels.parent / "slides")
-    elif not Path(data.labels).is_file():
+    elif not data_files.labels(config).is_file():
         raise DataError(f"data.labels names {data.labels}, which does not exist")
     else:
         sources = label_sources(config)
@@ -164,10 +166,12 @@ def _read(config: ConfigDict, workdir: Path) -> label_csv.Cohort:
 
 def label_sources(config: ConfigDict, labels: Path | None = None) -> Sources:
     """The label table that the config names, or another one, and what belongs to it."""
-    data = config.data
     stand_ins = foreign.stand_ins(config) if labels is None else None
     return Sources(
-        labels or Path(data.labels), _path(data.slides), _path(data.slide_table), stand_ins
+        labels or data_files.labels(config),
+        data_files.slides(config),
+        data_files.slide_table(config),
+        stand_ins,
     )
 
 
@@ -321,7 +325,7 @@ def write_slides_csv(config: ConfigDict, workdir: Path) -> None:
                 "unreadable": len(status.get("unreadable", [])),
                 "seconds_open_tissue": seconds.get("open_tissue"),
                 "seconds_read_write": seconds.get("read_write"),
-                "path": row.path,
+                "path": storage.shown(Path(row.path)),
             }
         )
     files.write_table(workdir / "slides.csv", pd.DataFrame(rows))
@@ -331,7 +335,7 @@ def write_left_out(config: ConfigDict, workdir: Path, table: pd.DataFrame) -> No
     """Writes `left_out.csv`: every file of the slide folder that no slide of the table is."""
     if config.data.labels is None or config.data.slides is None:
         return
-    folder = Path(config.data.slides)
+    folder = data_files.slides(config)
     listing = slide_files.list_folder(folder)
     used = (Path(path) for path in table.path)
     slide_folder.write(workdir / "left_out.csv", folder, listing, used, source(config))

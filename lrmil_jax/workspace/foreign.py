@@ -16,7 +16,7 @@ from lrmil_jax.errors import DataError
 from lrmil_jax.interchange import registry
 from lrmil_jax.interchange.layout import Layout
 from lrmil_jax.interchange.slides import BagFile, FeatureJob
-from lrmil_jax.workspace import statuses
+from lrmil_jax.workspace import data_files, statuses
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +134,7 @@ def _slide_files(config: ConfigDict, table: pd.DataFrame) -> dict[str, Path | No
     """Slides from which um/px alone are read."""
     if reads_slides(config) or config.data.slides is None:
         return {}
-    found = slide_files.find(Path(config.data.slides))
+    found = slide_files.find(data_files.slides(config))
     return {slide_id: slide_files.named(found, slide_id) for slide_id in table.slide_id}
 
 

@@ -1,0 +1,14 @@
+"""Files in object storage (s3://, gs://): each has a path in a local folder, and is fetched to it
+when it is opened.
+
+The folder mirrors the bucket. Beside the place of each file lies a small record of its object, so
+that any process that is given the path knows what belongs there; all else is told by
+`mirror` (listing, records) and `staging` (fetching, room, locks).
+"""
+
+from lrmil_jax.storage.mirror import Staging, exists, local_folder, paths, record, shown
+from lrmil_jax.storage.objects import is_url
+from lrmil_jax.storage.staging import Ahead, fetched, forget, hold
+
+__all__ = ["Ahead", "Staging", "exists", "fetched", "forget", "hold", "is_url", "local_folder",
+           "paths", "record", "shown"]  # fmt: skip

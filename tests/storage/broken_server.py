@@ -1,0 +1,61 @@
+"""A server between a client and S3 that cuts off what it is told to."""
+
+import http.client
+import http.server
+import threading
+import urllib.parse
+
+
+class BrokenServer:
+    """Hands requests on, and closes the connection in the middle of some answers.
+
+    Args:
+      url: of the server behind.
+
+    Attributes:
+      url: of this one.
+      broken: parts of paths whose bodies are cut off.
+      cut: how many were.
+      bucket: the server behind, as its owner fills it.
+    """
+
+    def __init__(self, url):
+        self.broken, self.cut, self.bucket = set(), 0, None
+        self.behind = urllib.parse.urlsplit(url).netloc
+        owner = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def handle_any(self):
+                owner._hand_on(self)
+
+            do_GET = do_HEAD = handle_any  # noqa: N815 - http.server's names
+
+            def log_message(self, *_):
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self):
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _hand_on(self, request):
+        behind = http.client.HTTPConnection(self.behind)
+        behind.request(request.command, request.path, headers=dict(request.headers))
+        answer = behind.getresponse()
+        body = answer.read()
+        request.send_response(answer.status)
+        for name, value in answer.getheaders():
+            if name.lower() not in ("connection", "transfer-encoding", "date", "server"):
+                request.send_header(name, value)
+        request.end_headers()
+        if request.command == "GET" and any(part in request.path for part in self.broken):
+            body, self.cut = body[: len(body) // 2], self.cut + 1
+        request.wfile.write(body)
+        behind.close()
+        request.close_connection = True
