@@ -221,7 +221,7 @@ def test_another_number_of_devices_goes_on_at_the_same_update(tmp_path, monkeypa
             on(devices, "parts", last=last)
     parts = on(1, "parts")
     for one, other in zip(*map(jax.tree.leaves, (whole.params, parts.params)), strict=True):
-        np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(other, one, rtol=1e-3, atol=5e-4)
     texts = ((tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "parts"))
     rows = [[json.loads(line) for line in text.splitlines()] for text in texts]
     assert [row["step"] for row in rows[1]] == [row["step"] for row in rows[0]]
