@@ -52,6 +52,8 @@ def relinked(text: str, page: Path, *, root: Path, source: str | None) -> str:
         if "://" in target:
             return found[0]
         path = Path(os.path.normpath(page.parent / target))
+        if not path.exists():
+            return found[0]  # MkDocs tells it
         if path == root / "README.md" or path.parent == root / "docs":
             return f"{found['shown']}({_name(path, root)}{found['rest']})"
         inside = path.relative_to(root).as_posix()
@@ -74,7 +76,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "site"
         stage(folder, root=options.root.resolve(), source=options.source)
-        command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"]
+        command = [sys.executable, "-m", "mkdocs", "build", "--strict"]
         command += ["--config-file", folder / "mkdocs.yml", "--site-dir", options.output.resolve()]
         return subprocess.run(command, check=False).returncode
 

@@ -69,8 +69,11 @@ def copy(tmp_path):
     pytest.importorskip("mkdocs")
     pytest.importorskip("latex2mathml")
     root = tmp_path / "project"
+    root.mkdir()
+    for path in ROOT.iterdir():
+        if path.name not in ("docs", ".git"):
+            (root / path.name).symlink_to(path)
     shutil.copytree(ROOT / "docs", root / "docs")
-    shutil.copy(ROOT / "README.md", root)
     return root
 
 
@@ -84,7 +87,7 @@ def test_every_page_is_built_and_nothing_comes_from_elsewhere(copy, tmp_path):
         loaded = re.findall(r"<(?:script|link|img|iframe)\b[^>]*", text)
         assert not [tag for tag in loaded if "//" in tag]
     assert pages["methods"].count("<math ") > 20
-    assert "formula" not in re.sub(r"[Ff]ormulas?\b", "", pages["methods"])
+    assert not re.search(r"formula\d", pages["methods"])
 
 
 @pytest.mark.slow
@@ -92,6 +95,7 @@ def test_every_page_is_built_and_nothing_comes_from_elsewhere(copy, tmp_path):
     ("addition", "said"),
     [
         ("[x](nothing.md)", "nothing.md"),
+        ("[x](../lrmil_jax/nothing.py)", "nothing.py"),
         ("[x](heads.md#nothing)", "nothing"),
         (r"$\nothing x$", "formula is not known"),
     ],
