@@ -80,10 +80,11 @@ def main(arguments: list[str]) -> int:
         status = STATUS
         cluster.finish()
     except (Exception, KeyboardInterrupt) as error:
-        cluster.fail(f"{type(error).__name__}: {one_line(error)}")
+        by_hand = isinstance(error, KeyboardInterrupt)
+        cluster.fail("by hand" if by_hand else f"{type(error).__name__}: {one_line(error)}")
         if not cluster.several():
             raise
-        log.exception("this process ended by itself")
+        log.error("stopped by hand", exc_info=not by_hand)
     finally:
         stopping.ignore()
     cluster.leave(status)
@@ -108,6 +109,7 @@ def _join() -> None:
     config = _CONFIG.value
     cluster.same({
         "version (a hash of its code)": cluster.code(),
+        "devices": cluster.devices(),
         "--stages": ",".join(_STAGES.value),
         "--workdir": str(_WORKDIR.value),
         **({} if config is None else _texts(config)),

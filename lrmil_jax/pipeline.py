@@ -81,8 +81,8 @@ def run(config: ConfigDict, workdir: Path, names: list[str], others: Sequence[Pa
     trained.preflight(config, encodes=encodes)
     methods.of(config).preflight(config, encoders.create(config.encoder.name))
     lesion_masks.masks_folder(config, workdir)
-    _refuse_other_cohort(config, workdir)
-    _require_inputs(config, workdir, stages[0], None)
+    cluster.first_says("may it begin", lambda: _refuse_other_cohort(config, workdir))
+    cluster.first_says("may it", lambda: _require_inputs(config, workdir, stages[0], None))
     if config.data.labels is not None:
         # Told before hours of pretraining.
         cohort = cluster.first_then_rest("the cohort", lambda: cohorts.read(config, workdir))
@@ -139,7 +139,7 @@ def _run_stage(
     name = stage.name + _of_fold(config, fold)
     if stage.name == "prepare":  # a synthetic cohort is drawn by one process
         cluster.first_then_rest("the cohort", lambda: cohorts.read(config, workdir))
-    _require_inputs(config, workdir, stage, fold)
+    cluster.first_says("may it", lambda: _require_inputs(config, workdir, stage, fold))
     if stage.by_slide:
         _work(config, workdir, stage, fold)
         return

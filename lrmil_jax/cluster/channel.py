@@ -81,6 +81,7 @@ class Channel:
         if len(names) > 1:
             where = ", ".join(f"process {one} at {said[one][0]!r}" for one in sorted(said))
             self._end(f"the processes of this run are not at the same place ({where})")
+            return
         self._answers[place] = [said[one][1] for one in range(self.count)]
         for other in self._links:
             self._send(other, {"met": place, "values": self._answers[place]})
@@ -97,11 +98,11 @@ class Channel:
 
     def begin(self, update: int | None) -> bool:
         """Says that an update of a training is about to begin, None that the training is over;
-        False if it must not begin, because all processes stop before it."""
+        False if nothing must begin any more, because all processes stop here."""
         with self._changed:
-            while self._held and self._last is None and update is not None:
+            while self._held and self._last is None:
                 self._changed.wait(_WAIT)
-            if self._last is not None and update is not None and update > self._last:
+            if self._last is not None and (update is None or update > self._last):
                 return False
             self._begun = update
             return True
@@ -128,10 +129,15 @@ class Channel:
 
     def _stop_after(self, last: int | None) -> None:
         if last is None:
-            threading.Thread(target=self._stop, daemon=True).start()
+            self._leaving = True
+            threading.Thread(target=self._stop_now, daemon=True).start()
             return
         self._last = last
         self._changed.notify_all()
+
+    def _stop_now(self) -> None:
+        self._wait_for_others()
+        self._stop()
 
     # ---- ending ----
 

@@ -191,6 +191,7 @@ def join(
     here = rendezvous.place(coordinator, processes, process)
     links = rendezvous.links(here, seconds=seconds)
     if not links:
+        log.info("--coordinator %s: this is the only process", coordinator)
         return
     _members[0] = Channel(here.index, here.count, links, ended=_ended, stop=Stopping.end_now)
     stopping.listen(_members[0])
@@ -209,7 +210,7 @@ def same(facts: Mapping[str, Any]) -> None:
             if own.get(name) != value:
                 raise ConfigError(
                     f"process {other} has {name} {own.get(name)!r}, process 0 has {value!r}: the "
-                    "processes of a run need the same command, config and version of lrmil_jax"
+                    "processes of a run need the same command, config, version and devices"
                 )
 
 
@@ -248,6 +249,13 @@ def code() -> str:
     for path in sorted(Path(__file__).parents[1].rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def devices() -> str:
+    """What this process computes with; batches are parted evenly, so it must be the same."""
+    import jax
+
+    return f"{jax.local_device_count()} x {jax.default_backend()}"
 
 
 def fail(sentence: str) -> None:

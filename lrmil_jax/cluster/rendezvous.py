@@ -62,13 +62,14 @@ def place(coordinator: str, processes: int | None, process: int | None) -> Place
 def _detected() -> Place:
     # JAX asks its environments only on the way to its own rendezvous, which ends the process when
     # somebody does not come.
-    from jax._src.clusters import ClusterEnv
-
     try:
+        from jax._src.clusters import ClusterEnv
+
         address, count, index, devices = ClusterEnv.auto_detect_unset_distributed_params(
             None, None, None, None, None, 300
         )
-    except (KeyError, ValueError, RuntimeError, OSError) as error:
+    except (KeyError, ValueError, RuntimeError, OSError, ImportError, TypeError,
+            AttributeError) as error:  # fmt: skip
         raise ConfigError(f"--coordinator auto: {one_line(error)}; {_HOW}") from error
     if address is None or count is None or index is None:
         raise ConfigError(
@@ -91,7 +92,13 @@ def links(here: Place, *, seconds: int) -> dict[int, socket.socket]:
     if here.index:
         return {0: _connected(here, end, seconds)}
     try:
-        server = socket.create_server(("", here.port), backlog=here.count)
+        both = socket.has_dualstack_ipv6()
+        server = socket.create_server(
+            ("", here.port),
+            family=socket.AF_INET6 if both else socket.AF_INET,
+            backlog=here.count,
+            dualstack_ipv6=both,
+        )
     except OSError as error:
         raise ConfigError(
             f"port {here.port} of --coordinator cannot be used here ({error.strerror}); choose "

@@ -47,21 +47,33 @@ class Stopping:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
         self._channel = None
 
-    def before(self, update: int | None) -> bool:
-        """Says that a training is about to begin an update, None that it is over.
+    def before(self, update: int) -> bool:
+        """Says that a training is about to begin an update.
 
         Returns:
           False if it must not begin: the training is to be saved as it is, and to end with
           `StoppedError`.
         """
-        self._training = update is not None
+        self._training = True
         if self._channel is not None:
             return self._channel.begin(update)
-        return not (self._asked.is_set() and update is not None)
+        return not self._asked.is_set()
+
+    def training_is_over(self) -> None:
+        """Says that a training has ended and its result is saved.
+
+        Raises:
+          StoppedError: the run was asked to stop meanwhile.
+        """
+        self._training = False
+        asked = self._asked.is_set() if self._channel is None else not self._channel.begin(None)
+        if asked:
+            raise StoppedError
 
     def _on_signal(self, *_: Any) -> None:
         self._asked.set()
         if self._channel is None and not self._training:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
             raise StoppedError
 
     def _tell(self) -> None:

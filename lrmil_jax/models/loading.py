@@ -24,7 +24,7 @@ def load_encoder(name: str, path: Path, *, dtype: str, fsdp: bool = False) -> En
     Raises:
       WeightsError: the file is missing, broken, or of another architecture.
     """
-    mesh = sharding.make_mesh() if fsdp else None
+    mesh = sharding.local_mesh() if fsdp else None
 
     def place(key: str, value: np.ndarray):
         return value if mesh is None else sharding.place_params(value, mesh, fsdp=True)

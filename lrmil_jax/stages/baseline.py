@@ -24,7 +24,7 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     if foreign.reads_slides(config):
         encoding.encode_lr(config, workdir, load_encoder, stage_files.undistilled_folder(workdir))
     path = stage_files.head(workdir, "baseline", fold)
-    if not path.is_file():
+    if not cluster.first_says("is the baseline there", path.is_file):
         _train(config, workdir, fold, path)
     delivery.export(config, workdir, fold, stage="baseline")
 

@@ -34,8 +34,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     folder = layout.regions_folder(workdir)
     folder.mkdir(parents=True, exist_ok=True)
     jobs = cohorts.slide_jobs(config, workdir, cohort.table)
-    _refuse_enlarged(workdir, jobs)
-    cluster.meet("prepare begins")  # before a slide is refused that another process makes
+    cluster.first_says("prepare begins", lambda: _refuse_enlarged(workdir, jobs))
     own = cluster.mine(jobs)
     pending = [job for job in own if not job.is_complete(statuses.read(workdir, job.slide_id))]
     if pending:
@@ -60,7 +59,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     if foreign.given(config):
         _take_stock(config, workdir, jobs)
     cluster.first_only("the slides' table", _write_tables, config, workdir, cohort.table, jobs)
-    _tell(workdir, jobs)
+    cluster.first_only("what failed", _tell, workdir, jobs)
     cohorts.prepared(config, workdir)  # the folds must still hold without failed slides
 
 

@@ -22,7 +22,7 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     store = feature_sets.hr_store(
         config, workdir, cohort.slides(fold, "train", "val").slide_id.tolist()
     )
-    if not path.is_file():
+    if not cluster.first_says("is the teacher there", path.is_file):
         head = mil.train_head(
             name=f"teacher, {layout.fold_title(fold)}",
             directory=path.parent / "training",

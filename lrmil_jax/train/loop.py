@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lrmil_jax import cluster
+from lrmil_jax.cluster.stopping import stopping
 from lrmil_jax.train import sharding
 from lrmil_jax.train.checkpoint import (
     FitResult,
@@ -147,6 +148,7 @@ def _trained(
     cluster.first_only(f"{name} ends", _save, folders, results)
     if cluster.is_first():
         checkpoints.delete()
+    stopping.training_is_over()
     return results
 
 

@@ -110,7 +110,6 @@ class Training:
                     self._stop(step - 1, writer)
                 self._update(step, constants, key)
                 self._after(step, writer, bar)
-            stopping.before(None)
         share = self.waited / max(time.monotonic() - start, 1e-9)
         _log.info("%s: waited for data %.0f %% of the time", self.name, 100 * share)
 

@@ -57,7 +57,7 @@ def record(workdir: Path, section: str, identity: dict[str, Any]) -> None:
     Raises:
       WorkdirError: it was made by another config, encoder or schema; both sides are named.
     """
-    cluster.first_then_rest(section, lambda: _record(workdir, section, identity))
+    cluster.first_says(section, lambda: _record(workdir, section, identity))
 
 
 def _record(workdir: Path, section: str, identity: dict[str, Any]) -> None:

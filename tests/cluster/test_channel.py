@@ -134,8 +134,27 @@ def test_trainings_stop_after_the_same_update(group, asking):
     assert not any(event.is_set() for event in processes.stopped)
 
 
+def test_asked_in_the_last_update_they_stop_after_the_training(group):
+    processes, barrier = group(2), threading.Barrier(2)
+
+    def train(channel):
+        channel.begin(1)
+        barrier.wait(20)
+        if channel.index:
+            channel.ask_to_stop()
+            time.sleep(0.1)
+        return channel.begin(None)
+
+    assert processes.all(train) == [False, False]
+    assert not any(event.is_set() for event in processes.stopped)
+
+
 def test_without_a_training_in_all_processes_they_stop_at_once(group):
     processes = group(2)
     processes.channels[0].begin(7)
     processes.channels[1].ask_to_stop()
-    assert all(event.wait(20) for event in processes.stopped)
+    assert processes.stopped[1].wait(20)
+    for link in processes.links[1].values():  # as its end does
+        link.shutdown(socket.SHUT_RDWR)
+    assert processes.stopped[0].wait(20)
+    assert not any(processes.ended)  # nobody calls that a loss

@@ -196,7 +196,8 @@ def test_sigterm_waits_for_the_end_of_an_update():
         assert one.before(1)
         signal.raise_signal(signal.SIGTERM)
         assert not one.before(2)
-        assert one.before(None)
+        with pytest.raises(StoppedError):
+            one.training_is_over()
     finally:
         one.ignore()
 
