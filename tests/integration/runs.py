@@ -125,17 +125,23 @@ def copy_inputs(finished: Path, workdir: Path) -> None:
 
 
 def together(
-    cache: Path, workdir: Path, count: int, *flags: str, config: str = TINY, **own: Sequence[str]
+    cache: Path,
+    workdir: Path,
+    count: int,
+    *flags: str,
+    config: str = TINY,
+    devices: Sequence[int] = (),
+    **own: Sequence[str],
 ) -> list["Run"]:
-    """As many processes of one run, with two devices each; `own` has flags of one of them, as
-    `process_1`."""
+    """As many processes of one run, with two devices each or those given; `own` has flags of one of
+    them, as `process_1`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     return [
         Run(cache, "--config", config, "--workdir", workdir, *flags,
             f"--coordinator=127.0.0.1:{port}", f"--processes={count}", f"--process={number}",
-            *own.get(f"process_{number}", ()), fresh=True, devices=2)
+            *own.get(f"process_{number}", ()), fresh=True, devices=devices[number] if devices else 2)
         for number in range(count)
     ]  # fmt: skip
 

@@ -188,3 +188,27 @@ def test_with_parameters_split_over_all_devices(alone, cache, tmp_path):
     one, other = (pd.read_csv(root / "folds/1/evaluate/predictions.csv")
                   for root in (alone(runs.TINY), tmp_path / "run"))  # fmt: skip
     pd.testing.assert_frame_equal(other, one, rtol=1e-2, atol=1e-3)
+
+
+def test_a_frozen_encoder_split_over_the_devices_of_each(alone, cache, tmp_path):
+    stages = "--stages=pretrain,prepare,encode_hr"
+    processes = runs.together(cache, tmp_path / "run", 2, stages, "--config.encoder.fsdp=True")
+    statuses, logs = ended(processes)
+    assert statuses == [0, 0], "\n".join(logs)
+    assert len(list((tmp_path / "run/features/hr").glob("*.array_record"))) == 20
+
+
+def test_unequal_devices_are_told(cache, tmp_path):
+    processes = runs.together(cache, tmp_path / "run", 2, devices=(2, 1))
+    statuses, logs = ended(processes)
+    assert statuses == [1, 1]
+    assert all("process 1 has devices '1 x cpu', process 0 has '2 x cpu'" in log for log in logs)
+
+
+def test_sigterm_outside_of_a_training(cache, tmp_path):
+    processes = runs.together(cache, tmp_path / "run", 2)
+    wait_for(processes, "prepare")
+    processes[1]._process.terminate()
+    statuses, logs = ended(processes)
+    assert statuses == [75, 75], "\n".join(logs)
+    assert all("the same command goes on" in log for log in logs)
