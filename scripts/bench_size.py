@@ -89,6 +89,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=384)
     parser.add_argument("--folds", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--resident-gib", type=float, help="features above it are streamed")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     start = time.monotonic()
@@ -102,6 +103,8 @@ def main() -> None:
         "--config.data.classes=('benign','tumour')",
         f"--config.student.epochs={arguments.epochs}",
     ]  # fmt: skip
+    if arguments.resident_gib is not None:
+        command.append(f"--config.student.resident_gib={arguments.resident_gib}")
     for name in ("first run", "everything done already"):
         found = watched(command)
         print(f"{name}: exit status {found['status']}")

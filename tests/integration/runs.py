@@ -141,7 +141,8 @@ def together(
     return [
         Run(cache, "--config", config, "--workdir", workdir, *flags,
             f"--coordinator=127.0.0.1:{port}", f"--processes={count}", f"--process={number}",
-            *own.get(f"process_{number}", ()), fresh=True, devices=devices[number] if devices else 2)
+            *own.get(f"process_{number}", ()), fresh=True,
+            devices=devices[number] if devices else 2)
         for number in range(count)
     ]  # fmt: skip
 
