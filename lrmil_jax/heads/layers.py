@@ -126,7 +126,14 @@ def pool(
     """Weighted sums of the instances, one a branch, in float32."""
     if packing is not None:
         return packing.pool(weights, instances)
-    return jnp.einsum("bnk,bnw->bkw", weights, instances, preferred_element_type=jnp.float32)
+    # TPUs and recent GPUs would round the factors, and a bag's sum is all that is known of it.
+    return jnp.einsum(
+        "bnk,bnw->bkw",
+        weights,
+        instances,
+        precision="highest",
+        preferred_element_type=jnp.float32,
+    )
 
 
 def take_rows(

@@ -108,10 +108,11 @@ def _inverse(matrix: Float[Array, "B H m m"], iterations: int) -> Float[Array, "
     largest = [jnp.abs(matrix).sum(axis).max((1, 2)) for axis in (-1, -2)]
     guess = matrix.mT / (largest[0] * largest[1])[:, None, None, None]
     one = jnp.eye(matrix.shape[-1])[None, None]
-    for _ in range(iterations):
-        product = matrix @ guess
-        inner = 15 * one - product @ (7 * one - product)
-        guess = 0.25 * guess @ (13 * one - product @ inner)
+    with jax.default_matmul_precision("highest"):  # rounded factors would not converge
+        for _ in range(iterations):
+            product = matrix @ guess
+            inner = 15 * one - product @ (7 * one - product)
+            guess = 0.25 * guess @ (13 * one - product @ inner)
     return guess
 
 

@@ -55,5 +55,7 @@ class Packing:
         spread = jnp.take_along_axis(present, jnp.clip(place, 0, count - 1)[..., None], axis=1)
         spread = jnp.where(inside[..., None], spread, 0.0)  # [B, T, K]
         flat = spread.swapaxes(1, 2).reshape(bags * branches, -1)
-        pooled = jnp.matmul(flat, jnp.asarray(row)[0], preferred_element_type=jnp.float32)
+        pooled = jnp.matmul(
+            flat, jnp.asarray(row)[0], precision="highest", preferred_element_type=jnp.float32
+        )
         return pooled.reshape(bags, branches, -1)
