@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> int:
         log.error("%s", error)
         cluster.fail(str(error))
     except StoppedError:
-        log.warning("%s", SENTENCE)
+        log.error("%s", SENTENCE)
         status = STATUS
         cluster.finish()
     except (Exception, KeyboardInterrupt) as error:

@@ -85,7 +85,7 @@ class Stopping:
     @staticmethod
     def end_now() -> None:
         """Ends a process of several that do not train: finished slides are kept anyway."""
-        log.warning("%s", SENTENCE)
+        log.error("%s", SENTENCE)  # of every process, also of those that tell mistakes alone
         logging.shutdown()
         os._exit(STATUS)
 

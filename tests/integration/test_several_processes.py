@@ -119,7 +119,8 @@ def test_sigterm_saves_and_an_equal_number_goes_on_bit_for_bit(cache, tmp_path):
     assert statuses == [0, 0], "\n".join(logs)
     processes = runs.together(cache, workdir, 2, "--stages=pretrain")
     folder = workdir / "pretrain/training"
-    while all(one.running for one in processes) and not (folder / "metrics.jsonl").exists():
+    rows = folder / "metrics.jsonl"
+    while all(one.running for one in processes) and not (rows.exists() and rows.read_bytes()):
         time.sleep(0.01)
     processes[1]._process.terminate()  # the process that watches hands it on
     statuses, logs = ended(processes)
@@ -140,7 +141,8 @@ def test_sigterm_of_one_process_goes_on_bit_for_bit(finished, cache, tmp_path):
     workdir = tmp_path / "run"
     run = runs.train(cache, workdir, "--stages=pretrain", fresh=True)
     folder = workdir / "pretrain/training"
-    while run.running and not (folder / "metrics.jsonl").exists():
+    rows = folder / "metrics.jsonl"
+    while run.running and not (rows.exists() and rows.read_bytes()):
         time.sleep(0.01)
     run._process.terminate()
     assert run.wait() == 75, run.log
