@@ -26,6 +26,7 @@ from lrmil_jax.workspace import (
     lesion_masks,
     pretrain_tiles,
     provenance,
+    shards,
     statuses,
 )
 
@@ -54,7 +55,8 @@ def choose_stages(config: ConfigDict, names: list[str]) -> list[graph.Stage]:
             f"{', '.join(order)}; export may be asked for too, predict and check run on their own"
         )
     wanted = set(names or order)
-    if foreign.given(config) and not foreign.reads_slides(config):  # none of them takes long
+    whole = not cluster.is_shard()  # whose inputs are of all slides together
+    if whole and foreign.given(config) and not foreign.reads_slides(config):  # none takes long
         wanted = graph.with_inputs(config, wanted)
         wanted |= {"prepare", "import_features"}
     return [graph.STAGES[name] for name in (*order, _EXPORT) if name in wanted]
@@ -75,6 +77,7 @@ def run(config: ConfigDict, workdir: Path, names: list[str], others: Sequence[Pa
     """
     stages = choose_stages(config, names)
     _refuse_as_shard(stages, names)
+    _refuse_before_joined(config, workdir, stages)
     cohorts.forget()
     pretrain_tiles.forget()
     encodes = any(stage.name not in ("prepare", _EXPORT) for stage in stages)
@@ -91,6 +94,7 @@ def run(config: ConfigDict, workdir: Path, names: list[str], others: Sequence[Pa
         for stage in stages:
             graph.check(config, workdir, stage, cohort.classes)
     programs.keep()
+    shards.record(config, workdir)
     cluster.first_only("the run begins", _begin, config, workdir)
     for number, stage in enumerate(stages, 1):
         for fold in graph.folds(config, stage):
@@ -111,6 +115,18 @@ def _refuse_as_shard(stages: Sequence[graph.Stage], names: Sequence[str]) -> Non
             f"--shard does a part of the slides, and {what} done slide by slide: give --stages "
             f"with some of {parted}; the same stages without --shard then join what all shards did"
         )
+
+
+def _refuse_before_joined(config: ConfigDict, workdir: Path, stages: Sequence[graph.Stage]) -> None:
+    """Raises WorkdirError where a shard is to take over features of which only all together tell
+    what they are."""
+    imports = cluster.is_shard() and graph.STAGES[_IMPORT] in stages
+    if not imports or foreign.reads_slides(config) or "encoder" in provenance.read(workdir):
+        return
+    raise WorkdirError(
+        f"{_IMPORT} with --shard needs what prepare finds of the files of all slides together in "
+        f"{workdir}; run --stages prepare with every shard and once without --shard first"
+    )
 
 
 def _begin(config: ConfigDict, workdir: Path) -> None:
