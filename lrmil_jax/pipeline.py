@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from lrmil_jax import cluster, encoders, files, graph, marks, methods, programs
 from lrmil_jax import config as configuration
-from lrmil_jax.data import failures, splits
+from lrmil_jax.data import failures, source, splits
 from lrmil_jax.errors import ConfigError, WorkdirError
 from lrmil_jax.models import loading, trained
 from lrmil_jax.workspace import (
@@ -78,6 +78,7 @@ def run(config: ConfigDict, workdir: Path, names: list[str], others: Sequence[Pa
     stages = choose_stages(config, names)
     _refuse_as_shard(stages, names)
     _refuse_before_joined(config, workdir, stages)
+    _refuse_uneven_batches(config, workdir, stages)
     cohorts.forget()
     pretrain_tiles.forget()
     encodes = any(stage.name not in ("prepare", _EXPORT) for stage in stages)
@@ -127,6 +128,28 @@ def _refuse_before_joined(config: ConfigDict, workdir: Path, stages: Sequence[gr
         f"{_IMPORT} with --shard needs what prepare finds of the files of all slides together in "
         f"{workdir}; run --stages prepare with every shard and once without --shard first"
     )
+
+
+def _refuse_uneven_batches(
+    config: ConfigDict, workdir: Path, stages: Sequence[graph.Stage]
+) -> None:
+    """Raises ConfigError where the processes cannot part the batches of examples of a training that
+    is still to be done."""
+    processes = len(cluster.exchange("how many there are", None))
+    trains = {
+        "pretrain": config.encoder.weights is None,
+        "distill": True,
+        "align": config.align.how in ("prompts", "full"),
+    }
+    for stage in stages:
+        marked = [marks.read(workdir, stage, fold) for fold in graph.folds(config, stage)]
+        done = all(mark is not None and mark["complete"] for mark in marked)
+        if not trains.get(stage.name) or done:
+            continue
+        try:
+            source.share(config[stage.name].batch, processes)
+        except ConfigError as error:
+            raise ConfigError(f"config.{stage.name}: {error}") from error
 
 
 def _begin(config: ConfigDict, workdir: Path) -> None:
