@@ -12,7 +12,7 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from lrmil_jax import cluster, processes
-from lrmil_jax.data import failures
+from lrmil_jax.data import failures, slide_files
 from lrmil_jax.data.regions import fail, tile_slide
 from lrmil_jax.data.slide_jobs import SlideJob
 from lrmil_jax.errors import DataError, WorkdirError
@@ -35,6 +35,9 @@ def run(config: ConfigDict, workdir: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     jobs = cohorts.slide_jobs(config, workdir, cohort.table)
     _refuse_enlarged(workdir, jobs)
+    if cluster.is_first():
+        drawn = [job.annotations for job in jobs if job.annotations is not None]
+        slide_files.warn_of_classes(drawn, key="data.annotation_classes")
     cluster.meet("prepare begins")  # before a slide is refused that another process makes
     own = cluster.mine(jobs)
     pending = [job for job in own if not job.is_complete(statuses.read(workdir, job.slide_id))]
