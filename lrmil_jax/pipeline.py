@@ -89,7 +89,7 @@ def run(config: ConfigDict, workdir: Path, names: list[str], others: Sequence[Pa
     _require_inputs(config, workdir, stages[0], None)
     if config.data.labels is not None:
         # Told before hours of pretraining.
-        cohort = cluster.first_then_rest("the cohort", lambda: cohorts.read(config, workdir))
+        cohort = cohorts.read_together(config, workdir)
         if encodes and "pretrain" in graph.stage_names(config):
             pretrain_tiles.preflight(config, cohort)
         for stage in stages:
@@ -177,7 +177,7 @@ def _run_stage(
 ) -> None:
     name = stage.name + _of_fold(config, fold)
     if stage.name == "prepare":  # a synthetic cohort is drawn by one process
-        cluster.first_then_rest("the cohort", lambda: cohorts.read(config, workdir))
+        cohorts.read_together(config, workdir)
     _require_inputs(config, workdir, stage, fold)
     if stage.by_slide:
         _work(config, workdir, stage, fold)
