@@ -49,6 +49,9 @@ _COORDINATOR = flags.DEFINE_string(
 _SHARD = flags.DEFINE_string(
     "shard", None, "i/n: only this part of the slides, of stages that are done slide by slide"
 )
+_LEFT_OUT_OK = flags.DEFINE_bool(
+    "left_out_ok", False, "exit status 0 where slides were left out; mistakes stay 1"
+)
 _PROCESSES = flags.DEFINE_integer("processes", None, "several processes: how many")
 _JOIN_SECONDS = flags.DEFINE_integer(
     "join_seconds", 300, "several processes: how long to wait for all of them to come"
@@ -93,10 +96,8 @@ def main(arguments: list[str]) -> int:
 
 def _join() -> None:
     """Makes this process one of several, where the command line says so."""
-    if _SHARD.value is not None and (
-        _COORDINATOR.value is not None or _STAGES.value in (["predict"], ["check"])
-    ):
-        raise ConfigError("--shard is for runs of one process; leave --coordinator away")
+    if _SHARD.value is not None:
+        _refuse_with_shard()
     if _COORDINATOR.value is None:
         if _PROCESSES.value is not None or _PROCESS.value is not None:
             raise ConfigError("--processes and --process need --coordinator HOST:PORT")
@@ -118,6 +119,18 @@ def _join() -> None:
         setup_logging(logging.ERROR)
 
 
+def _refuse_with_shard() -> None:
+    """Raises ConfigError where --shard is given for what has no parts, or beside processes."""
+    alone = _STAGES.value in (["predict"], ["check"])
+    if alone or _COHORT.value is not None:
+        what = f"--stages {_STAGES.value[0]}" if alone else "--cohort"
+        raise ConfigError(
+            f"--shard does a part of the slides of a run, and {what} is none; leave --shard away"
+        )
+    if _COORDINATOR.value is not None:
+        raise ConfigError("--shard is for runs of one process; leave --coordinator away")
+
+
 def _texts(config: ConfigDict) -> dict[str, str]:
     """Every key of a config."""
     from lrmil_jax import config as configuration
@@ -126,7 +139,19 @@ def _texts(config: ConfigDict) -> dict[str, str]:
 
 
 def dispatch() -> int:
-    """Runs what the flags ask for and gives the number of slides or checks that failed."""
+    """Runs what the flags ask for and gives the number of slides or checks that failed; 0 where
+    slides may be left out."""
+    if _LEFT_OUT_OK.value and _STAGES.value == ["check"]:
+        raise ConfigError("--left_out_ok has no meaning for check, which leaves nothing out")
+    failed = _dispatch()
+    if not failed or not _LEFT_OUT_OK.value:
+        return failed
+    what = "1 slide was" if failed == 1 else f"{failed} slides were"
+    log.warning("%s left out, for the reasons above; --left_out_ok makes the exit status 0", what)
+    return 0
+
+
+def _dispatch() -> int:
     # Late imports: a mistyped flag waits for no JAX, a run for nothing that it does not use, and
     # its processes, which import this module anew, for neither.
     from lrmil_jax.workspace import layout

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from lrmil_jax import cluster, encoders, files, graph, marks, methods, programs
 from lrmil_jax import config as configuration
-from lrmil_jax.data import failures, splits
+from lrmil_jax.data import failures, source, splits
 from lrmil_jax.errors import ConfigError, WorkdirError
 from lrmil_jax.models import loading, trained
 from lrmil_jax.workspace import (
@@ -26,6 +26,7 @@ from lrmil_jax.workspace import (
     lesion_masks,
     pretrain_tiles,
     provenance,
+    shards,
     statuses,
 )
 
@@ -54,7 +55,8 @@ def choose_stages(config: ConfigDict, names: list[str]) -> list[graph.Stage]:
             f"{', '.join(order)}; export may be asked for too, predict and check run on their own"
         )
     wanted = set(names or order)
-    if foreign.given(config) and not foreign.reads_slides(config):  # none of them takes long
+    whole = not cluster.is_shard()  # whose inputs are of all slides together
+    if whole and foreign.given(config) and not foreign.reads_slides(config):  # none takes long
         wanted = graph.with_inputs(config, wanted)
         wanted |= {"prepare", "import_features"}
     return [graph.STAGES[name] for name in (*order, _EXPORT) if name in wanted]
@@ -75,6 +77,8 @@ def run(config: ConfigDict, workdir: Path, names: list[str], others: Sequence[Pa
     """
     stages = choose_stages(config, names)
     _refuse_as_shard(stages, names)
+    _refuse_before_joined(config, workdir, stages)
+    _refuse_uneven_batches(config, workdir, stages)
     cohorts.forget()
     pretrain_tiles.forget()
     encodes = any(stage.name not in ("prepare", _EXPORT) for stage in stages)
@@ -85,12 +89,13 @@ def run(config: ConfigDict, workdir: Path, names: list[str], others: Sequence[Pa
     cluster.first_says("may it", lambda: _require_inputs(config, workdir, stages[0], None))
     if config.data.labels is not None:
         # Told before hours of pretraining.
-        cohort = cluster.first_then_rest("the cohort", lambda: cohorts.read(config, workdir))
+        cohort = cohorts.read_together(config, workdir)
         if encodes and "pretrain" in graph.stage_names(config):
             pretrain_tiles.preflight(config, cohort)
         for stage in stages:
             graph.check(config, workdir, stage, cohort.classes)
     programs.keep()
+    shards.record(config, workdir)
     cluster.first_only("the run begins", _begin, config, workdir)
     for number, stage in enumerate(stages, 1):
         for fold in graph.folds(config, stage):
@@ -111,6 +116,40 @@ def _refuse_as_shard(stages: Sequence[graph.Stage], names: Sequence[str]) -> Non
             f"--shard does a part of the slides, and {what} done slide by slide: give --stages "
             f"with some of {parted}; the same stages without --shard then join what all shards did"
         )
+
+
+def _refuse_before_joined(config: ConfigDict, workdir: Path, stages: Sequence[graph.Stage]) -> None:
+    """Raises WorkdirError where a shard is to take over features of which only all together tell
+    what they are."""
+    imports = cluster.is_shard() and graph.STAGES[_IMPORT] in stages
+    if not imports or foreign.reads_slides(config) or "encoder" in provenance.read(workdir):
+        return
+    raise WorkdirError(
+        f"{_IMPORT} with --shard needs what prepare finds of the files of all slides together in "
+        f"{workdir}; run --stages prepare with every shard and once without --shard first"
+    )
+
+
+def _refuse_uneven_batches(
+    config: ConfigDict, workdir: Path, stages: Sequence[graph.Stage]
+) -> None:
+    """Raises ConfigError where the processes cannot part the batches of examples of a training that
+    is still to be done."""
+    processes = len(cluster.exchange("how many there are", None))
+    trains = {
+        "pretrain": config.encoder.weights is None,
+        "distill": True,
+        "align": config.align.how in ("prompts", "full"),
+    }
+    for stage in stages:
+        marked = [marks.read(workdir, stage, fold) for fold in graph.folds(config, stage)]
+        done = all(mark is not None and mark["complete"] for mark in marked)
+        if not trains.get(stage.name) or done:
+            continue
+        try:
+            source.share(config[stage.name].batch, processes)
+        except ConfigError as error:
+            raise ConfigError(f"config.{stage.name}: {error}") from error
 
 
 def _begin(config: ConfigDict, workdir: Path) -> None:
@@ -138,7 +177,7 @@ def _run_stage(
 ) -> None:
     name = stage.name + _of_fold(config, fold)
     if stage.name == "prepare":  # a synthetic cohort is drawn by one process
-        cluster.first_then_rest("the cohort", lambda: cohorts.read(config, workdir))
+        cohorts.read_together(config, workdir)
     cluster.first_says("may it", lambda: _require_inputs(config, workdir, stage, fold))
     if stage.by_slide:
         _work(config, workdir, stage, fold)

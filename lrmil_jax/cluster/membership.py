@@ -222,7 +222,7 @@ def sees(workdir: Path) -> None:
     """
     if not several():
         return
-    name = f".seen-{uuid.uuid4().hex[:8]}"
+    name = f".seen.{uuid.uuid4().hex[:8]}.tmp"  # `files.remove_leftovers` knows such names
     name = first_says("a file of the working directory", lambda: _touch(workdir / name))
     blind = [
         number

@@ -1,5 +1,7 @@
 """The slide files that a table names: by path, or by name in the slide folder."""
 
+import contextlib
+import logging
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -9,9 +11,11 @@ import pandas as pd
 
 from lrmil_jax import storage
 from lrmil_jax.data import slide_folder, tables
-from lrmil_jax.errors import DataError
+from lrmil_jax.errors import DataError, SlideError
 from lrmil_jax.slides import annotations, dicom
 from lrmil_jax.slides.annotations import Annotations
+
+log = logging.getLogger(__name__)
 
 SLIDE_SUFFIXES = {
     *(".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide"),
@@ -264,3 +268,24 @@ def drawn(
             f"{slide_ids[0]}{annotations.SUFFIX}"
         )
     return {name: Annotations(path, tuple(classes), name) for name, path in paths.items()}
+
+
+def warn_of_classes(drawn: Collection[Annotations], *, key: str) -> None:
+    """Tells of classifications that no slide's file has, where others are there; files that cannot
+    be read fail with their slides.
+
+    Args:
+      drawn: of a cohort.
+      key: what the classes were given by.
+    """
+    asked = {name for one in drawn for name in one.classes}
+    found: set[str] = set()
+    for one in drawn:
+        if asked <= found:
+            return
+        with contextlib.suppress(SlideError):
+            found.update(one.named())
+    unknown = sorted(asked - found)
+    if unknown and asked & found:
+        log.warning("%s names %s, as which no region is classified; there are %s", key,
+                    " and ".join(unknown), ", ".join(sorted(found - {""})))  # fmt: skip

@@ -138,11 +138,11 @@ def training_batches(
     if augment is not None:
         examples = examples.random_map(augment)
     # Batched before it is parted: the place in the order is a number of batches, whoever counts.
-    parts = examples.batch(_share(batch, count), drop_remainder=True)[index::count]
+    parts = examples.batch(share(batch, count), drop_remainder=True)[index::count]
     return parts.to_iter_dataset(options)
 
 
-def _share(batch: int, processes: int) -> int:
+def share(batch: int, processes: int) -> int:
     """Examples of a batch that are each process's.
 
     Raises:
@@ -171,11 +171,11 @@ def held_out_batches(
       batch: examples per batch.
       part: see `training_batches`.
     """
-    batches, share = [], _share(batch, part[1])
+    batches, own = [], share(batch, part[1])
     for start in range(0, len(indices), batch):
-        first = start + part[0] * share
-        items = [source[int(index)] for index in indices[first : first + share]]
-        filling = share - len(items)
+        first = start + part[0] * own
+        items = [source[int(index)] for index in indices[first : first + own]]
+        filling = own - len(items)
         example = items[0] if items else source[int(indices[0])]
         stacked = {
             name: np.stack([item[name] for item in items] + [example[name]] * filling)

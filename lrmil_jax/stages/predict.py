@@ -78,8 +78,9 @@ def run(
     drawn = slide_files.drawn(
         annotations, annotation_classes, table.slide_id.tolist(), key="--annotations"
     )
+    slide_files.warn_of_classes(drawn.values(), key="--annotation_classes")
     target = workdir / "predictions"
-    files.remove_leftovers(target)
+    _clear(target)
     done, failed = slide_list.predict(
         loaded,
         table,
@@ -103,6 +104,13 @@ def run(
         log.info("%s", _line(record))
     log.info("predictions of %d slides in %s", len(done), target)
     return len(failed)
+
+
+def _clear(folder: Path) -> None:
+    """Removes what an earlier call wrote of its slides together: this one may write none of it."""
+    files.remove_leftovers(folder)
+    for name in (prediction_files.PATIENTS, "metrics.json", "left_out.csv"):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _check_options(slides: Path | None, folder: Path | None, mpp: float | None) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 from ml_collections import ConfigDict
 
+from lrmil_jax import cluster, files, storage, tasks
 from lrmil_jax import config as configuration
-from lrmil_jax import files, storage, tasks
 from lrmil_jax.data import labels as label_csv
 from lrmil_jax.data import schema, slide_files, slide_folder, splits, tables, writer
 from lrmil_jax.data.features import SlideFeatures
@@ -119,6 +119,14 @@ def read(config: ConfigDict, workdir: Path) -> label_csv.Cohort:
     return _cohorts[key]
 
 
+def read_together(config: ConfigDict, workdir: Path) -> label_csv.Cohort:
+    """`read` in every process of a run, first where it writes; shards wait for each other only
+    where slides are drawn and folds are saved."""
+    if cluster.is_shard() and config.data.labels is not None:
+        return read(config, workdir)
+    return cluster.first_then_rest("the cohort", lambda: read(config, workdir))
+
+
 _cohorts: dict[str, label_csv.Cohort] = {}
 _without_leaks: set[tuple[Path, int]] = set()
 
@@ -142,6 +150,7 @@ def _read(config: ConfigDict, workdir: Path) -> label_csv.Cohort:
     else:
         sources = label_sources(config)
     saved = workdir / "folds.csv"
+    before = _text(saved)
     protocol = splits.Protocol(
         folds=config.folds,
         seed=config.seed,
@@ -160,8 +169,25 @@ def _read(config: ConfigDict, workdir: Path) -> label_csv.Cohort:
     names = ["slide_id", "patient_id", *(["site"] if "site" in cohort.table else [])]
     folds = [name for name in cohort.table if name.startswith("fold_")]
     kept = cohort.table[[*names, *cohort.task.columns, *folds]]
-    files.write_table(saved, kept.assign(seed=config.seed))
+    text = kept.assign(seed=config.seed).to_csv(index=False, lineterminator="\n")
+    if not cluster.is_shard():
+        files.write_text(saved, text)
+    elif not cluster.first_says("the folds", lambda: _save(saved, text, before)):
+        return _read(config, workdir)
     return cohort
+
+
+def _text(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
+def _save(path: Path, text: str, before: str | None) -> bool:
+    """Writes a file; False, and nothing is done, where another shard has made another one of it
+    since it was read."""
+    if _text(path) not in (before, text):
+        return False
+    files.write_text(path, text)
+    return True
 
 
 def label_sources(config: ConfigDict, labels: Path | None = None) -> Sources:

@@ -47,45 +47,75 @@ def joined(text: str, config: ConfigDict, workdir: Path) -> Iterator[None]:
 
     Raises:
       ConfigError: see `parse`.
-      WorkdirError: another run is at work there, the same shard is, or a shard of another config
-        was.
+      WorkdirError: another run is at work there, the same shard is, one of another n is, or a shard
+        of another config was.
     """
     index, count = parse(text)
 
     def one_at_a_time() -> contextlib.AbstractContextManager:
         return layout.held(workdir / ".shards.lock", fcntl.LOCK_EX, "")
 
+    busy = layout.BUSY.format(workdir)
     twice = f"another process is at work as shard {index + 1}/{count} of {workdir}; wait for it"
     own = workdir / f".shard-{index + 1}-of-{count}.lock"
     with files.disk_errors(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-    with (
-        layout.held(
-            workdir / layout.LOCK, fcntl.LOCK_SH | fcntl.LOCK_NB, layout.BUSY.format(workdir)
-        ),
-        layout.held(own, fcntl.LOCK_EX | fcntl.LOCK_NB, twice),
-    ):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(layout.held(workdir / layout.LOCK, fcntl.LOCK_SH | fcntl.LOCK_NB, busy))
         with one_at_a_time():
-            _refuse_other_config(config, workdir, f"{index + 1}/{count}")
-        with cluster.shard(index, count, one_at_a_time):
-            yield
+            _refuse_other_number(index, count, workdir)
+            stack.enter_context(layout.held(own, fcntl.LOCK_EX | fcntl.LOCK_NB, twice))
+            _refuse_other_config(config, workdir)
+        stack.enter_context(cluster.shard(index, count, one_at_a_time))
+        yield
 
 
-def _refuse_other_config(config: ConfigDict, workdir: Path, name: str) -> None:
+def _refuse_other_number(index: int, count: int, workdir: Path) -> None:
+    """Raises WorkdirError where shards of another n are at work: slides would be done twice."""
+    for path in workdir.glob(".shard-*-of-*.lock"):
+        number, other = re.fullmatch(r"\.shard-(\d+)-of-(\d+)\.lock", path.name).groups()
+        if int(other) == count:
+            continue
+        sentence = (
+            f"shard {number}/{other} of {workdir} is at work, so {index + 1}/{count} cannot be: "
+            f"give one of 1/{other} ... {other}/{other}, or wait until all of these have ended"
+        )
+        with layout.held(path, fcntl.LOCK_SH | fcntl.LOCK_NB, sentence):
+            pass
+
+
+def _kept(config: ConfigDict) -> dict[str, Any]:
     flat = json.loads(json.dumps(configuration.flatten(config), default=str))
-    own = {key: value for key, value in flat.items() if key not in _OWN}
-    path = workdir / _RECORD
+    return {key: value for key, value in flat.items() if key not in _OWN}
+
+
+def _refuse_other_config(config: ConfigDict, workdir: Path) -> None:
+    path, own = workdir / _RECORD, _kept(config)
     if not path.is_file():
-        files.write_json(path, own)
         return
     recorded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     for key in sorted(own.keys() | recorded.keys()):
         if own.get(key) != recorded.get(key):
             raise WorkdirError(
-                f"shard {name} has {key}={own.get(key)!r}, but a shard before it had "
+                f"this shard has {key}={own.get(key)!r}, but a shard before it had "
                 f"{recorded.get(key)!r}: all shards of {workdir} need the same config (to change "
                 "it, run the stages without --shard once, or use another --workdir)"
             )
+
+
+def record(config: ConfigDict, workdir: Path) -> None:
+    """What a shard does when its config has been found to be right: no other config may follow.
+
+    Raises:
+      WorkdirError: a shard of another config was quicker.
+    """
+    if cluster.is_shard():
+        cluster.first_says("the shards' config", lambda: _record(config, workdir))
+
+
+def _record(config: ConfigDict, workdir: Path) -> None:
+    _refuse_other_config(config, workdir)
+    files.write_json(workdir / _RECORD, _kept(config))
 
 
 def forget(workdir: Path) -> None:

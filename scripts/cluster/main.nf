@@ -4,14 +4,17 @@
 //         --options '--config.data.labels=/shared/labels.csv --config.data.slides=/shared/slides' \
 //         --shards 16
 //
-// `-resume` is not needed: what is done is kept in the working directory, which all tasks see.
+// `-resume` is not needed: what is done is kept in the working directory, which all tasks see. Slides
+// that cannot be read are left out and told in the logs; they fail no task (`--left_out_ok`).
+// `encode_hr` is a stage of LRMIL and of `mil` on slides: for WISE-FUSE, of whose stages `prepare`
+// alone is parted so, leave ENCODE away: `TRAIN(joined)`.
 
 params.config = null
 params.workdir = null
 params.options = ''
 params.shards = 4
 
-def command = "lrmil run --config ${params.config} --workdir ${params.workdir} ${params.options}"
+def command = "lrmil run --config ${params.config} --workdir ${params.workdir} --left_out_ok ${params.options}"
 
 process PREPARE {
     errorStrategy 'retry'

@@ -10,11 +10,11 @@ import time
 
 import pytest
 
-from lrmil_jax import cluster, main
+from lrmil_jax import cluster, files, main
 from lrmil_jax.cluster import keeper, rendezvous
-from lrmil_jax.cluster.membership import same
+from lrmil_jax.cluster.membership import same, sees
 from lrmil_jax.cluster.stopping import STATUS, StoppedError, Stopping, stopping
-from lrmil_jax.errors import ConfigError
+from lrmil_jax.errors import ConfigError, WorkdirError
 
 
 def test_alone():
@@ -234,3 +234,68 @@ def test_the_keeper_says_how_a_process_ended(monkeypatch, capfd, code, status, s
             signal.signal(number, handler)
     assert sentence in capfd.readouterr().err
     assert os.environ.get("LRMIL_JAX_KEPT_BY") is None
+
+
+def given(monkeypatch, **values):
+    """Flags of the command line."""
+    for name, value in values.items():
+        monkeypatch.setattr(main, f"_{name}", type("Flag", (), {"value": value}))
+
+
+@pytest.mark.parametrize(("allowed", "status"), [(False, 1), (True, 0)])
+def test_slides_that_were_left_out_may_be_no_mistake(monkeypatch, caplog, allowed, status):
+    monkeypatch.setattr(main, "_dispatch", lambda: 2)
+    monkeypatch.setattr(main, "setup_logging", lambda *_: None)
+    given(monkeypatch, LEFT_OUT_OK=allowed, STAGES=["prepare"])
+    assert main.main(["main"]) == status
+    assert ("2 slides were left out" in caplog.text) == allowed
+
+
+def test_a_mistake_stays_one_where_slides_may_be_left_out(monkeypatch):
+    def refuse():
+        raise ConfigError("no such folder")
+
+    monkeypatch.setattr(main, "_dispatch", refuse)
+    monkeypatch.setattr(main, "setup_logging", lambda *_: None)
+    given(monkeypatch, LEFT_OUT_OK=True)
+    assert main.main(["main"]) == 1
+    given(monkeypatch, STAGES=["check"])
+    with pytest.raises(ConfigError, match="--left_out_ok has no meaning for check"):
+        main.dispatch()
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ({"STAGES": ["predict"]}, "--stages predict is none; leave --shard away"),
+        ({"STAGES": ["check"]}, "--stages check is none; leave --shard away"),
+        ({"COHORT": "new.csv", "STAGES": ["evaluate"]}, "--cohort is none; leave --shard away"),
+        ({"COORDINATOR": "auto", "STAGES": ["prepare"]}, "leave --coordinator away"),
+    ],
+)
+def test_where_a_shard_has_no_meaning(monkeypatch, flags, sentence):
+    given(monkeypatch, SHARD="1/2", **flags)
+    with pytest.raises(ConfigError, match=sentence):
+        main._join()
+
+
+def test_the_file_that_all_must_see_is_cleared_like_any_leftover(second, tmp_path):
+    second([".seen.0123abcd.tmp"] * 3, [True, False, True])
+    with pytest.raises(WorkdirError, match="process 1 does not see"):
+        sees(tmp_path)
+    names = []
+
+    class First(Second):
+        index = 0
+
+        def exchange(self, name, value):
+            names.extend(path.name for path in tmp_path.iterdir())
+            return [value] * 3
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lrmil_jax.cluster.membership._members", [First()])
+        sees(tmp_path)
+    assert len(names) == 2
+    (tmp_path / names[0]).touch()
+    files.remove_leftovers(tmp_path)
+    assert not list(tmp_path.iterdir())

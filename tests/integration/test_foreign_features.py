@@ -12,13 +12,21 @@ import pytest
 from lrmil_jax import checks, pipeline, preflight
 from lrmil_jax import config as configuration
 from lrmil_jax.data import clam_splits, source
-from lrmil_jax.errors import ConfigError, DataError
+from lrmil_jax.errors import ConfigError, DataError, WorkdirError
 from lrmil_jax.interchange import clam_tables
 from lrmil_jax.patches import shards as region_shards
 from lrmil_jax.slides import synthetic
 from lrmil_jax.tasks import predictions
 from lrmil_jax.tasks.classification import Classification
-from lrmil_jax.workspace import cohorts, feature_sets, layout, stage_files, statuses, teaching
+from lrmil_jax.workspace import (
+    cohorts,
+    feature_sets,
+    layout,
+    shards,
+    stage_files,
+    statuses,
+    teaching,
+)
 from tests.integration import runs
 from tests.interchange import cohort as simulated
 from tests.interchange import tools
@@ -178,6 +186,30 @@ def test_a_file_made_anew_is_taken_over_anew_and_nothing_else(given, tmp_path):
     assert {name for name in changed if "tfds" not in name} == {
         "s03.array_record", "s03.index.safetensors"
     }  # fmt: skip
+
+
+def test_shards_prepare_and_take_over_when_all_is_known(given, tmp_path):
+    config, workdir = config_of(given), tmp_path / "work"
+
+    def part(name, stage):
+        with shards.joined(name, config, workdir):
+            return pipeline.run(config, workdir, [stage])
+
+    with pytest.raises(WorkdirError, match="import_features with --shard needs what prepare finds"):
+        part("1/2", "import_features")
+    for name in ("1/2", "2/2"):
+        assert part(name, "prepare") == 0
+    with pytest.raises(WorkdirError, match="once without --shard first"):
+        part("1/2", "import_features")
+    assert not (workdir / "features").exists()
+    assert go(config, workdir, "prepare") == 0
+    stored = {path: path.read_bytes() for path in workdir.glob("features/*/*.array_record")}
+    for path in stored:
+        path.unlink()
+    for name in ("1/2", "2/2"):
+        assert part(name, "import_features") == 0
+    assert stored
+    assert {path: path.read_bytes() for path in stored} == stored
 
 
 def spoil(folder):

@@ -1,7 +1,6 @@
 """The examples of `scripts/cluster`, run by stand-ins of their schedulers, and by Snakemake itself
 where it is installed. Minutes long."""
 
-import os
 import re
 import shutil
 import stat
@@ -127,10 +126,3 @@ def test_snakemake(finished, environment, tmp_path):
     assert_whole(finished, workdir)
     again = subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True)
     assert "Nothing to be done" in again.stdout + again.stderr
-
-
-def test_kubernetes_names_a_shard_for_every_index():
-    text = (CLUSTER / "kubernetes.yaml").read_text(encoding="utf-8")
-    (count,) = re.findall(r"completions: (\d+)", text)
-    assert f"--shard $((JOB_COMPLETION_INDEX + 1))/{count}" in text
-    assert os.access(CLUSTER / "slurm", os.X_OK)

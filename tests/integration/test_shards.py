@@ -82,7 +82,7 @@ def test_no_such_shard(text):
 def test_shards_of_different_configs_are_not_joined(finished, tmp_path):
     workdir = finished.copy(tmp_path / "run")
     part("1/2", workdir, "prepare")
-    with pytest.raises(WorkdirError, match=r"shard 2/2 has seed=7, but a shard before it had 0"):
+    with pytest.raises(WorkdirError, match=r"this shard has seed=7, but a shard before it had 0"):
         part("2/2", workdir, "prepare", seed=7)
     part("2/2", workdir, "prepare", prepare__workers=2)  # which changes nothing of the slides
 

@@ -99,3 +99,39 @@ def test_a_path_of_the_csv_that_leads_nowhere_is_named(folder, tmp_path):
         predict._refuse_all_missing(table, tmp_path / "t.csv", folder)
     assert f"{where / 'old/a.tif'}; " in str(caught.value)
     assert str(caught.value).endswith(f"count from {where}")
+
+
+def test_what_an_earlier_call_said_of_its_slides_together_does_not_stay(tmp_path):
+    gone = ("patient_predictions.csv", "metrics.json", "left_out.csv", ".a.csv.0123abcd.tmp")
+    kept = ("predictions.csv", "a/prediction.json")
+    for name in (*gone, *kept):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    for _ in range(2):
+        predict._clear(tmp_path)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "predictions.csv"]
+    assert (tmp_path / "a/prediction.json").is_file()
+
+
+def test_a_class_that_is_in_no_file_is_told_once(tmp_path, caplog):
+    def save(name, *classes):
+        place = {"type": "Polygon", "coordinates": [[[0, 0], [9, 0], [9, 9], [0, 0]]]}
+        found = [{"type": "Feature", "geometry": place,
+                  "properties": {"classification": {"name": one}}} for one in classes]  # fmt: skip
+        files.write_json(tmp_path / f"{name}.geojson", {"features": found})
+
+    save("a", "Stroma")
+    save("b", "Tumor", "Stroma")
+    (tmp_path / "c.geojson").write_text("broken")
+
+    def told(*classes):
+        caplog.clear()
+        drawn = slide_files.drawn(tmp_path, classes, ["c", "a", "b", "d"], key="--annotations")
+        slide_files.warn_of_classes(drawn.values(), key="--annotation_classes")
+        return [record.getMessage() for record in caplog.records]
+
+    (said,) = told("Tumour", "Stroma")
+    assert said.startswith("--annotation_classes names Tumour, as which no region is classified")
+    assert said.endswith("; there are Stroma, Tumor")
+    assert told("Tumor", "Stroma") == told() == []
+    assert told("Tumour") == []  # every slide fails by itself, in a sentence of its own

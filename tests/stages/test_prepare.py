@@ -4,9 +4,9 @@ import pytest
 
 from lrmil_jax import config as configuration
 from lrmil_jax import files
-from lrmil_jax.errors import WorkdirError
+from lrmil_jax.errors import DataError, WorkdirError
 from lrmil_jax.stages import prepare
-from lrmil_jax.workspace import cohorts, layout
+from lrmil_jax.workspace import cohorts, layout, shards, statuses
 
 
 @pytest.fixture
@@ -40,3 +40,17 @@ def test_slides_that_were_enlarged_are_refused_and_nothing_is_lost(enlarged):
         prepare.run(config, workdir)
     for folder in (layout.regions_folder(workdir), workdir / "features" / "hr"):
         assert len(list(folder.glob("*.array_record"))) == 6
+
+
+def test_a_shard_of_which_no_slide_can_be_prepared_is_no_mistake(enlarged, caplog):
+    config, workdir = enlarged
+    jobs = cohorts.slide_jobs(config, workdir, cohorts.read(config, workdir).table)
+    for job in jobs:
+        status = {"slide_id": job.slide_id, "status": "failed", "reason": f"{job.path}: broken"}
+        files.write_json(job.status_path, status)
+    statuses.forget()
+    with shards.joined("1/6", config, workdir):
+        prepare._tell(workdir, jobs[:1])
+    assert "s0.tif: broken" in caplog.text
+    with pytest.raises(DataError, match="none of the 6 slides could be prepared"):
+        prepare._tell(workdir, jobs)
