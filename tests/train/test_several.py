@@ -140,8 +140,8 @@ def test_what_was_killed_goes_on_bit_for_bit(tmp_path, jobs, one_device, monkeyp
     whole = together(tmp_path / "whole", jobs, patience=0, epochs=4)
     save, saved = checkpoint.Checkpoints.save, []
 
-    def dying(self, *arguments):
-        save(self, *arguments)
+    def dying(self, *arguments, **options):
+        save(self, *arguments, **options)
         saved.append(1)
         if len(saved) == 3:
             raise KeyboardInterrupt
