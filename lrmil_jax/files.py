@@ -68,6 +68,11 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
+def _temporary(path: Path) -> Path:
+    """A name beside `path` that `remove_leftovers` knows."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+
+
 @contextlib.contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """Gives a temporary path beside `path` that becomes `path` when the block ends well.
@@ -81,7 +86,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     with disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        temporary = _temporary(path)
         try:
             yield temporary
             _sync(temporary)
@@ -102,7 +107,7 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     with disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        temporary = _temporary(path)
         try:
             yield temporary
             if path.is_dir():
@@ -117,7 +122,7 @@ def link(path: Path, target: Path) -> None:
     """Makes `path` a link to `target`, relative so that both may move together."""
     with disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        temporary = _temporary(path)
         temporary.symlink_to(os.path.relpath(target.resolve(), path.parent.resolve()))
         os.replace(temporary, path)
 

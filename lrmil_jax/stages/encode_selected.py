@@ -17,7 +17,7 @@ from lrmil_jax.methods import delivery
 from lrmil_jax.models import encoding, trained
 from lrmil_jax.patches import PatchSource
 from lrmil_jax.processes import Workers
-from lrmil_jax.workspace import cohorts, feature_sets, layout, stage_files, statuses
+from lrmil_jax.workspace import cohorts, feature_sets, layout, stage_files
 
 
 def run(config: ConfigDict, workdir: Path, fold: int) -> None:
@@ -26,7 +26,6 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     jobs, pending = encoding.missing(config, workdir, folder)
     if pending:
         _encode(config, workdir, fold, pending, total=len(jobs))
-    statuses.meet("encode_selected")
 
 
 def _encode(
