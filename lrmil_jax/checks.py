@@ -40,6 +40,7 @@ _TRAINING_CHECKS = {
     "schedule": _one_of("cosine", "constant"),
     "learning_rate": _range(0, _INFINITE),
     "layer_decay": _range(0.1, 1),
+    "stain_jitter": _range(0, 0.9),
     "warmup_steps": _range(0, _INFINITE),
     "weight_decay": _range(0, _INFINITE),
     "clip_norm": _range(0, _INFINITE),
