@@ -66,6 +66,14 @@ def test_many_slides_give_what_each_gives_alone(model, slides):
         assert sum(result.probabilities.values()) == pytest.approx(1, abs=1e-6)
 
 
+def test_progress_is_told_region_by_region(model, slides):
+    told = []
+    results = list(model.predict_many(slides[:2], on_progress=lambda *one: told.append(one)))
+    expected = [(path, done + 1, len(result.xy)) for path, result in zip(slides, results)
+                for done in range(len(result.xy))]  # fmt: skip
+    assert told == expected
+
+
 def test_a_slide_that_cannot_be_read_keeps_its_place(model, slides, tmp_path):
     broken = tmp_path / "broken.tif"
     broken.write_bytes(slides[0].read_bytes()[:5000])
