@@ -1,7 +1,9 @@
 """The server's HTTP interface."""
 
 import hmac
+import logging
 import shutil
+import sqlite3
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -16,6 +18,8 @@ from lrmil_jax.serve.jobs import Job, JobStore
 from lrmil_jax.serve.metrics import CONTENT_TYPE, Metrics
 from lrmil_jax.serve.submission import Settings
 from lrmil_jax.serve.worker import Worker
+
+log = logging.getLogger(__name__)
 
 _ABOUT = (
     "Slides to predictions of one model. Upload a slide or name its path, then ask for its job."
@@ -35,9 +39,17 @@ def create(settings: Settings, store: JobStore, worker: Worker, metrics: Metrics
     app.include_router(_facts(worker, metrics), dependencies=guarded)
     app.include_router(submission.router(settings, store, worker, metrics), dependencies=guarded)
     app.include_router(_jobs(store, worker), dependencies=guarded)
+    app.add_exception_handler(sqlite3.Error, _unwritable)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(settings.hosts))
     app.add_middleware(_Counted, metrics=metrics)
     return app
+
+
+def _unwritable(_: Any, error: Exception) -> JSONResponse:
+    """The answer where jobs can be neither read nor written; none is told of that is not kept."""
+    log.error("jobs cannot be kept: %s", error)
+    reason = "the server cannot keep jobs (is its disk full?); ask whoever runs it"
+    return JSONResponse({"detail": reason}, 507)
 
 
 def _guard(token: str | None) -> Callable[..., None]:

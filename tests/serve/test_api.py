@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sqlite3
 
 import pytest
 
@@ -190,6 +191,16 @@ def test_a_full_queue_and_a_full_disk(client, serving, monkeypatch):
     answer = upload(client)
     assert (answer.status_code, answer.json()["detail"][:41]) == (
         507, "the server's disk has 0.0 GiB left, too l")  # fmt: skip
+
+
+def test_a_job_that_cannot_be_kept_is_not_told_of(client, serving, monkeypatch):
+    def full(_):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(serving.store, "add", full)
+    answer = upload(client)
+    assert (answer.status_code, answer.json()["detail"]) == (
+        507, "the server cannot keep jobs (is its disk full?); ask whoever runs it")  # fmt: skip
 
 
 def test_a_job_that_waits_can_be_cancelled(client, serving):
