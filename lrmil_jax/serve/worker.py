@@ -142,6 +142,7 @@ class Worker:
             log.exception("job %s", job.id)
             state, reason = FAILED, f"{job.slide_id}: {type(error).__name__}: {one_line(error)}"
         regions = self._progress[1] if state == DONE else 0
+        reason = reason.replace(job.path, Path(job.path).name)  # which is the server's own concern
         if self._store.finish(job.id, state, reason=reason, regions=regions):
             self._metrics.count_job(self._store.get(job.id), record)
             log.info("job %s: %s %s", job.id, job.slide_id, reason or state)

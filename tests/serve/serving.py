@@ -29,7 +29,7 @@ class StandIn:
         with open(job.path, "rb") as file:
             content = file.read()
         if content == b"bad":
-            raise SlideError(f"{job.slide_id}: no slide")
+            raise SlideError(f"{job.path}: no slide")
         if content == b"odd":
             raise ZeroDivisionError("odd")
         on_progress(4, 4)

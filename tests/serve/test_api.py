@@ -97,10 +97,16 @@ def test_a_slide_that_cannot_be_predicted_has_failed_with_its_sentence(client, s
     serving.model.go.set()
     serving.worker.start()
     bad, odd = (upload(client, content).json()["id"] for content in (b"bad", b"odd"))
-    assert (ended(client, bad)["state"], ended(client, bad)["reason"]) == ("failed", "u: no slide")
+    assert (ended(client, bad)["state"], ended(client, bad)["reason"]) == (
+        "failed",
+        "u.tif: no slide",
+    )
     assert ended(client, odd)["reason"] == "u: ZeroDivisionError: odd"
     answer = client.get(f"/jobs/{bad}/result")
-    assert (answer.status_code, answer.json()["detail"]) == (409, "the job is failed: u: no slide")
+    assert (answer.status_code, answer.json()["detail"]) == (
+        409,
+        "the job is failed: u.tif: no slide",
+    )
     assert ended(client, upload(client).json()["id"])["state"] == "done"
 
 
