@@ -39,6 +39,7 @@ def create(settings: Settings, store: JobStore, worker: Worker, metrics: Metrics
     app.include_router(_facts(worker, metrics), dependencies=guarded)
     app.include_router(submission.router(settings, store, worker, metrics), dependencies=guarded)
     app.include_router(_jobs(store, worker), dependencies=guarded)
+    app.include_router(_results(store), dependencies=guarded)
     app.add_exception_handler(sqlite3.Error, _unwritable)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(settings.hosts))
     app.add_middleware(_Counted, metrics=metrics)
@@ -109,40 +110,27 @@ def _facts(worker: Worker, metrics: Metrics) -> APIRouter:
     return router
 
 
-def _jobs(store: JobStore, worker: Worker) -> APIRouter:
-    router = APIRouter(tags=["jobs"])
-
+def _found(store: JobStore) -> Callable[[str], Job]:
     def found(job_id: str) -> Job:
         job = store.get(job_id)
         if job is None:
-            raise HTTPException(404, "there is no such job; those that have ended are forgotten "
-                                "after --keep_hours")  # fmt: skip
+            raise HTTPException(
+                404,
+                "there is no such job; those that have ended are forgotten after --keep_hours",
+            )
         return job
 
+    return found
+
+
+def _jobs(store: JobStore, worker: Worker) -> APIRouter:
+    router, found = APIRouter(tags=["jobs"]), _found(store)
     known = Annotated[Job, Depends(found)]
 
     @router.get("/jobs/{job_id}", response_model=answers.JobAnswer)
     def read(job: known) -> Any:
         """The job's state and progress."""
         return submission.answer(store, worker, job)
-
-    def give(name: str) -> Callable[..., FileResponse]:
-        file, kind = _RESULTS[name]
-
-        def result(job: known) -> FileResponse:
-            if job.state != jobs.DONE:
-                raise HTTPException(
-                    409, f"the job is {job.state}" + f": {job.reason}" * bool(job.reason)
-                )
-            path = store.home(job.id) / "result" / job.slide_id / file
-            return FileResponse(path, media_type=kind, filename=f"{job.slide_id}-{file}",
-                                content_disposition_type="inline")  # fmt: skip
-
-        result.__doc__ = f"`{file}` as `lrmil predict` writes it; 409 before the job is done."
-        return result
-
-    for name in _RESULTS:
-        router.get(f"/jobs/{{job_id}}/{name}", response_class=FileResponse, name=name)(give(name))
 
     @router.delete("/jobs/{job_id}", response_model=answers.JobAnswer)
     def delete(job: known) -> Any:
@@ -154,6 +142,29 @@ def _jobs(store: JobStore, worker: Worker) -> APIRouter:
             return submission.answer(store, worker, job)
         raise HTTPException(409, "the job is running and cannot be stopped; wait until it is done")
 
+    return router
+
+
+def _results(store: JobStore) -> APIRouter:
+    router = APIRouter(tags=["jobs"])
+    known = Annotated[Job, Depends(_found(store))]
+
+    def give(name: str) -> Callable[..., FileResponse]:
+        file, kind = _RESULTS[name]
+
+        def result(job: known) -> FileResponse:
+            if job.state != jobs.DONE:
+                why = f": {job.reason}" if job.reason else ""
+                raise HTTPException(409, f"the job is {job.state}{why}")
+            path = store.home(job.id) / "result" / job.slide_id / file
+            return FileResponse(path, media_type=kind, filename=f"{job.slide_id}-{file}",
+                                content_disposition_type="inline")  # fmt: skip
+
+        result.__doc__ = f"`{file}` as `lrmil predict` writes it; 409 before the job is done."
+        return result
+
+    for name in _RESULTS:
+        router.get(f"/jobs/{{job_id}}/{name}", response_class=FileResponse, name=name)(give(name))
     return router
 
 
