@@ -324,6 +324,11 @@ def _results(config: ConfigDict) -> None:
     report.slides = 20
     report.tiles = 6  # tiles of each class drawn by `zero_shot`, those that score highest
 
+    config.tracking = tracking = ConfigDict()
+    # Trainings are told of in MLflow too: its tracking URI, such as http://host:5000.
+    tracking.mlflow = placeholder(str)
+    tracking.experiment = placeholder(str)  # its name there; unset: the work directory's
+
     config.export = export = ConfigDict()  # of `--stages export`
     export.format = "trident"  # any of data.features_format
     export.features = "hr"  # or "lr" of the encoder as it is, or "distilled", LR of every fold
