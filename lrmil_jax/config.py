@@ -244,6 +244,10 @@ def _teaching(config: ConfigDict) -> None:
     # width learn along. And its weights to start from; unset: new.
     distill.student = placeholder(str)
     distill.weights = placeholder(str)
+    # False: one LR encoder for all folds, without the teacher's attention and without labels, from
+    # the slides that no fold tests, or from all: k folds and the model that is delivered cost one
+    # stage 1 and one encoding.
+    distill.per_fold = True
     distill.rank = 0  # of low-rank adapters that learn instead of the whole encoder; 0: none
     distill.layer_decay = 1.0  # as of pretrain
     # Blocks of L_layer, from 0; empty: (0, 1, 10) of 12, else first, second and last but one.

@@ -111,9 +111,34 @@ STAGES = {
     )
 }  # fmt: skip
 
+# Stage 1 without labels and without a teacher's attention: once for all folds.
+_ONCE = {
+    "distill": dataclasses.replace(
+        STAGES["distill"], after=("encode_hr", "import_features"), per_fold=False
+    ),
+    "encode_lr": dataclasses.replace(STAGES["encode_lr"], per_fold=False),
+}
+# Keys that came after runs had been made, with the value that is what those runs did: their stages
+# are not made anew for a key that they did not know.
+_LATER = {
+    **dict.fromkeys(("encoder.px", "encoder.lr_px", "pretrain.init"), None),
+    **dict.fromkeys(("distill.student", "distill.weights"), None),
+    "pretrain.image": "whole",
+    "pretrain.rank": 8,
+    "distill.rank": 0,
+    "distill.per_fold": True,
+    **dict.fromkeys(("pretrain.layer_decay", "distill.layer_decay"), 1.0),
+    **dict.fromkeys(("distill.stain_jitter", "align.stain_jitter"), 0.0),
+}
+
 
 # What makes HR features, and what reads LR tiles to distil an encoder.
 _MAKE_HR, _READ_LR = ("pretrain", "encode_hr"), ("distill", "encode_lr")
+
+
+def stage_of(name: str, *, per_fold: bool) -> Stage:
+    """A stage by its name; `per_fold` is `distill.per_fold`."""
+    return STAGES[name] if per_fold else _ONCE.get(name, STAGES[name])
 
 
 def module(stage: Stage) -> ModuleType:
@@ -148,7 +173,8 @@ def with_inputs(config: ConfigDict, names: Collection[str]) -> set[str]:
     order = stage_names(config)
     wanted = set(names)
     for name in names:
-        before = (one for one in STAGES[name].after if one in order)
+        stage = stage_of(name, per_fold=config.distill.per_fold)
+        before = (one for one in stage.after if one in order)
         wanted |= with_inputs(config, tuple(before))
     return wanted
 
@@ -168,7 +194,7 @@ def folds(config: ConfigDict, stage: Stage) -> tuple[int | None, ...]:
 
 
 def _up_to(stage: Stage) -> list[Stage]:
-    """The stage and all those before it."""
+    """The stage and all those before it that may run once a fold."""
     return [stage, *(other for name in stage.after for other in _up_to(STAGES[name]))]
 
 
@@ -183,7 +209,7 @@ def _content(config: ConfigDict, workdir: Path, stage: Stage, fold: int | None) 
     return {
         "stage": stage.name,
         "fold": fold,
-        "keys": {key: flat[key] for key in keys},
+        "keys": {key: flat[key] for key in keys if key not in _LATER or flat[key] != _LATER[key]},
         "inputs": _inputs(config, workdir, stage, fold, by_subgroup="evaluate.subgroups" in keys),
     }
 
@@ -245,7 +271,8 @@ def needed_keys(flat: dict, stage: Stage, names: Collection[str]) -> list[str]:
     own = (key for key in flat if key.startswith(stage.keys))
     left_out = (*stage.except_keys, *(f"{block}.checkpoint_seconds" for block in _LEARNING))
     keys = {key for key in own if not key.startswith(left_out)}
-    before = (STAGES[name] for name in stage.after if name in names)
+    per_fold = flat["distill.per_fold"]
+    before = (stage_of(name, per_fold=per_fold) for name in stage.after if name in names)
     return sorted(keys.union(*(needed_keys(flat, one, names) for one in before)))
 
 
@@ -281,7 +308,8 @@ def _own_inputs(config: ConfigDict, stage: Stage) -> dict:
     found = {}
     for name in stage.after:
         if name in possible_stages(config):
-            found |= _own_inputs(config, STAGES[name])
+            before = stage_of(name, per_fold=config.distill.per_fold)
+            found |= _own_inputs(config, before)
     if stage.own_inputs:
         found |= {stage.name: module(stage).inputs(config)}
     return found

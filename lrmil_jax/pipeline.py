@@ -60,7 +60,9 @@ def choose_stages(config: ConfigDict, names: list[str]) -> list[graph.Stage]:
     if whole and foreign.given(config) and not foreign.reads_slides(config):  # none takes long
         wanted = graph.with_inputs(config, wanted)
         wanted |= {"prepare", "import_features"}
-    return [graph.STAGES[name] for name in (*order, _EXPORT) if name in wanted]
+    per_fold = config.distill.per_fold
+    named = [name for name in (*order, _EXPORT) if name in wanted]
+    return [graph.stage_of(name, per_fold=per_fold) for name in named]
 
 
 def run(config: ConfigDict, workdir: Path, names: list[str], others: Sequence[Path] = ()) -> int:
@@ -223,7 +225,7 @@ def _require_inputs(
 ) -> None:
     """Refuses to work on what another config left: `--stages` may name a stage alone."""
     for name in stage.after:
-        before = graph.STAGES[name]
+        before = graph.stage_of(name, per_fold=config.distill.per_fold)
         if before.by_slide or name not in graph.stage_names(config):
             continue
         every = graph.folds(config, before)

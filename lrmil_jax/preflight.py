@@ -49,7 +49,13 @@ def run(config: ConfigDict, workdir: Path) -> int:
       The number of problems found.
     """
     problems: list[str] = []
-    method, stages = methods.of(config), [graph.STAGES[n] for n in graph.stage_names(config)]
+    method, stages = (
+        methods.of(config),
+        [
+            graph.stage_of(name, per_fold=config.distill.per_fold)
+            for name in graph.stage_names(config)
+        ],
+    )
     if graph.STAGES["prepare"] not in stages:  # no slides
         for stage in stages:
             _attempt(problems, lambda stage=stage: graph.check(config, workdir, stage, ()))

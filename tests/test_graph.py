@@ -44,3 +44,11 @@ def test_import_without_features_says_what_to_name():
     config = configuration.default()
     with pytest.raises(ConfigError, match=r"--config\.data\.features=FOLDER"):
         pipeline.choose_stages(config, ["prepare", "import_features"])
+
+
+def test_keys_that_came_later_make_nothing_anew_at_their_defaults():
+    """The value of each that is what runs before it did is its default: else those runs would be
+    taken for what they are not."""
+    flat = configuration.flatten(configuration.default())
+    for key, value in graph._LATER.items():
+        assert flat[key] == value, key

@@ -32,8 +32,8 @@ def make_loss(
 
     Returns:
       A `train.step.LossFn`. Its batch holds `lr` uint8 [B, px, px, 3], `child_cls` [B, r, r, L, W],
-      `child_embedding` [B, r r, D], `child_mask` [B, r, r] and `attention` [B, r r]; its constants
-      `scale` [L].
+      `child_embedding` [B, r r, D], `child_mask` [B, r, r] and perhaps `attention` [B, r r]; its
+      constants `scale` [L].
     """
 
     def loss_fn(params, constants, batch, key, train):
@@ -57,7 +57,8 @@ def make_loss(
             terms["attn"] = patch.attention_loss(
                 embedding,
                 batch["child_embedding"],
-                batch["attention"],
+                # Without a teacher's word all children count alike.
+                batch.get("attention", jnp.zeros(batch["child_embedding"].shape[:2])),
                 batch["child_mask"].reshape(len(images), -1),
             )
         weights = {"layer": lambda_layer, "attn": lambda_attn}

@@ -16,7 +16,7 @@ from lrmil_jax.errors import ConfigError
 from lrmil_jax.methods.method import ComparedModel, Method
 from lrmil_jax.methods.mil import TEACHER, UNDISTILLED
 from lrmil_jax.models import trained
-from lrmil_jax.workspace import feature_sets, foreign, layout
+from lrmil_jax.workspace import feature_sets, foreign, stage_files
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +61,7 @@ class Lrmil(Method):
     def model_files(
         self, config: ConfigDict, workdir: Path, fold: int
     ) -> tuple[Mapping[str, Path], Mapping[str, Path]]:
-        stage_one = layout.stage_folder(workdir, "distill", fold) / "encoder.safetensors"
-        return {"encoder.safetensors": stage_one}, {}
+        return {"encoder.safetensors": stage_files.distilled_path(config, workdir, fold)}, {}
 
     def model_facts(self, config: ConfigDict) -> dict[str, Any]:
         facts = super().model_facts(config)

@@ -14,7 +14,7 @@ from lrmil_jax.encoders import pretrained
 from lrmil_jax.errors import ConfigError, WeightsError
 from lrmil_jax.models import loading
 from lrmil_jax.train.encode import BatchEncoder, Encoder
-from lrmil_jax.workspace import cohorts, foreign, layout, provenance
+from lrmil_jax.workspace import cohorts, foreign, layout, provenance, stage_files
 
 log = logging.getLogger(__name__)
 
@@ -118,9 +118,9 @@ def encoder_facts(config: ConfigDict, workdir: Path) -> dict:
     return json.loads(json.dumps(encoder.identity() | facts))
 
 
-def distilled_encoder(config: ConfigDict, workdir: Path, fold: int) -> Encoder:
+def distilled_encoder(config: ConfigDict, workdir: Path, fold: int | None) -> Encoder:
     """The fold's LR encoder after stage 1."""
-    path = layout.stage_folder(workdir, "distill", fold) / "encoder.safetensors"
+    path = stage_files.distilled_path(config, workdir, fold)
     if has_student(config):
         settings = config.encoder
         encoder = loading.load_encoder(

@@ -1,6 +1,7 @@
 """distill: stage 1, patch by patch. The LR encoder starts from the HR encoder and learns to say
 at 5x what that one says of the children at 20x, most of all where the teacher looks."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +18,32 @@ from lrmil_jax.train.encode import Encoder
 from lrmil_jax.train.pairs import fit_pairs
 from lrmil_jax.workspace import cohorts, feature_sets, layout, stage_files
 
+log = logging.getLogger(__name__)
 
-def run(config: ConfigDict, workdir: Path, fold: int) -> None:
-    """Writes `folds/<k>/distill/encoder.safetensors`."""
+
+def run(config: ConfigDict, workdir: Path, fold: int | None = None) -> None:
+    """Writes `folds/<k>/distill/encoder.safetensors`; without a fold `distill/encoder.safetensors`
+    of one encoder for all folds, that learns from no label and from no teacher's attention.
+    """
     settings = config.distill
     encoder = trained.hr_encoder(config, workdir)
     blocks = trained.layers(config, encoder.module)
-    scale = np.ones(len(blocks))
+    sides = _slides(config, workdir, fold)
+    targets, scale = stage_files.targets_folder(workdir, blocks), np.ones(len(blocks))
     if settings.normalise and blocks:
-        scale = _target_variance(_targets(config, workdir, fold, "train", blocks))
+        paths = [layout.shard(targets, slide_id) for slide_id in sides["train"]]
+        scale = _target_variance(paths)
     learner = _Learner(config, encoder, blocks)
+    pairs = {side: _pairs(config, workdir, fold, sides[side], blocks) for side in sides}
     folder = layout.stage_folder(workdir, "distill", fold)
     result = fit_pairs(
-        name=f"distill, {layout.fold_title(fold)}",
+        name="distill" if fold is None else f"distill, {layout.fold_title(fold)}",
         directory=folder / "training",
         block=settings,
         params=learner.params,
         loss_fn=learner.loss_fn,
         constants=learner.constants | {"scale": scale.astype(np.float32)},
-        train=_pairs(config, workdir, fold, "train", blocks),
-        val=_pairs(config, workdir, fold, "val", blocks),
+        **pairs,
         threads=config.encoder.threads,
         workers=config.encoder.workers,
         seed=config.seed,
@@ -45,7 +52,8 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
         "the encoder", pretrained.save,
         folder / "encoder.safetensors", learner.reader.name, learner.reader.options,
         learner.encoder(result.params),
-        {"stage": "distill", "fold": str(fold), "step": str(result.step)},
+        {"stage": "distill", "fold": "all" if fold is None else str(fold),
+         "step": str(result.step)},
     )  # fmt: skip
 
 
@@ -90,27 +98,42 @@ class _Learner:
         return params["encoder"] if self._form == "projected" else params
 
 
+def _slides(config: ConfigDict, workdir: Path, fold: int | None) -> dict[str, list[str]]:
+    """Slides to learn from, `train`, and held out, `val`: the fold's; for all folds those that no
+    fold tests, or all where every slide is tested once, a tenth of the patients being held out.
+    """
+    cohort = cohorts.prepared(config, workdir)
+    if fold is not None:
+        return {side: cohort.slides(fold, side).slide_id.tolist() for side in ("train", "val")}
+    tested = (cohort.table.filter(regex=r"^fold_\d+$") == "test").any(axis=1)
+    known = cohort.table[~tested]
+    if known.empty:
+        known = cohort.table
+        log.info("every slide is tested in some fold, so stage 1 learns from all, without labels")
+    patients = np.random.default_rng(config.seed).permutation(np.unique(known.patient_id))
+    held = known.patient_id.isin(patients[: max(1, len(patients) // 10)])
+    return {"train": known[~held].slide_id.tolist(), "val": known[held].slide_id.tolist()}
+
+
 def _pairs(
-    config: ConfigDict, workdir: Path, fold: int, split: str, blocks: tuple[int, ...]
+    config: ConfigDict,
+    workdir: Path,
+    fold: int | None,
+    slide_ids: list[str],
+    blocks: tuple[int, ...],
 ) -> PatchPairs:
-    slide_ids = cohorts.prepared(config, workdir).slides(fold, split).slide_id.tolist()
-    words = [stage_files.read_teacher(workdir, fold, slide_id) for slide_id in slide_ids]
+    attention = None
+    if fold is not None:
+        words = [stage_files.read_teacher(workdir, fold, slide_id) for slide_id in slide_ids]
+        attention = [word["attention_logits"] for word in words]
     return feature_sets.pairs(
         config,
         workdir,
         slide_ids,
         stage_files.targets_folder(workdir, blocks),
         layers=len(blocks),
-        attention=[word["attention_logits"] for word in words],
+        attention=attention,
     )
-
-
-def _targets(
-    config: ConfigDict, workdir: Path, fold: int, split: str, blocks: tuple[int, ...]
-) -> list[Path]:
-    folder = stage_files.targets_folder(workdir, blocks)
-    slides = cohorts.prepared(config, workdir).slides(fold, split)
-    return [layout.shard(folder, slide_id) for slide_id in slides.slide_id]
 
 
 def _target_variance(targets: list[Path]) -> np.ndarray:

@@ -9,8 +9,8 @@ from lrmil_jax.models import encoding, trained
 from lrmil_jax.workspace import feature_sets, stage_files
 
 
-def run(config: ConfigDict, workdir: Path, fold: int) -> None:
-    """Writes `folds/<k>/encode_lr/features`."""
+def run(config: ConfigDict, workdir: Path, fold: int | None = None) -> None:
+    """Writes `folds/<k>/encode_lr/features`, or `encode_lr/features` of an encoder of all folds."""
     distilled = functools.partial(trained.distilled_encoder, config, workdir, fold)
     encoding.encode_lr(
         config,

@@ -57,7 +57,7 @@ def _sources(config: ConfigDict, workdir: Path) -> dict[str, Path]:
     if wanted == "lr" or not foreign.reads_slides(config):
         return {"": stage_files.plain_lr_folder(config, workdir)}
     return {
-        f"fold_{layout.fold_name(fold)}": stage_files.distilled_folder(workdir, fold)
+        f"fold_{layout.fold_name(fold)}": stage_files.student_folder(config, workdir, fold)
         for fold in delivery.trainings(config)
     }
 
@@ -75,7 +75,7 @@ def _export(config: ConfigDict, workdir: Path, kind: Layout, folder: Path, targe
             f"{folder} has no features of slide {missing[0]} (and {len(missing) - 1} others); run "
             "the stages that make them first, or set export.features to what is there"
         )
-    width = None if _level(config) == "hr" else feature_sets.lr_width(workdir)
+    width = _width(config, workdir)
     store = feature_sets.open_store(config, workdir, folder, slide_ids, width=width)
     reasons = []
     with progress("export", len(slide_ids)) as bar:
@@ -93,6 +93,14 @@ def _export(config: ConfigDict, workdir: Path, kind: Layout, folder: Path, targe
             f"{len(reasons)} of {len(slide_ids)} slides could not be exported, the others are in "
             f"{target}: {reasons[0]}"
         )
+
+
+def _width(config: ConfigDict, workdir: Path) -> int:
+    if _level(config) == "hr":
+        return provenance.read(workdir)["encoder"]["width"]
+    distilled = config.export.features == "distilled" and foreign.reads_slides(config)
+    own = feature_sets.student_width(config, workdir)
+    return own if distilled else feature_sets.lr_width(workdir)
 
 
 def _export_slide(
@@ -125,9 +133,8 @@ def _facts(config: ConfigDict, workdir: Path, store: FeatureStore, place: int) -
             f"the features of slide {slide_id} came without coordinates or without the size of a "
             "patch, and no other tool can do without them"
         )
-    width = encoder["width"] if level == "hr" else feature_sets.lr_width(workdir)
     return Bag(
-        shape=(int(store.sizes[place]), width),
+        shape=(int(store.sizes[place]), _width(config, workdir)),
         features=lambda: store.embedding(place),
         xy=None,
         side=side,

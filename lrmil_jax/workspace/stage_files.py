@@ -9,8 +9,19 @@ from lrmil_jax.data import param_files
 from lrmil_jax.workspace import foreign, layout
 
 
-def distilled_folder(workdir: Path, fold: int) -> Path:
-    """LR features of the fold's distilled encoder."""
+def distilling_fold(config: ConfigDict, fold: int | None) -> int | None:
+    """The fold whose stage 1 made a fold's LR encoder; None of one that all folds share."""
+    return fold if config.distill.per_fold else None
+
+
+def distilled_path(config: ConfigDict, workdir: Path, fold: int | None) -> Path:
+    """The file of a fold's LR encoder."""
+    folder = layout.stage_folder(workdir, "distill", distilling_fold(config, fold))
+    return folder / "encoder.safetensors"
+
+
+def distilled_folder(workdir: Path, fold: int | None) -> Path:
+    """LR features of the fold's distilled encoder, or of the one of all folds."""
     return layout.stage_folder(workdir, "encode_lr", fold) / "features"
 
 
@@ -30,7 +41,7 @@ def student_folder(config: ConfigDict, workdir: Path, fold: int) -> Path:
     """LR features that the fold's student reads: those of the distilled encoder; where no encoder
     is distilled, as slides are not read, those that another tool extracted."""
     if foreign.reads_slides(config):
-        return distilled_folder(workdir, fold)
+        return distilled_folder(workdir, distilling_fold(config, fold))
     return plain_lr_folder(config, workdir)
 
 

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from lrmil_jax import checks, graph
+from lrmil_jax.encoders import pretrained
 from lrmil_jax.errors import ConfigError, WeightsError
 from lrmil_jax.evals import __main__ as program
 from lrmil_jax.models import model_folder
@@ -140,6 +141,24 @@ def test_the_folds_own_models_when_asked_for(two_folds, changes, tmp_path):
     assert encoded == 2 * patches
 
 
+def test_one_lr_encoder_for_all_folds(two_folds, changes, tmp_path):
+    """Stage 1 and its encoding are done once, whatever teachers say; students are each fold's."""
+    workdir = tmp_path / "run"
+    shutil.copytree(two_folds, workdir, symlinks=True)
+    once = tiny(**changes, distill__per_fold=False)
+    assert go(once, workdir) == 0
+    assert (workdir / "distill/encoder.safetensors").is_file()
+    assert (workdir / "encode_lr/features").is_dir()
+    made = model_folder.read_facts(workdir / "model")["sha256"]["final/encoder.safetensors"]
+    assert made == pretrained.weights_hash(workdir / "distill/encoder.safetensors")
+    assert set(pd.read_csv(workdir / "report/predictions.csv").fold) == {1, 2}
+    before = runs.files(workdir)
+    assert go(tiny(**changes, distill__per_fold=False, teacher__hidden=8), workdir) == 0
+    changed = runs.changed(before, runs.files(workdir))
+    assert not [name for name in changed if name.startswith(("distill/", "encode_lr/"))]
+    assert "folds/2/student/model.safetensors" in changed
+
+
 def test_which_folds_a_stage_runs_for():
     stage = graph.STAGES
     several = tiny(folds=3)
@@ -150,6 +169,8 @@ def test_which_folds_a_stage_runs_for():
     assert graph.folds(tiny(folds=1), stage["student"]) == (1,)
     assert graph.folds(tiny(folds=3, deliver="ensemble"), stage["student"]) == (1, 2, 3)
     assert graph.folds(tiny(folds=3, method="mil"), stage["teacher"]) == (1, 2, 3, 0)
+    once = graph.stage_of("distill", per_fold=False)
+    assert graph.folds(tiny(folds=3, distill__per_fold=False), once) == (None,)
 
 
 def test_an_ensemble_of_one_fold_is_refused():
