@@ -11,6 +11,7 @@ from lrmil_jax.data import leaks
 from lrmil_jax.errors import ConfigError
 from lrmil_jax.interchange import registry
 from lrmil_jax.methods import given_features
+from lrmil_jax.models import tower_pair
 from lrmil_jax.slides.readers import READERS
 
 
@@ -38,6 +39,7 @@ _TRAINING_CHECKS = {
     "optimizer": _one_of("adamw"),
     "schedule": _one_of("cosine", "constant"),
     "learning_rate": _range(0, _INFINITE),
+    "layer_decay": _range(0.1, 1),
     "warmup_steps": _range(0, _INFINITE),
     "weight_decay": _range(0, _INFINITE),
     "clip_norm": _range(0, _INFINITE),
@@ -89,6 +91,8 @@ _CHECKS = {
     "prepare.workers": _range(0, 1024),
     "prepare.seconds_per_slide": _range(0, 10**7),
     "study.workers": _range(0, 1024),
+    "encoder.px": _optional(_range(16, 4096)),
+    "encoder.lr_px": _optional(_range(16, 4096)),
     "encoder.batch": _range(1, _INFINITE),
     "encoder.dtype": _one_of("float32", "bfloat16"),
     "encoder.threads": _range(1, 256),
@@ -96,6 +100,9 @@ _CHECKS = {
     "text.power": _one_of("low", "high", "both"),
     "features.dtype": _one_of("float16", "bfloat16"),
     "features.rows": _range(64, 2048),
+    "pretrain.image": _one_of(*tower_pair.LEARNING),
+    "pretrain.rank": _range(1, 1024),
+    "distill.rank": _range(0, 1024),
     "pretrain.val_share": _range(0.01, 0.5),
     "pretrain.smallest_crop": _range(0.1, 1),
     "pretrain.largest_crop": _range(0.1, 1),
@@ -259,9 +266,25 @@ def _fits_together(config: ConfigDict) -> None:
             )
     if config.data.splits is not None and config.data.split_columns:
         raise ConfigError("data.splits and data.split_columns are both set; leave one of them away")
+    _pretraining(config)
     if config.pretrain.smallest_crop > config.pretrain.largest_crop:
         raise ConfigError("pretrain.smallest_crop is above pretrain.largest_crop; swap them")
     for block, terms in _TERMS.items():
         if not any(config[block][term] for term in terms):
             names = " or ".join(f"{block}.{term}" for term in terms)
             raise ConfigError(f"nothing would be learned: set {names} above 0")
+
+
+def _pretraining(config: ConfigDict) -> None:
+    """The image tower starts from weights or is used with them, and one that stays has some."""
+    start, image = config.pretrain.init, config.pretrain.image
+    if start is not None and config.encoder.weights is not None:
+        raise ConfigError(
+            "encoder.weights and pretrain.init are both set, but the encoder of encoder.weights is "
+            "used as it is; leave encoder.weights away to tune it, or pretrain.init to use it"
+        )
+    if image != "whole" and start is None:
+        raise ConfigError(
+            f"pretrain.image is {image}, but pretrain.init names no weights to start from; set it, "
+            "or leave pretrain.image at whole"
+        )

@@ -169,6 +169,12 @@ def _encoding(config: ConfigDict) -> None:
     encoder.name = "vit-b16"
     # Safetensors file, or "shipped:NAME" of lrmil_jax/weights; unset trains one in `pretrain`.
     encoder.weights = placeholder(str)
+    # Side in px to which HR patches are resampled, a multiple of the encoder's patch; unset: its
+    # publisher's. What encoding costs grows with its square.
+    encoder.px = placeholder(int)
+    # The same of LR patches; unset: the largest within a tile that gives every child whole tokens.
+    # A larger one shows no more, but suits an encoder that was trained at 224 px.
+    encoder.lr_px = placeholder(int)
     encoder.batch = 64  # images per step of encode_hr, encode_lr and predict
     encoder.fsdp = False  # split the encoder's parameters over the devices, where one is too small
     encoder.dtype = "float32"  # compute; "bfloat16" on GPU and TPU
@@ -194,6 +200,16 @@ def _encoding(config: ConfigDict) -> None:
 def _teaching(config: ConfigDict) -> None:
     config.pretrain = training(learning_rate=1e-3, eval_every=100)
     config.pretrain.steps = 600
+    # Weights from which the image tower starts: any file that encoder.weights could name, whose
+    # encoder encoder.name says; unset starts anew.
+    config.pretrain.init = placeholder(str)
+    # What learns of it: "whole"; "adapters", a change of low rank of each matrix, for few tiles or
+    # a large tower; "frozen", nothing: a text tower learns to go with it (locked-image tuning).
+    config.pretrain.image = "whole"
+    config.pretrain.rank = 8  # of the adapters
+    # Each block learns so many times as fast as the one behind it, .65 to .9 with pretrained
+    # weights, whose first blocks need the least change; 1: all alike.
+    config.pretrain.layer_decay = 1.0
     config.pretrain.batch = 64
     config.pretrain.val_share = 0.1
     config.pretrain.smallest_crop = 1.0  # random crops show at least this share of a tile's side
@@ -220,6 +236,8 @@ def _teaching(config: ConfigDict) -> None:
     # Compute blocks anew for the gradient: a third more time, a fraction of the memory. At 256 px
     # and in bfloat16 an image takes .08 GiB of it with ViT-B/16 and .57 with a giant, else .05.
     distill.remat = False
+    distill.rank = 0  # of low-rank adapters that learn instead of the whole encoder; 0: none
+    distill.layer_decay = 1.0  # as of pretrain
     # Blocks of L_layer, from 0; empty: (0, 1, 10) of 12, else first, second and last but one.
     distill.layers = ()
     distill.lambda_layer = 1.0

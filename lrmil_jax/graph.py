@@ -61,38 +61,40 @@ _TEACHING = (
     *("student.no_distillation", "student.lambda_", "student.temperature_"),
     *("student.topk", "student.guide", "student.hard"),
 )
+# What makes an encoder's features its own, beside the type in which they are stored.
+_ENCODER = ("encoder.name", "encoder.weights", "encoder.px")
 # Config blocks of trainings; how often these save changes no result.
 _LEARNING = ("pretrain", "teacher", "distill", "student", "align", "mil")
 STAGES = {
     stage.name: stage
     for stage in (
-        Stage("pretrain", keys=("pretrain.", "encoder.name", "encoder.weights", "data.tiles",
-                                "data.captions", "synthetic.", "seed", "geometry."),
+        Stage("pretrain", keys=("pretrain.", *_ENCODER, "data.tiles", "data.captions",
+                                "synthetic.", "seed", "geometry."),
               own_inputs=True),
         Stage("prepare", keys=("prepare.min_tissue", "prepare.tissue_", "prepare.ink",
                                "prepare.reader", "prepare.hr", "prepare.jpeg_quality",
                                "synthetic.", *_IDENTITY),
               parted=True, by_slide=True),
-        Stage("encode_hr", keys=("encoder.name", "encoder.weights", "encoder.dtype",
-                                 "features.dtype"),
+        Stage("encode_hr", keys=(*_ENCODER, "encoder.dtype", "features.dtype"),
               after=("pretrain", "prepare"), parted=True, by_slide=True),
         Stage("import_features", keys=("features.dtype",), after=("prepare",), parted=True,
               by_slide=True),
         Stage("teacher", keys=("teacher.",), after=("encode_hr", "import_features"),
               per_fold=True, looks_again=True),
-        Stage("distill", keys=("distill.",), after=("teacher",), per_fold=True),
+        Stage("distill", keys=("distill.", "encoder.lr_px"), after=("teacher",), per_fold=True),
         Stage("encode_lr", after=("distill",), per_fold=True, parted=True, looks_again=True),
         Stage("student", keys=("student.",), except_keys=("student.no_distillation",),
               after=("teacher", "encode_lr"), per_fold=True),
         Stage("sweep", keys=("student.", "sweep.points"), except_keys=("student.no_distillation",),
               after=("teacher", "encode_lr", "student"), per_fold=True),
-        Stage("baseline", keys=("student.", "encoder.name", "encoder.weights", "encoder.dtype",
+        Stage("baseline", keys=("student.", *_ENCODER, "encoder.lr_px", "encoder.dtype",
                                 "features.dtype"),
               except_keys=_TEACHING, after=("pretrain", "prepare", "import_features"),
               per_fold=True, looks_again=True),
         Stage("text", keys=("text.",), after=("pretrain", "prepare"), alone=True,
               own_inputs=True, own_checks=True),
-        Stage("align", keys=("align.", "encoder.dtype", "features.dtype"), after=("text",),
+        Stage("align", keys=("align.", "encoder.lr_px", "encoder.dtype", "features.dtype"),
+              after=("text",),
               per_fold=True),
         Stage("select", keys=("select.",), after=("align",), per_fold=True),
         Stage("encode_selected", after=("select",), per_fold=True, parted=True),
@@ -103,9 +105,8 @@ STAGES = {
         Stage("report", keys=("report.", "deliver"),
               after=("evaluate", "teacher", "student", "baseline", "mil"), alone=True),
         Stage("export", keys=("export.",), alone=True, by_slide=True),
-        Stage("zero_shot", keys=("text.", "encoder.name", "encoder.weights", "encoder.dtype",
-                                 "data.tiles", "data.classes", "report.tiles", "synthetic.",
-                                 "geometry.patch_px", "seed"),
+        Stage("zero_shot", keys=("text.", *_ENCODER, "encoder.dtype", "data.tiles", "data.classes",
+                                 "report.tiles", "synthetic.", "geometry.patch_px", "seed"),
               alone=True, own_inputs=True, own_checks=True),
     )
 }  # fmt: skip

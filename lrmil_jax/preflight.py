@@ -18,7 +18,7 @@ from lrmil_jax.data.inspection import inspect_slide
 from lrmil_jax.errors import UserError
 from lrmil_jax.interchange import slides as slides_of_features
 from lrmil_jax.methods import delivery
-from lrmil_jax.models import trained
+from lrmil_jax.models import tower_pair, trained
 from lrmil_jax.report import remarks
 from lrmil_jax.train.encode import BatchEncoder, Encoder
 from lrmil_jax.workspace import (
@@ -201,15 +201,10 @@ def _attempt(problems: list[str], function):
 
 
 def _encoder(config: ConfigDict, workdir: Path) -> Encoder:
-    """The encoder with its weights, or a random one of its shape where they are trained here."""
+    """The encoder with its weights, or as it starts where they are trained here."""
     if config.encoder.weights is not None:
         return trained.hr_encoder(config, workdir)
-    options = {"px": config.geometry.patch_px}
-    module = encoders.create(config.encoder.name, **options)
-    images = np.zeros((1, config.geometry.patch_px, config.geometry.patch_px, 3), np.float32)
-    params = jax.jit(module.init)(jax.random.key(0), images)["params"]
-    transform = encoders.transform(config.encoder.name, **options)
-    return Encoder(config.encoder.name, options, module, params, transform, "random")
+    return tower_pair.image_tower(config)
 
 
 def _check_regions(config: ConfigDict, workdir: Path) -> None:

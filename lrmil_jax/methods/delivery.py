@@ -5,6 +5,7 @@ import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -59,7 +60,7 @@ def _export(config: ConfigDict, workdir: Path, fold: int, stage: str) -> None:
         "task": cohorts.prepared(config, workdir).task.facts(),
         "geometry": dict(config.geometry),
         "prepare": {key.removeprefix("prepare."): flat[key] for key in prepare},
-        "encoder": {key: config.encoder[key] for key in ("name", "batch", "dtype")},
+        "encoder": _encoder_facts(config),
         "features_dtype": config.features.dtype,
         "made_by": provenance.read(workdir),
         **method.model_facts(config),
@@ -69,6 +70,13 @@ def _export(config: ConfigDict, workdir: Path, fold: int, stage: str) -> None:
     # What an external cohort must not hold.
     own[twins.SEEN] = twins.write_seen(workdir, cohorts.prepared(config, workdir), fold)
     model_folder.write(folder, facts, members={_member(fold): own}, shared=shared)
+
+
+def _encoder_facts(config: ConfigDict) -> dict[str, Any]:
+    """How the encoder reads; sides of its input only where they are not its own."""
+    settings = config.encoder
+    sides = {key: settings[key] for key in ("px", "lr_px") if settings[key] is not None}
+    return {key: settings[key] for key in ("name", "batch", "dtype")} | sides
 
 
 def _member(fold: int) -> str:

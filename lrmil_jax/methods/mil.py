@@ -8,9 +8,9 @@ from ml_collections import ConfigDict
 
 from lrmil_jax.data.features import FeatureStore
 from lrmil_jax.methods.method import ComparedModel, Method
-from lrmil_jax.models import loading, trained
+from lrmil_jax.models import trained
 from lrmil_jax.train.encode import Encoder
-from lrmil_jax.workspace import cohorts, feature_sets
+from lrmil_jax.workspace import feature_sets
 
 
 def _hr_features(
@@ -26,7 +26,7 @@ def _lr_features(
 
 
 def _lr_encoder(config: ConfigDict, workdir: Path) -> Encoder:
-    return loading.low_resolution(trained.hr_encoder(config, workdir), cohorts.geometry(config))
+    return trained.low_resolution(config, trained.hr_encoder(config, workdir))
 
 
 TEACHER = ComparedModel(

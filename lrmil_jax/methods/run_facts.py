@@ -55,7 +55,7 @@ def encoding_flops(config: ConfigDict, workdir: Path, rows: list[dict]) -> dict[
         return {}
     try:
         of_patch = cost.flops_per_patch(
-            facts["name"], facts.get("options", {}), cohorts.geometry(config)
+            facts["name"], facts.get("options", {}), cohorts.geometry(config), config.encoder.lr_px
         )
     except ConfigError:  # such as a file of the user's that has moved since
         return {}

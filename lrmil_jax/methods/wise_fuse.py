@@ -86,7 +86,7 @@ class WiseFuse(Method):
         super().check(config)
 
     def preflight(self, config: ConfigDict, module) -> None:
-        loading.lr_side(cohorts.geometry(config), module)
+        loading.lr_side(cohorts.geometry(config), module, config.encoder.lr_px)
 
     def check_cohort(self, config: ConfigDict, workdir: Path, cohort: Cohort) -> None:
         if config.align.how == "distilled":  # trained elsewhere

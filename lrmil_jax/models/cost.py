@@ -13,13 +13,13 @@ from lrmil_jax.models import loading
 
 
 def flops_per_patch(
-    name: str, options: Mapping[str, Any], geometry: Geometry
+    name: str, options: Mapping[str, Any], geometry: Geometry, lr_px: int | None = None
 ) -> dict[str, float] | None:
     """Of one patch's forward pass at "hr" and "lr", a product and its sum being two.
 
     Args:
       name, options: of the encoder, as `cohort.json` has them.
-      geometry: of the run; LR tiles are read at `loading.lr_side`.
+      geometry, lr_px: of the run; LR tiles are read at `loading.lr_side`.
 
     Returns:
       None where XLA counts nothing.
@@ -30,7 +30,7 @@ def flops_per_patch(
     module = encoders.create(name, **options)
     sides = {
         "hr": encoders.transform(name, **options).px,
-        "lr": loading.lr_side(geometry, module),
+        "lr": loading.lr_side(geometry, module, lr_px),
     }
     counts = {side: _count(module, side) for side in set(sides.values())}
     if None in counts.values():

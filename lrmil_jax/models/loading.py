@@ -17,9 +17,12 @@ from lrmil_jax.train.encode import Encoder
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-def load_encoder(name: str, path: Path, *, dtype: str, fsdp: bool = False) -> Encoder:
+def load_encoder(
+    name: str, path: Path, *, dtype: str, fsdp: bool = False, px: int | None = None
+) -> Encoder:
     """An encoder from a local weights file, computing in `dtype`; with `fsdp` its large parameters
-    go to their devices, split, as they are read.
+    go to their devices, split, as they are read; `px` is the side of its input in place of its
+    publisher's.
 
     Raises:
       WeightsError: the file is missing, broken, or of another architecture.
@@ -29,8 +32,9 @@ def load_encoder(name: str, path: Path, *, dtype: str, fsdp: bool = False) -> En
     def place(key: str, value: np.ndarray):
         return value if mesh is None else sharding.place_params(value, mesh, fsdp=True)
 
-    module, params = pretrained.load(name, path, place=place, dtype=DTYPES[dtype])
-    options = pretrained.stored_options(path)
+    side = {} if px is None else {"px": px}
+    module, params = pretrained.load(name, path, place=place, dtype=DTYPES[dtype], **side)
+    options = side | pretrained.stored_options(path)
     return Encoder(
         name=name,
         options=options,
@@ -41,14 +45,16 @@ def load_encoder(name: str, path: Path, *, dtype: str, fsdp: bool = False) -> En
     )
 
 
-def low_resolution(encoder: Encoder, geometry: schema.Geometry) -> Encoder:
+def low_resolution(
+    encoder: Encoder, geometry: schema.Geometry, lr_px: int | None = None
+) -> Encoder:
     """The same encoder as it reads LR tiles: resized whole, not cropped, to a side of which every
-    child has a whole window of tokens (`method.md` part 1).
+    child has a whole window of tokens (docs/methods.md), or to `lr_px`.
 
     Raises:
-      ConfigError: tiles are too small for that.
+      ConfigError: tiles, or `lr_px`, do not give every child whole tokens.
     """
-    px = lr_side(geometry, encoder.module)
+    px = lr_side(geometry, encoder.module, lr_px)
     plain = dataclasses.replace(encoder.transform, px=px, resize=None, interpolation="bicubic")
     return dataclasses.replace(encoder, transform=plain)
 
@@ -67,18 +73,29 @@ def rematerialised(encoder: Encoder) -> Encoder:
     return dataclasses.replace(encoder, module=encoder.module.clone(remat=True))
 
 
-def lr_side(geometry: schema.Geometry, module) -> int:
-    """Side of LR input: the largest number of px within a tile that gives children whole tokens.
+def lr_side(geometry: schema.Geometry, module, lr_px: int | None = None) -> int:
+    """Side of LR input: the largest number of px within a tile that gives children whole tokens,
+    or `lr_px`, to which tiles are then resampled.
 
     Raises:
-      ConfigError: a tile has fewer tokens than children.
+      ConfigError: a tile has fewer tokens than children, or they cannot share those of `lr_px`.
     """
     step = module.patch * geometry.ratio
+    if lr_px is not None:
+        if lr_px % step:
+            below = max(lr_px // step, 1) * step
+            raise ConfigError(
+                f"encoder.lr_px={lr_px} gives {lr_px / module.patch:g} tokens a side with patches "
+                f"of {module.patch} px, which {geometry.ratio} children cannot share; use a "
+                f"multiple of {step}, such as {below} or {below + step}"
+            )
+        return lr_px
     if geometry.patch_px < step:
         raise ConfigError(
             f"geometry.patch_px={geometry.patch_px} gives {geometry.patch_px / module.patch:g} "
             f"tokens a side with patches of {module.patch} px, which {geometry.ratio} children "
-            f"cannot share; use {step} px or more"
+            f"cannot share; use {step} px or more, or let tiles be resampled to such a side by "
+            "encoder.lr_px"
         )
     return geometry.patch_px // step * step
 

@@ -23,6 +23,8 @@ _SCHEMA = 4
 # What a prediction's memory follows from; a broken or made-up file must not ask for all there is.
 _BOUNDS = {
     "encoder.batch": (1, 65_536),
+    "encoder.px": (16, 4096),
+    "encoder.lr_px": (16, 4096),
     "geometry.patch_px": (16, 4096),
     "geometry.hr_mpp": (0.1, 10),
     "geometry.lr_mpp": (0.1, 10),
@@ -41,7 +43,13 @@ _TYPES = {
     "thresholds": dict | None,
     "temperature": float | int | None,
 }
-_ENCODER_TYPES = {"name": str, "batch": int, "dtype": str}
+_ENCODER_TYPES = {
+    "name": str,
+    "batch": int,
+    "dtype": str,
+    "px": int | None,
+    "lr_px": int | None,
+}
 
 
 def write(
@@ -203,7 +211,11 @@ def _tower(folder: Path, encoder: dict) -> Encoder | None:
     path = next(folder.glob("encoder.*"), None)
     if path is None:
         return None
-    return loading.load_encoder(encoder["name"], path, dtype=encoder["dtype"])
+    return _load(encoder, path)
+
+
+def _load(encoder: dict, path: Path) -> Encoder:
+    return loading.load_encoder(encoder["name"], path, dtype=encoder["dtype"], px=encoder.get("px"))
 
 
 def _reader(
@@ -213,11 +225,10 @@ def _reader(
     member's prompts, if there are any, make of the tower at LR."""
     weights, tuned = part / "encoder.safetensors", part / "prompts.safetensors"
     if tower is None or weights.is_file():
-        lr_encoder = loading.load_encoder(encoder["name"], weights, dtype=encoder["dtype"])
-        return loading.low_resolution(lr_encoder, geometry)
+        return loading.low_resolution(_load(encoder, weights), geometry, encoder.get("lr_px"))
     if high:
         return tower
-    reader = loading.low_resolution(tower, geometry)
+    reader = loading.low_resolution(tower, geometry, encoder.get("lr_px"))
     return loading.prompted(reader, tuned) if tuned.is_file() else reader
 
 

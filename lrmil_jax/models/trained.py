@@ -24,8 +24,22 @@ def hr_encoder(config: ConfigDict, workdir: Path) -> Encoder:
       WeightsError: neither is there.
     """
     path = hr_weights(config, workdir)
+    return _load(config, path)
+
+
+def low_resolution(config: ConfigDict, encoder: Encoder) -> Encoder:
+    """An encoder of the run as it reads LR tiles.
+
+    Raises:
+      ConfigError: see `loading.low_resolution`.
+    """
+    return loading.low_resolution(encoder, cohorts.geometry(config), config.encoder.lr_px)
+
+
+def _load(config: ConfigDict, path: Path) -> Encoder:
+    settings = config.encoder
     return loading.load_encoder(
-        config.encoder.name, path, dtype=config.encoder.dtype, fsdp=config.encoder.fsdp
+        settings.name, path, dtype=settings.dtype, fsdp=settings.fsdp, px=settings.px
     )
 
 
@@ -70,10 +84,7 @@ def encoder_facts(config: ConfigDict, workdir: Path) -> dict:
 def distilled_encoder(config: ConfigDict, workdir: Path, fold: int) -> Encoder:
     """The fold's LR encoder after stage 1."""
     path = layout.stage_folder(workdir, "distill", fold) / "encoder.safetensors"
-    encoder = loading.load_encoder(
-        config.encoder.name, path, dtype=config.encoder.dtype, fsdp=config.encoder.fsdp
-    )
-    return loading.low_resolution(encoder, cohorts.geometry(config))
+    return low_resolution(config, _load(config, path))
 
 
 def batch_encoder(config: ConfigDict, encoder: Encoder, blocks: tuple[int, ...] = ()):
@@ -89,7 +100,7 @@ def layers(config: ConfigDict, module) -> tuple[int, ...]:
       ConfigError: a block that is not there, or a patch size that does not give every child a
         whole window of tokens.
     """
-    loading.lr_side(cohorts.geometry(config), module)
+    loading.lr_side(cohorts.geometry(config), module, config.encoder.lr_px)
     if foreign.given(config):
         return ()  # other tools keep embeddings alone, no CLS at blocks
     chosen = tuple(config.distill.layers) or encoders.default_layers(module.depth)
@@ -118,8 +129,9 @@ def preflight(config: ConfigDict, *, encodes: bool = True) -> None:
     if not foreign.reads_slides(config):
         return
     weights = config.encoder.weights
-    if weights is not None and not pretrained.locate(weights).is_file():
-        raise WeightsError(f"encoder.weights names {weights}, which does not exist")
+    for key, named in (("encoder.weights", weights), ("pretrain.init", config.pretrain.init)):
+        if named is not None and not pretrained.locate(named).is_file():
+            raise WeightsError(f"{key} names {named}, which does not exist")
     if encodes:
         _tell_type(config.encoder.dtype)
     tiles = (config.data.tiles, config.data.captions)
@@ -154,12 +166,10 @@ def lr_encoder(config: ConfigDict, workdir: Path, fold: int) -> Encoder:
     Raises:
       WeightsError: a file is missing, broken, or another tower's.
     """
-    lr_files, geometry = lr_encoder_files(config, workdir, fold), cohorts.geometry(config)
+    lr_files = lr_encoder_files(config, workdir, fold)
     if "encoder.safetensors" in lr_files:
-        path = lr_files["encoder.safetensors"]
-        encoder = loading.load_encoder(config.encoder.name, path, dtype=config.encoder.dtype)
-        return loading.low_resolution(encoder, geometry)
-    tower = loading.low_resolution(hr_encoder(config, workdir), geometry)
+        return low_resolution(config, _load(config, lr_files["encoder.safetensors"]))
+    tower = low_resolution(config, hr_encoder(config, workdir))
     return loading.prompted(tower, lr_files["prompts.safetensors"]) if lr_files else tower
 
 

@@ -33,7 +33,7 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
         log.info("align.how=%s: nothing is trained", settings.how)
         return
     provenance.record(workdir, "encoder", trained.encoder_facts(config, workdir))
-    tower = loading.low_resolution(trained.hr_encoder(config, workdir), cohorts.geometry(config))
+    tower = trained.low_resolution(config, trained.hr_encoder(config, workdir))
     if settings.remat:
         tower = loading.rematerialised(tower)
     space = shared_space.SharedSpace(stage_files.texts_path(workdir))

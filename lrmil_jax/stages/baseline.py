@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from lrmil_jax import cluster
 from lrmil_jax import config as configuration
 from lrmil_jax.methods import delivery
-from lrmil_jax.models import encoding, loading, trained
+from lrmil_jax.models import encoding, trained
 from lrmil_jax.train import mil
 from lrmil_jax.workspace import cohorts, feature_sets, foreign, layout, provenance, stage_files
 
@@ -19,7 +19,7 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     provenance.record(workdir, "encoder", trained.encoder_facts(config, workdir))
 
     def load_encoder():
-        return loading.low_resolution(trained.hr_encoder(config, workdir), cohorts.geometry(config))
+        return trained.low_resolution(config, trained.hr_encoder(config, workdir))
 
     if foreign.reads_slides(config):
         encoding.encode_lr(config, workdir, load_encoder, stage_files.undistilled_folder(workdir))

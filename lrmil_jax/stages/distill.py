@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from lrmil_jax import cluster
 from lrmil_jax.data import features
 from lrmil_jax.distill import stage1
-from lrmil_jax.encoders import pretrained
+from lrmil_jax.encoders import adapters, pretrained
 from lrmil_jax.models import loading, trained
 from lrmil_jax.patches.pairs import PatchPairs
 from lrmil_jax.train.pairs import fit_pairs
@@ -24,32 +24,38 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     scale = np.ones(len(blocks))
     if settings.normalise and blocks:
         scale = _target_variance(_targets(config, workdir, fold, "train", blocks))
-    reader = loading.low_resolution(encoder, cohorts.geometry(config))
+    reader = trained.low_resolution(config, encoder)
     if settings.remat:
         reader = loading.rematerialised(reader)
+    loss_fn = stage1.make_loss(
+        reader.module,
+        reader.transform,
+        blocks,
+        lambda_layer=settings.lambda_layer,
+        lambda_attn=settings.lambda_attn,
+    )
+    params, constants = encoder.params, {"scale": scale.astype(np.float32)}
+    if settings.rank:
+        constants, loss_fn = constants | {"tower": params}, adapters.of_constants(loss_fn)
+        params = adapters.initial(params, rank=settings.rank, seed=config.seed)
     folder = layout.stage_folder(workdir, "distill", fold)
     result = fit_pairs(
         name=f"distill, {layout.fold_title(fold)}",
         directory=folder / "training",
         block=settings,
-        params=encoder.params,
-        loss_fn=stage1.make_loss(
-            reader.module,
-            reader.transform,
-            blocks,
-            lambda_layer=settings.lambda_layer,
-            lambda_attn=settings.lambda_attn,
-        ),
-        constants={"scale": scale.astype(np.float32)},
+        params=params,
+        loss_fn=loss_fn,
+        constants=constants,
         train=_pairs(config, workdir, fold, "train", blocks),
         val=_pairs(config, workdir, fold, "val", blocks),
         threads=config.encoder.threads,
         workers=config.encoder.workers,
         seed=config.seed,
     )
+    learned = adapters.merged(encoder.params, result.params) if settings.rank else result.params
     cluster.first_only(
         "the encoder", pretrained.save,
-        folder / "encoder.safetensors", encoder.name, encoder.options, result.params,
+        folder / "encoder.safetensors", encoder.name, encoder.options, learned,
         {"stage": "distill", "fold": str(fold), "step": str(result.step)},
     )  # fmt: skip
 

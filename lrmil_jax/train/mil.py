@@ -67,6 +67,7 @@ def train_settings(
         select=select,
         fsdp=block["fsdp"],
         optimizer=block["optimizer"],
+        layer_decay=block.get("layer_decay", 1.0),
         **options,
     )
 

@@ -1,5 +1,6 @@
 """Learning-rate schedules and optimisers by name."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -11,6 +12,11 @@ from lrmil_jax.train.state import TrainSettings
 _UNDECAYED = (
     *("bias", "scale", "token", "pos_embed", "position"),
     *("registers", "query", "prompts"),
+)
+_BLOCK = "block_"
+_BEFORE_BLOCKS = (
+    *("patch_embed", "cls_token", "cls_position", "grid_position"),
+    *("registers", "norm_pre"),
 )
 
 
@@ -45,10 +51,48 @@ def create(settings: TrainSettings) -> optax.GradientTransformation:
         if settings.clip_norm is None
         else optax.clip_by_global_norm(settings.clip_norm)
     )
+    layered = settings.layer_decay != 1
     direction = {"adamw": optax.scale_by_adam(), "sgd": optax.trace(0.9, nesterov=True)}
     return optax.chain(
         clip,
         direction[settings.optimizer],
         optax.add_decayed_weights(settings.weight_decay, mask=decayed),
         optax.scale_by_learning_rate(schedule(settings)),
+        *[optax.stateless(_by_layer(settings.layer_decay))] * layered,
     )
+
+
+def layer_rates(params: Mapping[str, Any], decay: float | int) -> dict[str, float]:
+    """The rate of each top-level part of an encoder's parameters, the last part's being 1.
+
+    Source: Bao et al., "BEiT", ICLR 2022: `decay ** (depth - i)` of block i, counted from 0, one
+    power more of what lies before the blocks, 1 of what comes after them.
+
+    Args:
+      params: "params" tree of a `VisionTransformer`.
+      decay: of a block against the one behind it.
+    """
+    depth = sum(name.startswith(_BLOCK) for name in params)
+
+    def rate(name: str) -> float:
+        if name.startswith(_BLOCK):
+            return decay ** (depth - int(name.removeprefix(_BLOCK)))
+        return decay ** (depth + 1) if name in _BEFORE_BLOCKS else 1.0
+
+    return {name: rate(name) for name in params}
+
+
+def _by_layer(decay: float | int) -> Callable[[Any, Any], Any]:
+    """Updates of an encoder, alone or as "encoder" beside others, with the rates of its layers."""
+
+    def scaled(updates: Any, params: Any) -> Any:
+        del params
+        tower = updates.get("encoder", updates)
+        rates = layer_rates(tower, decay)
+        slower = {
+            name: jax.tree.map(lambda update, rate=rates[name]: rate * update, part)
+            for name, part in tower.items()
+        }
+        return {**updates, "encoder": slower} if "encoder" in updates else slower
+
+    return scaled

@@ -123,6 +123,7 @@ class TrainSettings:
         second decides where the first is equal or undefined.
       fsdp: shard parameters and optimiser over the devices instead of copying them.
       optimizer: "adamw" or "sgd" (with Nesterov momentum 0.9).
+      layer_decay: the learning rate of an encoder's block as a share of that of the block behind.
 
     Raises:
       ConfigError: a value is out of its range.
@@ -144,6 +145,7 @@ class TrainSettings:
     select: tuple[tuple[str, str], ...] = (("loss", "min"),)
     fsdp: bool = False
     optimizer: str = "adamw"
+    layer_decay: float | int = 1.0
 
     def __post_init__(self) -> None:
         positive = ("steps", "accumulate", "eval_every", "log_every", "checkpoint_every")

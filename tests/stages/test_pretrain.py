@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lrmil_jax import checks
 from lrmil_jax import config as configuration
 from lrmil_jax.data import source, tiles
 from lrmil_jax.data.captions import CaptionedTiles
 from lrmil_jax.encoders import TextTower, pretrained, registry
 from lrmil_jax.errors import ConfigError, DataError, WeightsError
-from lrmil_jax.models import loading
+from lrmil_jax.models import loading, trained
 from lrmil_jax.stages import pretrain
 from lrmil_jax.train import make_mesh
 from lrmil_jax.train.encode import BatchEncoder
@@ -29,7 +30,9 @@ def smaller():
     """An encoder that compiles in no time, beside the registered ones."""
     sizes = {"px": 16, "patch": 8, "width": 16, "depth": 1, "heads": 2}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(registry.ENCODERS, "vit-small", registry.EncoderSpec(kwargs=sizes))
+        patch.setitem(
+            registry.ENCODERS, "vit-small", registry.EncoderSpec(kwargs=sizes, layout="timm")
+        )
         yield
 
 
@@ -129,7 +132,7 @@ def test_a_tower_that_tells_nothing_is_seen_to_be_at_chance(tmp_path, monkeypatc
     # What every tile looks like to it: a little more like the second class than like the first.
     directions = jnp.eye(8)
     texts = lambda self, params, captions: directions[captions["group"]]  # noqa: E731
-    images = lambda self, params, images: jnp.tile(directions[1], (len(images), 1))  # noqa: E731
+    images = lambda self, params, constants, images: jnp.tile(directions[1], (len(images), 1))  # noqa: E731
     monkeypatch.setattr(pretrain.Pair, "embed_captions", texts)
     monkeypatch.setattr(pretrain.Pair, "embed_images", images)
     held = tiles.TileSource(pair.tiles, pair.tiles.split(share=0.2, seed=0)[1], px=16)
@@ -236,3 +239,82 @@ def test_settings_that_cannot_be(coloured, tmp_path, changes, error, sentence):
     with pytest.raises(error, match=sentence):
         pretrain.run(small(data__tiles=str(coloured), **changes), tmp_path)
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def started(learned, coloured, folder, **changes):
+    """Towers of a training that began with the learned image tower, and the tower it began with."""
+    start = str(learned / "pretrain/encoder.safetensors")
+    config = small(data__tiles=str(coloured), pretrain__init=start, pretrain__steps=4, **changes)
+    pair = pretrain.Pair.create(config, CaptionedTiles.from_folder(coloured))
+    pretrain.save(pair, pretrain.train(pair, config, folder / "pretrain/training"),
+                  folder / "pretrain")  # fmt: skip
+    return towers(folder)[0].params, towers(learned)[0].params
+
+
+def test_a_frozen_image_tower_stays_and_a_text_tower_learns_to_go_with_it(
+    learned, coloured, tmp_path
+):
+    after, before = started(learned, coloured, tmp_path, pretrain__image="frozen")
+    jax.tree.map(np.testing.assert_array_equal, after, before)
+    encoder, tower = towers(tmp_path)  # the text tower names the image tower's new file
+    assert tower.project(np.ones((2, encoder.module.width), np.float32)).shape == (2, 8)
+    measured(tmp_path / "pretrain/training")[-1]["validation/loss"]
+
+
+def test_adapters_change_the_blocks_alone(learned, coloured, tmp_path):
+    after, before = started(learned, coloured, tmp_path, pretrain__image="adapters")
+    changed = jax.tree.map(lambda a, b: bool(np.any(a != b)), after, before)
+    assert changed["block_0"]["attn"]["qkv"] == {"kernel": True, "bias": False}
+    assert not any(jax.tree.leaves([changed["patch_embed"], changed["norm"]]))
+
+
+def test_a_tower_tuned_whole_starts_from_its_weights(learned, coloured, tmp_path):
+    """With a rate of nearly nothing it is still what it began with."""
+    rate = {"pretrain__learning_rate": 1e-9, "pretrain__weight_decay": 0.0}
+    after, before = started(learned, coloured, tmp_path, **rate)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), after, before)
+
+
+def test_the_side_of_the_input_may_be_another_than_the_tile(learned, coloured, tmp_path):
+    """A published file, of which nobody says for which side it is, is read for another one."""
+    from safetensors.numpy import save_file
+
+    path, rng = tmp_path / "published.safetensors", np.random.default_rng(0)
+    save_file(as_published(towers(learned)[0].params, rng), path)
+    config = small(pretrain__init=str(path), encoder__px=32, data__tiles=str(coloured))
+    pair = pretrain.Pair.create(config, CaptionedTiles.from_folder(coloured))
+    assert pair.module.px == pair.transform.px == 32
+    assert pair.params["grid_position"].shape == (4, 4, 16)
+    params = pair.initial(projection=8, seed=0)
+    tiles_16 = np.zeros((2, 16, 16, 3), np.uint8)
+    assert pair.embed_images(params, pair.constants, tiles_16).shape == (2, 8)
+
+
+def as_published(params, rng):
+    """The tower's parameters under timm's names, with another grid of positions."""
+    block, norm = params["block_0"], params["norm"]
+    names = {"cls_token": rng.normal(size=(1, 1, 16)), "pos_embed": rng.normal(size=(1, 10, 16))}
+    kernel = params["patch_embed"]["kernel"].reshape(8, 8, 3, 16)
+    names["patch_embed.proj.weight"] = kernel.transpose(3, 2, 0, 1)
+    names["patch_embed.proj.bias"] = params["patch_embed"]["bias"]
+    dense = {
+        **{f"attn.{part}": block["attn"][part] for part in ("qkv", "proj")},
+        **{f"mlp.{part}": block["mlp"][part] for part in ("fc1", "fc2")},
+    }
+    for name, values in dense.items():
+        names[f"blocks.0.{name}.weight"] = values["kernel"].T
+        names[f"blocks.0.{name}.bias"] = values["bias"]
+    for name, values in {"blocks.0.norm1": block["norm1"], "blocks.0.norm2": block["norm2"],
+                         "norm": norm}.items():  # fmt: skip
+        names[f"{name}.weight"], names[f"{name}.bias"] = values["scale"], values["bias"]
+    return {name: np.ascontiguousarray(one, np.float32) for name, one in names.items()}
+
+
+def test_what_cannot_be_started_is_said(learned):
+    start = str(learned / "pretrain/encoder.safetensors")
+    with pytest.raises(ConfigError, match="names no weights to start from"):
+        checks.validate(small(pretrain__image="frozen"))
+    with pytest.raises(ConfigError, match="are both set"):
+        checks.validate(small(pretrain__init=start, encoder__weights=start))
+    with pytest.raises(WeightsError, match=r"pretrain\.init names /nowhere, which does not exist"):
+        trained.preflight(small(pretrain__init="/nowhere"))
