@@ -1,12 +1,15 @@
 """L_stage1 of a batch: an encoder and its transform with the losses of `patch` on what it says."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from lrmil_jax.distill import patch
 from lrmil_jax.encoders.transforms import Transform
+from lrmil_jax.encoders.vit import EncoderOutput
+from lrmil_jax.types import AnyArray
 
 
 def make_loss(
@@ -39,11 +42,7 @@ def make_loss(
         output = module.apply({"params": params}, images, blocks=supervised)
         terms = {}
         if lambda_layer:
-            tokens = jnp.stack([output.tokens[block] for block in blocks])
-            child_cls = jnp.moveaxis(batch["child_cls"], 3, 0)
-            terms["layer"] = patch.layer_losses(
-                tokens, child_cls, batch["child_mask"], constants["scale"]
-            )
+            terms["layer"] = layer_term(output, blocks, batch, constants["scale"])
         if lambda_attn:
             terms["attn"] = patch.attention_loss(
                 output.embedding,
@@ -56,3 +55,22 @@ def make_loss(
         return {"loss": total, **terms}
 
     return loss_fn
+
+
+def layer_term(
+    output: EncoderOutput,
+    blocks: tuple[int, ...],
+    batch: Mapping[str, AnyArray],
+    scale: Float[AnyArray, "L"],
+) -> Float[Array, "B"]:
+    """L_layer of a batch, from what the LR encoder says of it.
+
+    Args:
+      output: with the tokens of `blocks`.
+      blocks: in the order of the batch's `child_cls`.
+      batch: `child_cls` [B, r, r, L, W] and `child_mask` [B, r, r].
+      scale: the variance of each block's targets, as `patch.layer_losses` has it.
+    """
+    tokens = jnp.stack([output.tokens[block] for block in blocks])
+    child_cls = jnp.moveaxis(batch["child_cls"], 3, 0)
+    return patch.layer_losses(tokens, child_cls, batch["child_mask"], scale)

@@ -98,10 +98,15 @@ def _begun(patches: Iterable[tuple[SlideJob, PatchSource]]) -> Iterator:
 
 
 def encode_lr(
-    config: ConfigDict, workdir: Path, load_encoder: Callable[[], Encoder], folder: Path
+    config: ConfigDict,
+    workdir: Path,
+    load_encoder: Callable[[], Encoder],
+    folder: Path,
+    *,
+    width: int | None = None,
 ) -> None:
     """Writes LR features of every slide that has none in `folder` yet; the encoder is loaded only
-    if there is one."""
+    if there is one; `width` of its features if it is not the HR encoder's."""
     jobs, pending = missing(config, workdir, folder)
     if pending:
         encode_slides(
@@ -115,12 +120,12 @@ def encode_lr(
             total=len(jobs),
         )
     statuses.meet("encode_lr")
-    cluster.first_only("their view", _write_view, config, workdir, folder)
+    cluster.first_only("their view", _write_view, config, workdir, folder, width)
 
 
-def _write_view(config: ConfigDict, workdir: Path, folder: Path) -> None:
+def _write_view(config: ConfigDict, workdir: Path, folder: Path, width: int | None) -> None:
     slide_ids = cohorts.prepared(config, workdir).table.slide_id.tolist()
-    features.write_view(folder, slide_ids, feature_sets.record(config, workdir))
+    features.write_view(folder, slide_ids, feature_sets.record(config, workdir, width=width))
 
 
 def missing(

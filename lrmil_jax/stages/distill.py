@@ -21,9 +21,9 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     settings = config.distill
     encoder = trained.hr_encoder(config, workdir)
     blocks = trained.layers(config, encoder.module)
-    scale = np.ones(len(blocks))
+    scale = np.ones(len(blocks), np.float32)
     if settings.normalise and blocks:
-        scale = _target_variance(_targets(config, workdir, fold, "train", blocks))
+        scale = features.target_variance(_targets(config, workdir, fold, "train", blocks))
     reader = trained.low_resolution(config, encoder)
     if settings.remat:
         reader = loading.rematerialised(reader)
@@ -34,7 +34,7 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
         lambda_layer=settings.lambda_layer,
         lambda_attn=settings.lambda_attn,
     )
-    params, constants = encoder.params, {"scale": scale.astype(np.float32)}
+    params, constants = encoder.params, {"scale": scale}
     if settings.rank:
         constants, loss_fn = constants | {"tower": params}, adapters.of_constants(loss_fn)
         params = adapters.initial(params, rank=settings.rank, seed=config.seed)
@@ -81,9 +81,3 @@ def _targets(
     folder = stage_files.targets_folder(workdir, blocks)
     slides = cohorts.prepared(config, workdir).slides(fold, split)
     return [layout.shard(folder, slide_id) for slide_id in slides.slide_id]
-
-
-def _target_variance(targets: list[Path]) -> np.ndarray:
-    """Variance [L] of each block's targets over the training set, mean over dimensions."""
-    _, variance = features.moments(targets, "cls")
-    return np.maximum(variance.mean(-1), 1e-12)

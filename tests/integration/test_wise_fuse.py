@@ -12,8 +12,10 @@ from lrmil_jax import load_model
 from lrmil_jax.data import param_files
 from lrmil_jax.errors import ConfigError, DataError
 from lrmil_jax.methods import delivery
+from lrmil_jax.models import loading
 from lrmil_jax.selection import score, shared_space
 from lrmil_jax.stages import encode_selected, predict
+from lrmil_jax.train.encode import BatchEncoder
 from lrmil_jax.workspace import feature_sets, layout, stage_files
 from tests.integration import runs
 from tests.integration.test_end_to_end import go, tiny
@@ -106,8 +108,13 @@ def test_predict_says_what_evaluate_said(fused, tmp_path):
 
 def test_folds_are_averaged_and_what_both_chose_is_read_once(fused):
     both = load_model(fused)
-    (_, head), *_ = both.members
-    plain = both.guide.hr_encoder, head  # the tower without prompts chooses otherwise
+    (own, head), *_ = both.members
+    tower = loading.load_encoder("vit-tiny", fused / "model/encoder.safetensors", dtype="float32")
+    geometry = both.settings.geometry
+    reader = both.guide.scoring_encoder(
+        loading.low_resolution(tower, geometry), ratio=geometry.ratio
+    )
+    plain = BatchEncoder(reader, batch=own.batch), head  # the tower as it is chooses otherwise
     both = dataclasses.replace(both, members=[*both.members, plain])
     slide = fused / "synthetic/slides/slide_0003.tif"
     alone = [dataclasses.replace(both, members=[member]).predict(slide) for member in both.members]
