@@ -265,11 +265,12 @@ def _student(config: ConfigDict) -> None:
 
 def _guided(config: ConfigDict) -> None:
     """WISE-FUSE, `method = "wise_fuse"`."""
-    config.align = align = training(learning_rate=1e-2, weight_decay=0.0, eval_every=50)
+    # A cautious rate, for large towers; those of a few blocks, and prompts alone, learn at 1e-2.
+    config.align = align = training(learning_rate=1e-3, weight_decay=0.0, eval_every=50)
     # What reads LR tiles: the tower with "prompts" (CS-VPT), with low-rank adapters, "lora", or
     # "prompts+lora"; "full" (the whole tower tuned), "distilled" (the encoder of LRMIL's stage 1,
     # align.encoder), or "none" (the tower as it is).
-    align.how = "prompts"
+    align.how = "prompts+lora"
     align.encoder = placeholder(str)  # encoder.safetensors; "{fold}" in it is the fold
     align.prompts = 8  # tokens at every block
     align.deep = True  # each block has its own; False: one set before the first

@@ -7,9 +7,11 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from flax import traverse_util
 
 from lrmil_jax import load_model
 from lrmil_jax.data import param_files
+from lrmil_jax.encoders import pretrained
 from lrmil_jax.errors import ConfigError, DataError
 from lrmil_jax.methods import delivery
 from lrmil_jax.models import loading
@@ -64,12 +66,31 @@ def test_only_the_children_of_chosen_patches_are_read(fused):
         assert store.embedding(0).shape == (16 * len(chosen), 64 + 64)
 
 
-def test_the_prompts_alone_are_kept(fused):
+def test_prompts_and_the_tower_with_its_adapters_merged_are_kept(fused):
     trained = fused / "folds/1/align"
+    assert (trained / "prompts.safetensors").stat().st_size < 20_000
+    _, before = pretrained.load("vit-tiny", pretrained.locate("shipped:procedural"))
+    _, after = pretrained.load("vit-tiny", trained / "encoder.safetensors")
+    before, after = (traverse_util.flatten_dict(tree, sep="/") for tree in (before, after))
+    changed = {name for name, value in before.items() if (after[name] != value).any()}
+    assert changed == {name for name in before if name.startswith("block_") and "kernel" in name}
+    aligned = pd.read_json(trained / "training/metrics.jsonl", lines=True)
+    assert {"train/cosine", "train/agreement", "train/layer"} <= set(aligned)
+
+
+@pytest.mark.slow
+def test_as_published_the_prompts_alone_are_kept(fused, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(fused, workdir, symlinks=True)
+    shutil.rmtree(workdir / "folds")
+    published = {"align__how": "prompts", "align__lambda_layer": 0.0, "select__score": "patch"}
+    assert go(config(**published), workdir) == 0
+    trained = workdir / "folds/1/align"
     assert (trained / "prompts.safetensors").stat().st_size < 20_000
     assert not list(trained.rglob("encoder*"))
     aligned = pd.read_json(trained / "training/metrics.jsonl", lines=True)
-    assert {"train/cosine", "train/agreement"} <= set(aligned)
+    assert "train/layer" not in aligned
+    assert load_model(workdir).predict(workdir / "synthetic/slides/slide_0003.tif").guidance
 
 
 def test_what_the_test_slides_say(fused):
@@ -185,13 +206,13 @@ def test_an_edited_description_redoes_the_texts(fused, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["none", "full"])
+@pytest.mark.parametrize("how", ["none", "full", "lora"])
 def test_other_ways_to_read_low_resolution(fused, tmp_path, how):
     workdir = tmp_path / "run"
     shutil.copytree(fused, workdir, symlinks=True)
     changes = {"align__how": how, "fuse__how": "cross_attention", "select__classes": ("tumour",)}
     assert go(config(**changes, report__heatmaps=0, evaluate__timed_slides=0), workdir) == 0
-    assert (workdir / "folds/1/align/encoder.safetensors").is_file() == (how == "full")
+    assert (workdir / "folds/1/align/encoder.safetensors").is_file() == (how != "none")
     scores, chosen = stage_files.read_chosen(workdir, 1, "slide_0000")
     tumour = np.sort(scores[:, 1])  # benign, tumour
     assert (np.sort(scores[chosen, 1]) == tumour[-len(chosen) :]).all()
