@@ -271,6 +271,7 @@ def _fits_together(config: ConfigDict) -> None:
     if config.data.splits is not None and config.data.split_columns:
         raise ConfigError("data.splits and data.split_columns are both set; leave one of them away")
     _pretraining(config)
+    _student_encoder(config)
     if config.pretrain.smallest_crop > config.pretrain.largest_crop:
         raise ConfigError("pretrain.smallest_crop is above pretrain.largest_crop; swap them")
     for block, terms in _TERMS.items():
@@ -291,4 +292,21 @@ def _pretraining(config: ConfigDict) -> None:
         raise ConfigError(
             f"pretrain.image is {image}, but pretrain.init names no weights to start from; set it, "
             "or leave pretrain.image at whole"
+        )
+
+
+def _student_encoder(config: ConfigDict) -> None:
+    """An LR encoder of its own goes with LRMIL on slides, and learns whole."""
+    settings = config.distill
+    if settings.student is None:
+        if settings.weights is not None:
+            raise ConfigError(
+                "distill.weights is set, but distill.student names no encoder that has them; set "
+                "it, or leave distill.weights away: stage 1 starts from the HR encoder"
+            )
+        return
+    if settings.rank:
+        raise ConfigError(
+            "distill.rank is of adapters of the HR encoder, but distill.student is another one; "
+            "leave one of them away"
         )

@@ -236,6 +236,11 @@ def _teaching(config: ConfigDict) -> None:
     # Compute blocks anew for the gradient: a third more time, a fraction of the memory. At 256 px
     # and in bfloat16 an image takes .08 GiB of it with ViT-B/16 and .57 with a giant, else .05.
     distill.remat = False
+    # LR encoder, where it is to be another one than encoder.name: any encoder of the family, also
+    # with arguments, "vit:width=192,depth=6,heads=3,patch=16". Linear maps to the HR encoder's
+    # width learn along. And its weights to start from; unset: new.
+    distill.student = placeholder(str)
+    distill.weights = placeholder(str)
     distill.rank = 0  # of low-rank adapters that learn instead of the whole encoder; 0: none
     distill.layer_decay = 1.0  # as of pretrain
     # Blocks of L_layer, from 0; empty: (0, 1, 10) of 12, else first, second and last but one.
@@ -278,7 +283,7 @@ def _guided(config: ConfigDict) -> None:
     align.beta = 1.0  # weight of the agreement on classes
     # Weight of L_layer: each child's window of LR tokens learns to say what the child says at HR,
     # block by block; 0: the patch as a whole learns the mean of its children, as published.
-    align.lambda_layer = 1.0
+    align.lambda_layer = 4.0
     align.layers = ()  # blocks of L_layer, as distill.layers
     align.steps = 500
     align.batch = 64  # LR patches

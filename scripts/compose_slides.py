@@ -46,6 +46,8 @@ def main() -> int:
     group.add_argument("--positive", help="the class that makes a slide positive")
     group.add_argument("--fields", type=within(int, 1), default=6,
                        help="fields along a slide's side")  # fmt: skip
+    group.add_argument("--field_px", type=within(int, 64), default=256,
+                       help="side to which a field is resized")  # fmt: skip
     group.add_argument("--positive_share", type=within(float, 0, 1), default=0.1)
     group.add_argument("--shares", type=within(float, 0, 1), nargs=4,
                        default=(0.4, 0.3, 0.15, 0.15),
@@ -102,7 +104,10 @@ def compose(args: argparse.Namespace) -> Path:
             background=args.background,
             run=functools.partial(map_jobs, workers=0, label="slides"),
         )
-    names = ("fields", "positive_share", "run_length", "even_colour", "whole_fields", "seed")
+    names = (
+        *("fields", "field_px", "positive_share", "run_length"),
+        *("even_colour", "whole_fields", "seed"),
+    )
     recipe = mosaic.MosaicRecipe(
         shares=tuple(args.shares), **{name: getattr(args, name) for name in names}
     )

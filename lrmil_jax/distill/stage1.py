@@ -1,14 +1,14 @@
 """L_stage1 of a batch: an encoder and its transform with the losses of `patch` on what it says."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from lrmil_jax.distill import patch
 from lrmil_jax.encoders.transforms import Transform
-from lrmil_jax.encoders.vit import EncoderOutput
 from lrmil_jax.types import AnyArray
 
 
@@ -19,15 +19,18 @@ def make_loss(
     *,
     lambda_layer: float,
     lambda_attn: float,
+    projected: bool = False,
 ) -> Callable[..., dict[str, Any]]:
     """The loss of a batch of pairs across scales, with its two terms (`method.md` part 2).
 
     Args:
       module: the LR encoder, of the `VisionTransformer` family.
       transform: of its LR input.
-      blocks: of L_layer, in the order of the batch's `child_cls`.
+      blocks: its blocks that answer those of L_layer, in the order of the batch's `child_cls`.
       lambda_layer: weight of L_layer; 0 leaves it out.
       lambda_attn: weight of L_attn, likewise.
+      projected: the encoder is of another shape than the one it learns from: parameters are
+        "encoder" and "projections", see `projections`, which learn along and are needed no more.
 
     Returns:
       A `train.step.LossFn`. Its batch holds `lr` uint8 [B, px, px, 3], `child_cls` [B, r, r, L, W],
@@ -39,13 +42,19 @@ def make_loss(
         del key, train  # the encoder has no dropout
         images = transform.normalise(batch["lr"])
         supervised = blocks if lambda_layer else ()
-        output = module.apply({"params": params}, images, blocks=supervised)
-        terms = {}
+        tower = params["encoder"] if projected else params
+        output = module.apply({"params": tower}, images, blocks=supervised)
+        embedding, terms = output.embedding, {}
+        if projected:
+            embedding = embedding @ params["projections"]["embedding"]
         if lambda_layer:
-            terms["layer"] = layer_term(output, blocks, batch, constants["scale"])
+            tokens = jnp.stack([output.tokens[block] for block in blocks])
+            if projected:
+                tokens = jnp.einsum("lbyxw,lwv->lbyxv", tokens, params["projections"]["layers"])
+            terms["layer"] = layer_term(tokens, batch, constants["scale"])
         if lambda_attn:
             terms["attn"] = patch.attention_loss(
-                output.embedding,
+                embedding,
                 batch["child_embedding"],
                 batch["attention"],
                 batch["child_mask"].reshape(len(images), -1),
@@ -58,19 +67,45 @@ def make_loss(
 
 
 def layer_term(
-    output: EncoderOutput,
-    blocks: tuple[int, ...],
+    tokens: Float[AnyArray, "L B g g W"],
     batch: Mapping[str, AnyArray],
     scale: Float[AnyArray, "L"],
 ) -> Float[Array, "B"]:
-    """L_layer of a batch, from what the LR encoder says of it.
+    """L_layer of a batch of pairs.
 
     Args:
-      output: with the tokens of `blocks`.
-      blocks: in the order of the batch's `child_cls`.
+      tokens: of the LR encoder after each block, in the order of the batch's `child_cls`.
       batch: `child_cls` [B, r, r, L, W] and `child_mask` [B, r, r].
       scale: the variance of each block's targets, as `patch.layer_losses` has it.
     """
-    tokens = jnp.stack([output.tokens[block] for block in blocks])
     child_cls = jnp.moveaxis(batch["child_cls"], 3, 0)
     return patch.layer_losses(tokens, child_cls, batch["child_mask"], scale)
+
+
+def answering(blocks: Sequence[int], *, depth: int, teacher_depth: int) -> tuple[int, ...]:
+    """The block of an encoder of `depth` that stands as deep as each of its teacher's `blocks`, all
+    counted from 0: what lies behind a block is the same share of both."""
+    return tuple(max(round((block + 1) * depth / teacher_depth) - 1, 0) for block in blocks)
+
+
+def projections(module: Any, teacher: Any, *, layers: int, seed: int) -> dict[str, np.ndarray]:
+    """Linear maps from a smaller encoder's tokens and embedding to its teacher's, before training.
+
+    Args:
+      module: the LR encoder, of width V and embedding E.
+      teacher: the HR encoder, of width W and embedding D.
+      layers: L, blocks of L_layer.
+      seed: not negative.
+
+    Returns:
+      `layers` [L, V, W] and `embedding` [E, D]: tokens and embeddings of length 1 stay about so.
+    """
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape: int) -> np.ndarray:
+        return (rng.standard_normal(shape) / np.sqrt(shape[-2])).astype(np.float32)
+
+    return {
+        "layers": normal(layers, module.width, teacher.width),
+        "embedding": normal(module.embedding_width, teacher.embedding_width),
+    }

@@ -1,5 +1,6 @@
 """Encoders by name, each with the transform bound to it."""
 
+import ast
 import dataclasses
 import difflib
 import runpy
@@ -40,11 +41,15 @@ def spec(name: str) -> EncoderSpec:
     """The facts of an encoder.
 
     Args:
-      name: one of `ENCODERS`, or the path of a Python file that sets `ENCODER = EncoderSpec(...)`.
+      name: one of `ENCODERS`, or the path of a Python file that sets `ENCODER = EncoderSpec(...)`;
+        behind a colon perhaps constructor arguments, "vit:width=192,depth=6".
 
     Raises:
-      ConfigError: unknown name, or a file without such a line.
+      ConfigError: unknown name, a file without such a line, or arguments that cannot be read.
     """
+    plain, _, options = name.partition(":")
+    if "=" in options:
+        return _with_options(name, spec(plain), options)
     if name.endswith(".py"):
         return _user_spec(Path(name))
     if name not in ENCODERS:
@@ -71,6 +76,24 @@ def _user_spec(path: Path) -> EncoderSpec:
             "lrmil_jax.encoders.spec."
         )
     return entry
+
+
+def _with_options(name: str, entry: EncoderSpec, options: str) -> EncoderSpec:
+    try:
+        pairs = [part.split("=") for part in options.split(",")]
+        kwargs = {key.strip(): ast.literal_eval(value.strip()) for key, value in pairs}
+    except (ValueError, SyntaxError) as error:
+        raise ConfigError(
+            f"The encoder {name!r} has arguments that cannot be read: give key=value, several with "
+            'commas between, as in "vit:width=192,depth=6".'
+        ) from error
+    resized = kwargs.get("px", entry.kwargs["px"]) != entry.kwargs["px"]
+    published = None if entry.transform is None else transform(name.partition(":")[0], **kwargs)
+    return dataclasses.replace(
+        entry,
+        kwargs={**entry.kwargs, **kwargs},
+        transform=published if resized else entry.transform,
+    )
 
 
 def create(name: str, **kwargs: Any) -> nn.Module:

@@ -5,14 +5,13 @@ import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
 
 from lrmil_jax import cluster, files, methods
 from lrmil_jax import config as configuration
 from lrmil_jax.data import splits
-from lrmil_jax.models import model_folder
+from lrmil_jax.models import model_folder, trained
 from lrmil_jax.workspace import cohorts, foreign, layout, provenance, stage_files, twins
 
 log = logging.getLogger(__name__)
@@ -60,7 +59,7 @@ def _export(config: ConfigDict, workdir: Path, fold: int, stage: str) -> None:
         "task": cohorts.prepared(config, workdir).task.facts(),
         "geometry": dict(config.geometry),
         "prepare": {key.removeprefix("prepare."): flat[key] for key in prepare},
-        "encoder": _encoder_facts(config),
+        "encoder": trained.reading_facts(config),
         "features_dtype": config.features.dtype,
         "made_by": provenance.read(workdir),
         **method.model_facts(config),
@@ -70,13 +69,6 @@ def _export(config: ConfigDict, workdir: Path, fold: int, stage: str) -> None:
     # What an external cohort must not hold.
     own[twins.SEEN] = twins.write_seen(workdir, cohorts.prepared(config, workdir), fold)
     model_folder.write(folder, facts, members={_member(fold): own}, shared=shared)
-
-
-def _encoder_facts(config: ConfigDict) -> dict[str, Any]:
-    """How the encoder reads; sides of its input only where they are not its own."""
-    settings = config.encoder
-    sides = {key: settings[key] for key in ("px", "lr_px") if settings[key] is not None}
-    return {key: settings[key] for key in ("name", "batch", "dtype")} | sides
 
 
 def _member(fold: int) -> str:

@@ -5,6 +5,7 @@ import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -52,7 +53,9 @@ class Lrmil(Method):
         return tuple(name for name in self.stages if name not in left_out)
 
     def models(self, config: ConfigDict) -> tuple[ComparedModel, ...]:
-        baseline = (_BASELINE,) if config.student.no_distillation else ()
+        # A smaller student's cost says nothing of the baseline's.
+        undistilled = UNDISTILLED if trained.has_student(config) else _BASELINE
+        baseline = (undistilled,) if config.student.no_distillation else ()
         return (TEACHER, *baseline, STUDENT)
 
     def model_files(
@@ -60,6 +63,14 @@ class Lrmil(Method):
     ) -> tuple[Mapping[str, Path], Mapping[str, Path]]:
         stage_one = layout.stage_folder(workdir, "distill", fold) / "encoder.safetensors"
         return {"encoder.safetensors": stage_one}, {}
+
+    def model_facts(self, config: ConfigDict) -> dict[str, Any]:
+        facts = super().model_facts(config)
+        if not trained.has_student(config):
+            return facts
+        reading = trained.reading_facts(config) | {"name": config.distill.student}
+        reading.pop("px", None)  # of the HR encoder
+        return facts | {"encoder": reading}
 
     def layers(self, config: ConfigDict, module) -> tuple[int, ...]:
         return trained.layers(config, module)
@@ -76,6 +87,8 @@ class Lrmil(Method):
     def preflight(self, config: ConfigDict, module) -> None:
         if foreign.reads_slides(config):
             self.layers(config, module)
+            if trained.has_student(config):
+                trained.student(config)
         _check_guidance(config.student)
         for changes in points.parse(config.sweep.points, key="sweep.points").values():
             _check_guidance(configuration.replaced(config, changes).student)

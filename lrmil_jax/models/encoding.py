@@ -106,7 +106,7 @@ def encode_lr(
     width: int | None = None,
 ) -> None:
     """Writes LR features of every slide that has none in `folder` yet; the encoder is loaded only
-    if there is one; `width` of its features if it is not the HR encoder's."""
+    if there is one. `width` is that of its embedding, if it is not the HR encoder's."""
     jobs, pending = missing(config, workdir, folder)
     if pending:
         encode_slides(

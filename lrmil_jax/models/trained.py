@@ -3,8 +3,10 @@
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from lrmil_jax import encoders, heads, processor
@@ -41,6 +43,41 @@ def _load(config: ConfigDict, path: Path) -> Encoder:
     return loading.load_encoder(
         settings.name, path, dtype=settings.dtype, fsdp=settings.fsdp, px=settings.px
     )
+
+
+def has_student(config: ConfigDict) -> bool:
+    """Whether the LR encoder is another one than the HR encoder."""
+    return config.distill.student is not None
+
+
+def student(config: ConfigDict) -> Encoder:
+    """The LR encoder of `distill.student` before stage 1, as it reads LR tiles: with its weights,
+    or new.
+
+    Raises:
+      ConfigError: no such encoder, or one whose tokens the children cannot share.
+      WeightsError: `distill.weights` cannot be read, or is of another encoder.
+    """
+    name, settings = config.distill.student, config.encoder
+    if config.distill.weights is not None:
+        path = pretrained.locate(config.distill.weights)
+        loaded = loading.load_encoder(name, path, dtype=settings.dtype, fsdp=settings.fsdp)
+        return low_resolution(config, loaded)
+    side = loading.lr_side(cohorts.geometry(config), encoders.create(name), settings.lr_px)
+    options = {"px": side}
+    module = encoders.create(name, **options, dtype=loading.DTYPES[settings.dtype])
+    params = jax.jit(module.init)(jax.random.key(config.seed), jnp.zeros((1, side, side, 3)))
+    transform = encoders.transform(name, **options)
+    new = Encoder(name, options, module, params["params"], transform, "untrained")
+    return low_resolution(config, new)
+
+
+def reading_facts(config: ConfigDict) -> dict[str, Any]:
+    """How the delivered model's encoder reads, for `model.json`; sides of its input only where they
+    are not its own."""
+    settings = config.encoder
+    sides = {key: settings[key] for key in ("px", "lr_px") if settings[key] is not None}
+    return {key: settings[key] for key in ("name", "batch", "dtype")} | sides
 
 
 def hr_weights(config: ConfigDict, workdir: Path) -> Path:
@@ -84,6 +121,12 @@ def encoder_facts(config: ConfigDict, workdir: Path) -> dict:
 def distilled_encoder(config: ConfigDict, workdir: Path, fold: int) -> Encoder:
     """The fold's LR encoder after stage 1."""
     path = layout.stage_folder(workdir, "distill", fold) / "encoder.safetensors"
+    if has_student(config):
+        settings = config.encoder
+        encoder = loading.load_encoder(
+            config.distill.student, path, dtype=settings.dtype, fsdp=settings.fsdp
+        )
+        return low_resolution(config, encoder)
     return low_resolution(config, _load(config, path))
 
 

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -153,7 +154,8 @@ def make_loss(
         )
         if not blocks:
             return terms
-        layer = stage1.layer_term(output, blocks, batch, constants["scale"])
+        tokens = jnp.stack([output.tokens[block] for block in blocks])
+        layer = stage1.layer_term(tokens, batch, constants["scale"])
         return terms | {"loss": terms["loss"] + lambda_layer * layer, "layer": layer}
 
     return loss_fn

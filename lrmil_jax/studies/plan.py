@@ -28,10 +28,13 @@ _LEAN = {
     "report.slides": "0",
 }
 # Keys that change what a slide costs: such a variant is timed as the config itself is.
-_COSTLY = ("method", "select.rho", "select.count", "encoder.name", "geometry.")
+_COSTLY = (
+    *("method", "select.rho", "select.count", "geometry."),
+    *("encoder.name", "encoder.px", "encoder.lr_px"),
+)
 _SEEDED = (
     *("data.labels", "data.slides", "data.tiles", "data.captions", "data.masks"),
-    "encoder.weights",
+    *("encoder.weights", "pretrain.init"),
 )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
+from lrmil_jax import encoders
 from lrmil_jax.data import schema
 from lrmil_jax.data.features import FeatureStore
 from lrmil_jax.data.patient_bags import PatientBags
@@ -60,6 +61,12 @@ def lr_width(workdir: Path) -> int:
     return facts.get("lr_width", facts["width"])
 
 
+def student_width(config: ConfigDict, workdir: Path) -> int:
+    """Of the features that a student reads: `lr_width`, unless its encoder is one of its own."""
+    name = config.distill.student
+    return lr_width(workdir) if name is None else encoders.create(name).embedding_width
+
+
 def undistilled_store(config: ConfigDict, workdir: Path, slide_ids) -> FeatureStore:
     """LR features of the encoder as it is, of some slides, in this order."""
     folder = stage_files.plain_lr_folder(config, workdir)
@@ -69,7 +76,8 @@ def undistilled_store(config: ConfigDict, workdir: Path, slide_ids) -> FeatureSt
 def student_store(config: ConfigDict, workdir: Path, fold: int, slide_ids) -> FeatureStore:
     """LR features that the fold's student reads, of some slides, in this order."""
     folder = stage_files.student_folder(config, workdir, fold)
-    return open_store(config, workdir, folder, slide_ids, width=lr_width(workdir))
+    width = student_width(config, workdir)
+    return open_store(config, workdir, folder, slide_ids, width=width)
 
 
 def fold_data(cohort, fold: int, store: FeatureStore, **extras) -> mil.BagData:

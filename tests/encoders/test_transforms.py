@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lrmil_jax import encoders
 from lrmil_jax.encoders import Transform
 from lrmil_jax.errors import ConfigError
 
@@ -56,3 +57,16 @@ def test_broken_transforms_are_refused():
         Transform(8, resize=7)
     with pytest.raises(ConfigError, match="use bilinear or bicubic"):
         Transform(8, interpolation="lanczos")
+
+
+def test_a_name_with_arguments_is_the_encoder_with_them():
+    module = encoders.create("vit:width=24,heads=3,px=32,depth=2")
+    assert (module.width, module.heads, module.px, module.depth, module.patch) == (24, 3, 32, 2, 16)
+    assert encoders.transform("vit:width=24,heads=3,px=32").px == 32
+    published = encoders.transform("uni")
+    smaller = encoders.transform("uni:px=112")
+    assert (smaller.px, smaller.resize, smaller.mean) == (112, None, published.mean)
+    with pytest.raises(ConfigError, match="arguments that cannot be read"):
+        encoders.create("vit:width=")
+    with pytest.raises(ConfigError, match="does not take these arguments"):
+        encoders.create("vit:size=3")
