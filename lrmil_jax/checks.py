@@ -1,5 +1,6 @@
 """What every config key may be, and what must hold between them."""
 
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -34,12 +35,20 @@ def _optional(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return either
 
 
+def _tracking_uri(value: str) -> bool:
+    """Whether MLflow may take it, and not for a folder's name."""
+    kinds = ("http", "https", "file", "sqlite", "postgresql", "mysql", "mssql", "databricks")
+    return value.partition(":")[0].partition("+")[0] in kinds
+
+
+_tracking_uri.wanted = "a tracking URI such as http://host:5000 or sqlite:///mlflow.db"
 _INFINITE = float("inf")
 _TRAINING_CHECKS = {
     "optimizer": _one_of("adamw"),
     "schedule": _one_of("cosine", "constant"),
     "learning_rate": _range(0, _INFINITE),
     "layer_decay": _range(0.1, 1),
+    "stain_jitter": _range(0, 0.9),
     "warmup_steps": _range(0, _INFINITE),
     "weight_decay": _range(0, _INFINITE),
     "clip_norm": _range(0, _INFINITE),
@@ -136,6 +145,7 @@ _CHECKS = {
     "report.heatmaps": _range(0, _INFINITE),
     "report.slides": _range(0, _INFINITE),
     "report.tiles": _range(1, 100),
+    "tracking.mlflow": _optional(_tracking_uri),
     "export.features": _one_of("hr", "lr", "distilled"),
     "synthetic.slides": _range(0, 1_000_000),
     "synthetic.size_px": _range(256, 100_000),
@@ -173,6 +183,7 @@ def validate(config: ConfigDict, stages: Sequence[str] = ()) -> None:
     _names(flat)
     _on_disk(flat)
     _fits_together(config)
+    _packages(flat)
     registry.create(config.export.format)
     if config.data.features_format != registry.AUTO:
         registry.create(config.data.features_format)
@@ -240,15 +251,26 @@ def _names(flat: Mapping[str, Any]) -> None:
 
 
 _IN_BUCKETS = ("data.labels", "data.slides", "data.slide_table")
+_OF_SERVERS = ("tracking.mlflow",)
 
 
 def _on_disk(flat: Mapping[str, Any]) -> None:
     for key, value in flat.items():
-        if isinstance(value, str) and storage.is_url(value) and key not in _IN_BUCKETS:
+        if (
+            isinstance(value, str)
+            and storage.is_url(value)
+            and key not in (*_IN_BUCKETS, *_OF_SERVERS)
+        ):
             raise ConfigError(
                 f"config.{key} is {value!r}, but only {', '.join(_IN_BUCKETS)} may lie in object "
                 "storage; copy it to a disk"
             )
+
+
+def _packages(flat: Mapping[str, Any]) -> None:
+    """What a key needs is told before anything runs."""
+    if flat["tracking.mlflow"] is not None and importlib.util.find_spec("mlflow") is None:
+        raise ConfigError("tracking.mlflow needs MLflow: pip install 'lrmil_jax[mlflow]'")
 
 
 def _fits_together(config: ConfigDict) -> None:

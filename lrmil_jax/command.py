@@ -99,6 +99,12 @@ def _convert(arguments: list[str]) -> int:
     return run(arguments, prog="lrmil convert")
 
 
+def _serve(arguments: list[str]) -> int:
+    from lrmil_jax.serve.command import main as run
+
+    return run(arguments, prog="lrmil serve")
+
+
 def _descriptions(arguments: list[str]) -> int:
     from lrmil_jax.selection.__main__ import main as run
 
@@ -167,6 +173,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "check": _job("check", "check"),
     "predict": _job("predict", "predict"),
     "evaluate": _evaluate,
+    "serve": _serve,
     "verify": _verify,
     "report": _job("report", "report"),
     "import": _job("import", "prepare,import_features"),

@@ -115,6 +115,28 @@ COMMANDS: Mapping[str, Help] = {
             "lrmil evaluate runs/nsclc/folds/*/evaluate/predictions.csv",
         ),
     ),
+    "serve": Help(
+        summary="a trained model over HTTP: slides in, predictions out",
+        usage=("--model DIR --jobs DIR [--slides DIR ...] [--port N] [...]",),
+        about="Takes slides as uploads or by their paths, predicts one after the other with one "
+        "loaded model, and keeps jobs and results in a folder, so that a kill loses none. Listens "
+        "to this machine alone unless --host says otherwise. Needs pip install "
+        "'lrmil_jax[serve]'.",
+        options={
+            "--model": "model folder of a finished run",
+            "--jobs": "folder for jobs and results, on a disk of this machine",
+            "--slides": "folder below which slides may be named by path; may be given again",
+            "--host": "address to listen at, 127.0.0.1 by default; any other needs a token",
+            "--port": "8000 by default; 0: any that is free",
+            "--token_file": "holds what clients must bring; or in LRMIL_SERVE_TOKEN",
+            "--queue": "jobs that may wait, 100 by default",
+            "--max_upload_gib": "largest slide to upload, 16 by default",
+            "--keep_hours": "after which results are removed, 168 by default",
+            "--seconds_per_slide": "that reading may hang, 3600 by default; 0: any",
+            "--stop_seconds": "that SIGTERM leaves to the slide in hand, 20 by default",
+        },
+        example=("lrmil serve --model runs/nsclc/model --jobs jobs --slides slides",),
+    ),
     "verify": Help(
         summary="whether a prediction comes out of its model again",
         usage=("MODEL PREDICTION [--slide FILE]",),

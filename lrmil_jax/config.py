@@ -233,6 +233,9 @@ def _teaching(config: ConfigDict) -> None:
     distill.batch = 64  # LR patches
     distill.val_patches = 2048  # validation patches that choose the checkpoint, at most
     distill.flips = False  # turn and mirror LR patches in training, their children alike
+    # Scale the stains of LR patches at random, by at most this share, the HR targets staying: for
+    # slides of other laboratories than those of the training.
+    distill.stain_jitter = 0.0
     # Compute blocks anew for the gradient: a third more time, a fraction of the memory. At 256 px
     # and in bfloat16 an image takes .08 GiB of it with ViT-B/16 and .57 with a giant, else .05.
     distill.remat = False
@@ -289,6 +292,7 @@ def _guided(config: ConfigDict) -> None:
     align.batch = 64  # LR patches
     align.val_patches = 2048
     align.flips = False
+    align.stain_jitter = 0.0
     align.remat = False
 
     config.select = select = ConfigDict()
@@ -330,6 +334,11 @@ def _results(config: ConfigDict) -> None:
     # Slides of all folds with a page of their own, of 1 to 2 MB and some seconds each; so ordered.
     report.slides = 20
     report.tiles = 6  # tiles of each class drawn by `zero_shot`, those that score highest
+
+    config.tracking = tracking = ConfigDict()
+    # Trainings are told of in MLflow too: its tracking URI, such as http://host:5000.
+    tracking.mlflow = placeholder(str)
+    tracking.experiment = placeholder(str)  # its name there; unset: the work directory's
 
     config.export = export = ConfigDict()  # of `--stages export`
     export.format = "trident"  # any of data.features_format

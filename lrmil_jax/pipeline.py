@@ -19,6 +19,7 @@ from lrmil_jax import config as configuration
 from lrmil_jax.data import failures, source, splits
 from lrmil_jax.errors import ConfigError, WorkdirError
 from lrmil_jax.models import loading, trained
+from lrmil_jax.train import tracking
 from lrmil_jax.workspace import (
     cohorts,
     foreign,
@@ -97,13 +98,26 @@ def run(config: ConfigDict, workdir: Path, names: list[str], others: Sequence[Pa
     programs.keep()
     shards.record(config, workdir)
     cluster.first_only("the run begins", _begin, config, workdir)
-    for number, stage in enumerate(stages, 1):
-        for fold in graph.folds(config, stage):
-            log.info("[%d/%d] %s%s", number, len(stages), stage.name, _of_fold(config, fold))
-            _run_stage(config, workdir, stage, fold, others)
+    with tracking.tracked(_tracking(config, workdir)):
+        for number, stage in enumerate(stages, 1):
+            for fold in graph.folds(config, stage):
+                log.info("[%d/%d] %s%s", number, len(stages), stage.name, _of_fold(config, fold))
+                _run_stage(config, workdir, stage, fold, others)
     if stages == [graph.STAGES["pretrain"]]:
         return 0  # which needs no slides, and so no label CSV
     return _report_failures(config, workdir)
+
+
+def _tracking(config: ConfigDict, workdir: Path) -> tracking.Tracking | None:
+    """Where trainings are told of beside their folders, if anywhere."""
+    if config.tracking.mlflow is None:
+        return None
+    return tracking.Tracking(
+        uri=config.tracking.mlflow,
+        experiment=config.tracking.experiment or workdir.resolve().name,
+        params=configuration.flatten(config),
+        root=workdir,
+    )
 
 
 def _refuse_as_shard(stages: Sequence[graph.Stage], names: Sequence[str]) -> None:

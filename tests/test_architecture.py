@@ -15,6 +15,7 @@ ORDER = (
     *(
         "command",
         "main",
+        "serve",
         "verify",
         "doctor",
         "preflight",

@@ -12,6 +12,7 @@ from lrmil_jax import checks, command, command_help, config_files, main, verify,
 from lrmil_jax.evals import __main__ as evals
 from lrmil_jax.models import exported
 from lrmil_jax.selection import __main__ as selection
+from lrmil_jax.serve import command as serve
 
 
 def run(capsys, *arguments):
@@ -57,7 +58,7 @@ def test_configs_of_the_examples_can_be_run(example, monkeypatch):
 def test_options_in_the_help_are_those_of_the_programs(capsys):
     programs = {"evaluate": [evals.parse, lambda _: evals.parse(["compare", "--help"])],
                 "descriptions": [selection.parse], "verify": [verify.main],
-                "convert": [exported.main]}  # fmt: skip
+                "convert": [exported.main], "serve": [serve.main]}  # fmt: skip
     shared = {f"--{name}" for name in main.flags.FLAGS} | {"--config.KEY=VALUE"}
     for name, text in command_help.COMMANDS.items():
         for program in programs.get(name, ()):
@@ -81,6 +82,7 @@ def test_options_in_the_help_are_those_of_the_programs(capsys):
         (["init", "nsclc"], "did you mean tcga_nsclc or wise_fuse_tcga_nsclc"),
         (["evaluate", "--foo"], "see lrmil evaluate --help"),
         (["verify"], "see lrmil verify --help"),
+        (["serve"], "see lrmil serve --help"),
         (["descriptions"], "see lrmil descriptions --help"),
     ],
 )

@@ -247,7 +247,7 @@ def test_every_config_key_reaches_some_stage():
             # These act on the cohort's table, which is an input of every stage after `prepare`.
             "data.slide_table", "data.split", "data.site", "data.val_share", "data.leaks",
             "data.patient", "data.trust_mpp",
-            "data.annotation", "data.staging")  # fmt: skip
+            "data.annotation", "data.staging", "tracking.")  # fmt: skip
     for key in configuration.flatten(configuration.default()):
         assert key.startswith((*prefixes, *free)), key
 

@@ -1,4 +1,4 @@
-"""Tables of slides and patients as text: the one reader of CSVs, whoever wrote them.
+"""Tables of slides and patients as text: the one reader of CSVs and workbooks, whoever wrote them.
 
 Cells are separated by commas, semicolons or tabs, and the text is UTF-8, UTF-16 or, where it can be
 neither, Windows' Latin-1. A row that does not fit the header is refused with its line: a comma too
@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from lrmil_jax import storage
+from lrmil_jax.data import spreadsheet
 from lrmil_jax.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ NO_VALUE = frozenset(
      *("None", "NULL", "null", "NaT"))
 )  # fmt: skip
 _SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
-_SPREADSHEETS = (".xlsx", ".xls", ".ods")
+_SPREADSHEETS = (".xls", ".ods")  # .xlsx is read
 _CODES = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 # What other tools call our columns, without case and signs.
 _SYNONYMS = {
@@ -44,21 +45,15 @@ def read(path: Path, *, what: str = "the label CSV") -> pd.DataFrame:
     columns are left out.
 
     Args:
-      path: a CSV, whose separator its header tells, or a TSV (`.tsv`).
+      path: a CSV, whose separator its header tells, a TSV (`.tsv`), or an Excel workbook (`.xlsx`,
+        see `spreadsheet.rows`).
       what: the table is, for messages.
 
     Raises:
       DataError: it is not there, is no table, has no rows, a row with more cells than the header,
         or two columns of one name.
     """
-    if path.suffix.lower() in _SPREADSHEETS:
-        raise DataError(f"{what} {path} is a spreadsheet; save it as CSV and name that")
-    text = _text(path, what)
-    separator, text, first = _separator(path, text)
-    try:
-        rows = _rows(text, separator, first)
-    except csv.Error as error:
-        raise DataError(f"{what} {path} cannot be read as CSV: {error}") from error
+    separator, rows = _all_rows(path, what)
     if not rows:
         raise DataError(f"{what} {path} cannot be read as CSV: it is empty")
     (_, header), *rows = rows
@@ -81,21 +76,39 @@ def read(path: Path, *, what: str = "the label CSV") -> pd.DataFrame:
     return frame
 
 
+def _all_rows(path: Path, what: str) -> tuple[str | None, list[tuple[int, list[str]]]]:
+    """What separates cells (None: a workbook), and lines and cells of all rows that are not
+    empty."""
+    if path.suffix.lower() in _SPREADSHEETS:
+        raise DataError(f"{what} {path} is a spreadsheet; save it as CSV and name that")
+    content = _content(path, what)
+    if content.startswith(b"PK\x03\x04"):
+        return None, spreadsheet.rows(content, path, what)
+    separator, text, first = _separator(path, _text(content, path, what))
+    try:
+        return separator, _rows(text, separator, first)
+    except csv.Error as error:
+        raise DataError(f"{what} {path} cannot be read as CSV: {error}") from error
+
+
 def line(table: pd.DataFrame | pd.Series, row: int | np.integer) -> int:
     """The line of the file in which a row of `read` stands."""
     lines = table.attrs.get("lines", ())
     return lines[row] if len(lines) == len(table) else int(row) + 2
 
 
-def _text(path: Path, what: str) -> str:
-    """The file's text, whatever it is encoded in."""
+def _content(path: Path, what: str) -> bytes:
     try:
-        content = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError as error:
         raise DataError(f"{what} {path} does not exist") from error
     except OSError as error:
         raise DataError(f"{what} {path} cannot be read as CSV: {error.strerror}") from error
-    if content.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
+
+
+def _text(content: bytes, path: Path, what: str) -> str:
+    """The file's text, whatever it is encoded in."""
+    if content.startswith(b"\xd0\xcf\x11\xe0"):  # of Excel's old format, or encrypted
         raise DataError(f"{what} {path} is a spreadsheet; save it as CSV and name that")
     code = next((code for start, code in _CODES if content.startswith(start)), None)
     if code is None and content[1:2] == b"\0":  # UTF-16 without a mark of its order
@@ -162,7 +175,11 @@ def _refuse_doubles(header: list[str], path: Path, what: str) -> None:
 
 
 def _refuse_longer(
-    header: list[str], rows: list[tuple[int, list[str]]], separator: str, path: Path, what: str
+    header: list[str],
+    rows: list[tuple[int, list[str]]],
+    separator: str | None,
+    path: Path,
+    what: str,
 ) -> None:
     """Refuses rows with more cells than the header; but all rows alike may end in separators.
 
@@ -171,12 +188,18 @@ def _refuse_longer(
     """
     allowed = max(len(header), min(len(cells) for _, cells in rows))
     for number, cells in rows:
-        if len(cells) > allowed or any(cells[len(header) :]):
+        if len(cells) <= allowed and not any(cells[len(header) :]):
+            continue
+        if separator is None:
             raise DataError(
-                f"{what} {path}: line {number} has {len(cells)} cells and the header "
-                f"{len(header)}; put a cell with a {_SEPARATORS[separator]} in it between double "
-                'quotes ("..."), or take the one too many away'
+                f"{what} {path}: row {number} has a cell right of the header's last; name its "
+                "column, or take it away"
             )
+        raise DataError(
+            f"{what} {path}: line {number} has {len(cells)} cells and the header "
+            f"{len(header)}; put a cell with a {_SEPARATORS[separator]} in it between double "
+            'quotes ("..."), or take the one too many away'
+        )
 
 
 def require_columns(

@@ -22,7 +22,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     """
     if not config.evaluate.timed_slides or not foreign.reads_slides(config):
         return
-    models = _models(config, workdir)
+    models = slide_models(config, workdir)
     table = cohorts.prepared(config, workdir).slides(1, "test")
     rows = list(table.head(config.evaluate.timed_slides).itertuples())
     timing, drawn = {}, cohorts.annotations(config, table)
@@ -49,7 +49,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     files.write_json(layout.stage_folder(workdir, "report") / "timing.json", timing)
 
 
-def _models(config: ConfigDict, workdir: Path) -> dict[str, SlideModel]:
+def slide_models(config: ConfigDict, workdir: Path) -> dict[str, SlideModel]:
     """By name: what `model/` holds, and what it is compared with, of fold 1; of models of one shape
     one."""
     method, models = methods.of(config), {}

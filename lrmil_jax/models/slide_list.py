@@ -17,6 +17,7 @@ from lrmil_jax.errors import UserError
 from lrmil_jax.models import model_folder
 from lrmil_jax.models.result import SlideResult
 from lrmil_jax.models.slide_model import SlideModel
+from lrmil_jax.models.visit import OnProgress
 from lrmil_jax.processes import Workers
 from lrmil_jax.progress import progress
 from lrmil_jax.report import prediction
@@ -37,17 +38,20 @@ def predict(
     readers: Workers | None = None,
     formats: Sequence[str] = registry.DEFAULT,
     drawn: Mapping[str, Annotations] | None = None,
+    identity: str | None = None,
+    on_progress: OnProgress | None = None,
 ) -> tuple[list[dict], list[dict]]:
     """Records of the slides that have a prediction, in the order of the table, and of the others.
 
     Slides are classified one after the other without a pause; what is kept of them is drawn in
     processes beside, and is whole once `prediction.json` is there. With `trust_mpp` the table's
-    um/px win against a file and an objective that agree with each other. `readers` are as
-    `SlideModel.predict_many` has them, `formats` of `report.overlays.registry` are written of each,
-    and `drawn` is what was drawn on the slides, by `slide_id` (`slide_files.drawn`).
+    um/px win against a file and an objective that agree with each other. `readers`
+    and `on_progress` are as `SlideModel.predict_many` has them, `formats` of
+    `report.overlays.registry` are written of each, `drawn` is what was drawn on the slides, by
+    `slide_id` (`slide_files.drawn`), and `identity` is the model folder's, where it is known.
     """
     formats, drawn = registry.checked(formats), drawn or {}
-    rows = _with_sources(model, table, drawn)
+    rows = _with_sources(model, table, drawn, identity or model_folder.identity(model.folder))
     known = [_known(folder / row.slide_id, source, formats) for row, source in rows]
     if model.task.one_bag:  # one that is not there takes the others of its bag with it
         missing = {row.case for (row, _), record in zip(rows, known, strict=True) if not record}
@@ -61,6 +65,7 @@ def predict(
         trust_mpp=trust_mpp,
         readers=readers,
         annotations=[drawn.get(row.slide_id) for row, _ in pending],
+        on_progress=on_progress,
     )
     failed: list[dict] = []
     with (
@@ -85,11 +90,10 @@ def predict(
 
 
 def _with_sources(
-    model: SlideModel, table: pd.DataFrame, drawn: Mapping[str, Annotations]
+    model: SlideModel, table: pd.DataFrame, drawn: Mapping[str, Annotations], identity: str
 ) -> list[tuple[Any, dict]]:
     """Each slide with what its prediction follows from: the model, the slide and, where a patient
     is one bag, the patient's other slides, which it follows in the list."""
-    identity = model_folder.identity(model.folder)
     table = table.assign(case=table.get("case_id", table.patient_id))
     if model.task.one_bag:
         table = table.sort_values("case", kind="stable")

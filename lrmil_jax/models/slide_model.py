@@ -17,7 +17,7 @@ from lrmil_jax.data.patient_bags import side_by_side
 from lrmil_jax.errors import SlideError, UserError
 from lrmil_jax.models.guided import Guide
 from lrmil_jax.models.result import SlideResult
-from lrmil_jax.models.visit import Visit, planned
+from lrmil_jax.models.visit import OnProgress, Visit, planned
 from lrmil_jax.patches import beside
 from lrmil_jax.processes import Workers
 from lrmil_jax.slides.annotations import Annotations
@@ -94,6 +94,7 @@ class SlideModel:
         trust_mpp: bool = False,
         readers: Workers | None = None,
         annotations: Iterable[Annotations | None] | None = None,
+        on_progress: OnProgress | None = None,
     ) -> Iterator[SlideResult | UserError]:
         """Classifies slide after slide without a pause between them, and gives results in order.
 
@@ -109,6 +110,8 @@ class SlideModel:
             that crashes or hangs loses one slide; None reads in threads of this process, which
             such a decoder ends.
           annotations: of each, as for `predict`.
+          on_progress: called with a slide's path, its regions (LR patches, or their children) read
+            so far and all of them, in the thread that reads.
 
         Yields:
           The result of each slide, or the mistake (`SlideError`) that kept it from having one.
@@ -122,7 +125,12 @@ class SlideModel:
             drawn = [None] * len(paths) if annotations is None else annotations
             slides = zip(paths, mpp, drawn, strict=True)
             visits = planned(
-                slides, self.settings, readers, high=self._reads_high, trust_mpp=trust_mpp
+                slides,
+                self.settings,
+                readers,
+                high=self._reads_high,
+                trust_mpp=trust_mpp,
+                on_progress=on_progress,
             )
             encoded = self._read(visits) if self.guide is None else self._read_guided(visits)
             for _, together in itertools.groupby(names):

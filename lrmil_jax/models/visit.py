@@ -4,7 +4,7 @@ import collections
 import concurrent.futures
 import dataclasses
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,8 @@ from lrmil_jax.slides.annotations import Annotations
 
 # Slides that are opened and searched for tissue while one before them is read.
 _PLANNED = 2
+# Told, in the thread that reads, of a slide's path, its regions read so far, and all of them.
+OnProgress = Callable[[Path, int, int], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,8 +92,9 @@ class Visit:
       sources: what was read of it, LR or HR or first one and then the other.
     """
 
-    def __init__(self, job: SlideJob, readers: Workers):
+    def __init__(self, job: SlideJob, readers: Workers, on_progress: OnProgress | None = None):
         self.path, self._job, self._readers = job.path, job, readers
+        self._on_progress, self._done, self._total = on_progress, 0, 0
         self.seconds: dict[str, float] = {}
         self.sources: list[PatchSource] = []
         self.overview: SlideOverview | None = None
@@ -125,7 +128,12 @@ class Visit:
         places = Places(lattice.lr_xy, lattice.lr_side, lattice.child_mask)
         origin = FromSlide(self._job, self._readers, places)
         self.sources.append(PatchSource(str(self.path), origin, high=high, chosen=chosen))
-        yield from self.sources[-1]
+        self._total += len(lattice.lr_xy) if chosen is None else len(chosen)
+        for images in self.sources[-1]:
+            yield images
+            self._done += 1
+            if self._on_progress is not None:
+                self._on_progress(self.path, self._done, self._total)
 
     def phase(self, read: str, encode: str, since: float) -> float:
         """Notes the seconds of the patches read last; gives the time, which is `since` for the
@@ -168,6 +176,7 @@ def planned(
     *,
     high: bool,
     trust_mpp: bool = False,
+    on_progress: OnProgress | None = None,
 ) -> Iterator[Visit]:
     """The slides in order, each with its um/px and what was drawn on it if given: opened and
     searched for tissue some ahead of the one that is read."""
@@ -177,7 +186,8 @@ def planned(
             for path, mpp, drawn in slides:
                 job = SlideJob(path.stem, path, mpp, Path(), settings, trust_mpp, of_model=True,
                                annotations=drawn)  # fmt: skip
-                waiting.append(pool.submit(Visit(job, readers).open, high=high))
+                visit = Visit(job, readers, on_progress)
+                waiting.append(pool.submit(visit.open, high=high))
                 if len(waiting) > _PLANNED:
                     yield waiting.popleft().result()
             while waiting:

@@ -1,6 +1,7 @@
 """Training examples across scales: an LR tile, its children's HR features and, for stage 1, the
 teacher's attention."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from lrmil_jax.data.features import read_index
 from lrmil_jax.data.schema import Geometry, RecordParser
 from lrmil_jax.patches.shards import tile_parser
 from lrmil_jax.processes import Workers
+from lrmil_jax.slides import stain
 
 
 class PatchPairs:
@@ -96,6 +98,7 @@ class PatchPairs:
         steps: int,
         threads: int,
         flips: bool = False,
+        stain_jitter: float | int = 0.0,
         makers: Workers | None = None,
         part: tuple[int, int] = (0, 1),
     ) -> grain.IterDataset:
@@ -107,6 +110,8 @@ class PatchPairs:
           steps: batches that will be asked for.
           threads: examples made at once.
           flips: every example is turned and mirrored at random, its children with it.
+          stain_jitter: the LR tile of every example has its stains scaled at random, by at most
+            this share; its children's features stay.
           makers: processes that hold these pairs; None, or one, makes them here.
           part: (index, count): this process's part of every batch.
         """
@@ -117,7 +122,7 @@ class PatchPairs:
             seed=seed,
             steps=steps,
             threads=max(threads, makers.room) if in_processes else threads,
-            augment=Flip() if flips else None,
+            augment=Change(flips, stain_jitter) if flips or stain_jitter else None,
             part=part,
         )
 
@@ -143,25 +148,42 @@ class _Beside:
         return self._makers.submit(PatchPairs.__getitem__, int(index)).result()
 
 
-class Flip(grain.transforms.RandomMap):
-    """One of the eight turns and mirrorings of an LR patch, the grid of its children turned alike.
+@dataclasses.dataclass(frozen=True)
+class Change(grain.transforms.RandomMap):
+    """A random change of an LR patch, whose children's features stay as they were encoded.
 
-    The children's features stay as they were encoded: encoders of tissue hardly mind.
+    Attributes:
+      flips: one of the eight turns and mirrorings, the grid of its children turned alike: encoders
+        of tissue hardly mind.
+      stain_jitter: its haematoxylin, eosin and the rest are each scaled by 1 -+ at most this: the
+        student learns to say the same of a paler or a redder slide.
     """
 
+    flips: bool = True
+    stain_jitter: float | int = 0.0
+
     def random_map(self, element: dict, rng: np.random.Generator) -> dict:
-        turns, mirror = int(rng.integers(4)), bool(rng.integers(2))
-        ratio = element["child_mask"].shape[0]
+        if self.flips:
+            element = _turned(element, rng)
+        if self.stain_jitter:
+            factors = 1 + self.stain_jitter * rng.uniform(-1, 1, 3)
+            element = element | {"lr": stain.restained(element["lr"], factors)}
+        return element
 
-        def turn(values: np.ndarray) -> np.ndarray:
-            turned = np.rot90(values, turns)
-            return np.ascontiguousarray(turned[:, ::-1] if mirror else turned)
 
-        def turn_flat(values: np.ndarray) -> np.ndarray:
-            return turn(values.reshape(ratio, ratio, *values.shape[1:])).reshape(values.shape)
+def _turned(element: dict, rng: np.random.Generator) -> dict:
+    turns, mirror = int(rng.integers(4)), bool(rng.integers(2))
+    ratio = element["child_mask"].shape[0]
 
-        square = ("lr", "child_cls", "child_mask")
-        turned = {name: turn(element[name]) for name in square if name in element}
-        flattened = ("child_embedding", "attention")
-        flat = {name: turn_flat(element[name]) for name in flattened if name in element}
-        return element | turned | flat
+    def turn(values: np.ndarray) -> np.ndarray:
+        turned = np.rot90(values, turns)
+        return np.ascontiguousarray(turned[:, ::-1] if mirror else turned)
+
+    def turn_flat(values: np.ndarray) -> np.ndarray:
+        return turn(values.reshape(ratio, ratio, *values.shape[1:])).reshape(values.shape)
+
+    square = ("lr", "child_cls", "child_mask")
+    turned = {name: turn(element[name]) for name in square if name in element}
+    flattened = ("child_embedding", "attention")
+    flat = {name: turn_flat(element[name]) for name in flattened if name in element}
+    return element | turned | flat

@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +87,19 @@ def part_fields(folder: Path, recipe: MosaicRecipe) -> dict[str, dict[str, list[
     return pools
 
 
+def runs_of_fields(folder: Path, recipe: MosaicRecipe) -> Iterator[tuple[int, list[Path]]]:
+    """(0 or 1, fields) of every run of neighbours of the two classes, in order of their names.
+
+    Raises:
+      DataError: `folder` has not exactly two class folders.
+    """
+    for number, images in enumerate(_distinct_fields(folder).values()):
+        for series in _series(images):
+            count = -(-len(series) // recipe.run_length)
+            for run in np.array_split(np.arange(len(series)), count):
+                yield number, [series[index] for index in run]
+
+
 def _distinct_fields(folder: Path) -> dict[str, list[Path]]:
     """{class: its pictures, in order}, less those that are there twice."""
     if not folder.is_dir():
@@ -145,12 +158,14 @@ def compose(
         row, column = divmod(index, recipe.fields)
         window = np.s_[row * recipe.field_px : (row + 1) * recipe.field_px,
                        column * recipe.field_px : (column + 1) * recipe.field_px]  # fmt: skip
-        image[window] = _field(path, recipe, rng)
+        image[window] = read_field(path, recipe, rng)
         lesion[window] = index in chosen
     return image, lesion
 
 
-def _field(path: Path, recipe: MosaicRecipe, rng: np.random.Generator) -> np.ndarray:
+def read_field(
+    path: Path, recipe: MosaicRecipe, rng: np.random.Generator
+) -> UInt8[np.ndarray, "px px 3"]:
     """A field at its size on the slide, turned at random."""
     px = recipe.field_px
     with Image.open(path) as file:
@@ -226,7 +241,7 @@ def _write_tiles(folder: Path, pool: dict[str, list[Path]], recipe: MosaicRecipe
     rng = np.random.default_rng(recipe.seed)
     for name, paths in pool.items():
         for path in paths:
-            field = _field(path, recipe, rng)
+            field = read_field(path, recipe, rng)
             tiles = field.reshape(across, px, across, px, 3).swapaxes(1, 2).reshape(-1, px, px, 3)
             for number, tile in enumerate(tiles):
                 with atomic_path(folder / name / f"{path.stem}-{number:02d}.png") as target:

@@ -1,4 +1,4 @@
-"""Metrics of a training as it goes: TensorBoard scalars and metrics.jsonl."""
+"""Metrics of a training as it goes: TensorBoard scalars, metrics.jsonl and, if wanted, MLflow."""
 
 import json
 import math
@@ -11,7 +11,9 @@ import tensorboardX.event_file_writer
 import tensorboardX.summary
 from tensorboardX.proto import event_pb2
 
+from lrmil_jax.cluster.stopping import StoppedError
 from lrmil_jax.files import atomic_path, disk_errors
+from lrmil_jax.train import tracking
 
 
 def _plain(value: Any) -> float | None:
@@ -41,7 +43,8 @@ def _open_board(directory: Path, *, purge_step: int) -> tensorboardX.event_file_
 
 
 class MetricWriter:
-    """Scalars to `metrics.jsonl` (one line a call) and to TensorBoard, in `directory`.
+    """Scalars to `metrics.jsonl` (one line a call) and to TensorBoard, in `directory`, and to
+    MLflow within `tracking.tracked`.
 
     Args:
       directory: made if it is not there.
@@ -57,6 +60,7 @@ class MetricWriter:
             self._truncate(resume_step)
             self._lines = self._path.open("a", encoding="utf-8")
             self._board = _open_board(directory / "tensorboard", purge_step=resume_step + 1)
+        self._run = tracking.begin(directory)
 
     def _truncate(self, step: int) -> None:
         if not self._path.exists():
@@ -82,14 +86,18 @@ class MetricWriter:
                 if value is not None:
                     scalar = tensorboardX.summary.scalar(name, value)
                     self._board.write_event(_event(step=step, summary=scalar))
+        if self._run is not None:
+            self._run.write(step, row)
 
     def flush(self) -> None:
         """Brings all rows to the disk; due before a checkpoint that covers them."""
         with disk_errors(self._path.parent):
             self._board.flush()
 
-    def close(self) -> None:
-        """Writes out what is still held back."""
+    def close(self, status: str = "FINISHED") -> None:
+        """Writes out what is still held back; `status` is what MLflow calls the training's end."""
+        if self._run is not None:
+            self._run.close(status)
         with disk_errors(self._path.parent):
             try:
                 self._lines.close()
@@ -99,5 +107,9 @@ class MetricWriter:
     def __enter__(self) -> "MetricWriter":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            stopped = issubclass(kind, StoppedError | KeyboardInterrupt)
+            self.close("KILLED" if stopped else "FAILED")

@@ -60,6 +60,7 @@ def fit_pairs(
                 steps=block.steps * block.accumulate,
                 threads=threads,
                 flips=block.flips,
+                stain_jitter=block.stain_jitter,
                 makers=makers,
                 part=part,
             ),

@@ -220,7 +220,7 @@ def test_what_is_wrong_with_stamps_tables(folder):
     clini = pd.read_csv(folder / "clini.csv")
     pd.concat([clini, clini[:1]]).to_csv(folder / "clini.csv", index=False)
     assert "lists patient P0 more than once" in refused(sources, task)
-    book = Sources(folder / "clini.xlsx", sources.slides, sources.slide_table)
+    book = Sources(folder / "clini.xls", sources.slides, sources.slide_table)
     assert "is a spreadsheet; save it as CSV" in refused(book, task)
 
 

@@ -67,7 +67,11 @@ def test_letters_that_are_no_utf8_are_told(tmp_path, caplog):
         ("slide_id,label\n,\n\n", "has no rows"),
         (",,\n", "is empty"),
         (b"\x89PNG\r\n\0\0", "it is no text"),
-        (b"PK\x03\x04 a workbook", "is a spreadsheet"),
+        (
+            b"PK\x03\x04 a workbook",
+            "cannot be read as a workbook|a spreadsheet, which needs openpyxl",
+        ),
+        (b"\xd0\xcf\x11\xe0 an old one", "is a spreadsheet; save it as CSV"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_its_line(tmp_path, content, sentence):

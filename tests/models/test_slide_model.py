@@ -66,6 +66,15 @@ def test_many_slides_give_what_each_gives_alone(model, slides):
         assert sum(result.probabilities.values()) == pytest.approx(1, abs=1e-6)
 
 
+def test_progress_is_told_region_by_region(model, slides):
+    told = []
+    chosen = slides[:2]
+    results = model.predict_many(chosen, on_progress=lambda *one: told.append(one))
+    counts = [len(result.xy) for result in results]
+    assert told == [(path, done + 1, count) for path, count in zip(chosen, counts, strict=True)
+                    for done in range(count)]  # fmt: skip
+
+
 def test_a_slide_that_cannot_be_read_keeps_its_place(model, slides, tmp_path):
     broken = tmp_path / "broken.tif"
     broken.write_bytes(slides[0].read_bytes()[:5000])

@@ -5,7 +5,7 @@ import pytest
 
 from lrmil_jax import processes
 from lrmil_jax.data import features
-from lrmil_jax.patches.pairs import Flip, PatchPairs
+from lrmil_jax.patches.pairs import Change, PatchPairs
 from tests.data import records
 
 NONE, ALL = np.zeros((2, 2), bool), np.ones((2, 2), bool)
@@ -126,7 +126,7 @@ def test_flips_turn_the_tile_and_its_children_alike():
     }
     seen = set()
     for seed in range(64):
-        turned = Flip().random_map(element, np.random.default_rng(seed))
+        turned = Change().random_map(element, np.random.default_rng(seed))
         now = turned["lr"][::4, ::4, 0]
         np.testing.assert_array_equal(turned["child_cls"][..., 1, 2], now)
         np.testing.assert_array_equal(turned["child_mask"], now > 0)
@@ -135,6 +135,20 @@ def test_flips_turn_the_tile_and_its_children_alike():
         seen.add(tuple(now.ravel().tolist()))
     assert len(seen) == 8
     assert element["lr"][0, 0, 0] == 0  # the original is not touched
+
+
+def test_stains_of_the_tile_change_and_its_children_stay():
+    rng = np.random.default_rng(0)
+    element = {
+        "lr": rng.integers(60, 200, (4, 4, 3)).astype(np.uint8),
+        "child_embedding": rng.normal(size=(4, 2)).astype(np.float16),
+        "child_mask": np.ones((2, 2), bool),
+    }
+    changed = Change(flips=False, stain_jitter=0.5).random_map(element, np.random.default_rng(1))
+    assert changed["lr"].dtype == np.uint8
+    assert np.abs(changed["lr"].astype(int) - element["lr"]).mean() > 3
+    for name in ("child_embedding", "child_mask"):
+        np.testing.assert_array_equal(changed[name], element[name])
 
 
 def test_processes_make_the_same_batches_and_go_on_anywhere(cohort):
