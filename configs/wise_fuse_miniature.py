@@ -4,9 +4,10 @@ Run:   python -m lrmil_jax.main --config configs/wise_fuse_miniature.py --workdi
        -> runs/wise_fuse/study/curve.md, curve.png, table.md, results.csv
 Smoke: python -m lrmil_jax.main --config configs/wise_fuse_miniature.py:tiny --workdir /tmp/wise
 
-Beside it: exhaustive HR, a random choice of the same size, the choice without CS-VPT, and LRMIL, on
-the same slides. The towers come with the package and have seen none of them; the descriptions are
-the captions of their training. Settings were chosen on seeds 1001 and above, reported nowhere.
+Beside it: exhaustive HR, a random choice of the same size, the choice by the tower as it is, that
+by prompts alone (as published), and LRMIL, on the same slides. The towers come with the package and
+have seen none of them; the descriptions are the captions of their training. Settings were chosen on
+seeds 1001 and above.
 """
 
 from lrmil_jax import config as configuration
@@ -22,7 +23,8 @@ def get_config(arg: str | None = None):
     config.encoder.update(name="vit-tiny", weights="shipped:procedural", batch=16)
     config.text.descriptions = "shipped:procedural"
     config.prepare.hr = "skip"
-    config.align.update(steps=500, batch=48, eval_every=100, flips=True)
+    config.align.update(steps=900, batch=48, learning_rate=1e-2, eval_every=100, layers=(0, 2))
+    config.align.flips = True
     config.select.classes = ("tumour",)  # what is looked for; benign is its absence
     for block in (config.teacher, config.student, config.mil):
         block.update(epochs=60, patience=40, hidden=64, learning_rate=1e-3, select="auc")
@@ -31,4 +33,7 @@ def get_config(arg: str | None = None):
     config.student.topk = 2
     config.evaluate.timed_slides = 10
     config.study.update(seeds=(1, 2, 3, 4, 5), budgets=(0.0625, 0.125, 0.25, 0.5), workers=0)
+    config.study.variants = (
+        "prompts alone: align.how=prompts align.lambda_layer=0 align.steps=500 select.score=patch",
+    )
     return configuration.finish(config, arg)

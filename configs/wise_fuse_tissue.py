@@ -37,7 +37,10 @@ def get_config(arg: str | None = None):
     config.pretrain.update(smallest_crop=0.18, largest_crop=0.5, even_classes=True)
     config.pretrain.update(steps=1000, batch=64, warmup_steps=50, weight_decay=0.05)
     config.text.descriptions = "shipped:oral_mucosa"
+    # As published: prompts alone, and patches scored as a whole.
+    config.align.update(how="prompts", lambda_layer=0.0, learning_rate=1e-2)
     config.align.update(steps=500, batch=48, eval_every=100, flips=True)
+    config.select.score = "patch"
     config.select.classes = ("oscc",)  # what is looked for; normal is its absence
     config.distill.update(steps=900, batch=48, learning_rate=3e-3, eval_every=100, layers=(0, 2))
     config.distill.flips = True

@@ -277,14 +277,21 @@ def _student(config: ConfigDict) -> None:
 
 def _guided(config: ConfigDict) -> None:
     """WISE-FUSE, `method = "wise_fuse"`."""
-    config.align = align = training(learning_rate=1e-2, weight_decay=0.0, eval_every=50)
-    # What reads LR tiles: "prompts" (CS-VPT), "full" (the whole tower tuned), "distilled" (the
-    # encoder of LRMIL's stage 1, align.encoder), or "none" (the tower as it is).
-    align.how = "prompts"
+    # A cautious rate, for large towers; those of a few blocks, and prompts alone, learn at 1e-2.
+    config.align = align = training(learning_rate=1e-3, weight_decay=0.0, eval_every=50)
+    # What reads LR tiles: the tower with "prompts" (CS-VPT), with low-rank adapters, "lora", or
+    # "prompts+lora"; "full" (the whole tower tuned), "distilled" (the encoder of LRMIL's stage 1,
+    # align.encoder), or "none" (the tower as it is).
+    align.how = "prompts+lora"
     align.encoder = placeholder(str)  # encoder.safetensors; "{fold}" in it is the fold
     align.prompts = 8  # tokens at every block
     align.deep = True  # each block has its own; False: one set before the first
+    align.rank = 16  # of the low-rank adapters
     align.beta = 1.0  # weight of the agreement on classes
+    # Weight of L_layer: each child's window of LR tokens learns to say what the child says at HR,
+    # block by block; 0: the patch as a whole learns the mean of its children, as published.
+    align.lambda_layer = 4.0
+    align.layers = ()  # blocks of L_layer, as distill.layers
     align.steps = 500
     align.batch = 64  # LR patches
     align.val_patches = 2048
@@ -298,6 +305,10 @@ def _guided(config: ConfigDict) -> None:
     # Classes whose descriptions choose; () is all. Where one class is the absence of the other, as
     # normal of tumour, naming the latter keeps the budget for it. No slide's label is used.
     select.classes = ()
+    # What is compared with the descriptions: the "patch" as a whole, as published, or each "window"
+    # of it, one a child; then the mean of a patch's select.windows highest counts.
+    select.score = "window"
+    select.windows = 2
     select.rule = "max"  # best of any class; "per_class" in turns; "random" as a control
 
     config.fuse = fuse = ConfigDict()

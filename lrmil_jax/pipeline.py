@@ -155,7 +155,7 @@ def _refuse_uneven_batches(
     trains = {
         "pretrain": config.encoder.weights is None,
         "distill": True,
-        "align": config.align.how in ("prompts", "full"),
+        "align": config.align.how not in ("distilled", "none"),
     }
     for stage in stages:
         marked = [marks.read(workdir, stage, fold) for fold in graph.folds(config, stage)]

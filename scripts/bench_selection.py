@@ -25,7 +25,7 @@ from lrmil_jax.data import param_files
 from lrmil_jax.data.schema import Geometry
 from lrmil_jax.data.slide_jobs import TilingSettings
 from lrmil_jax.encoders import prompts
-from lrmil_jax.models import loading
+from lrmil_jax.models import loading, text_guidance
 from lrmil_jax.models.guided import Guide
 from lrmil_jax.models.slide_model import SlideModel
 from lrmil_jax.selection import fuse
@@ -68,11 +68,13 @@ def classifiers(
     settings = TilingSettings(Geometry(hr_mpp=0.5, lr_mpp=2.0, patch_px=px), with_hr=False)
     encoder = random_encoder(name, px=px)
     width = encoder.module.width
-    towers = (encoder, prompted(encoder, folder))
-    high, low = (BatchEncoder(tower, batch=batch) for tower in towers)
+    space = random_space(folder, width)
+    reader = text_guidance.scoring_encoder(
+        configuration.default(), space, prompted(encoder, folder), ratio=settings.geometry.ratio
+    )
+    high, low = (BatchEncoder(tower, batch=batch) for tower in (encoder, reader))
     for encode in (high, low):
         encode([np.zeros((batch, px, px, 3), np.uint8)])  # compiles
-    space = random_space(folder, width)
     shared = {"settings": settings, "dtype": "float16"}
     runs = {"HR": SlideModel(members=[(high, random_head(width))], high=True, **shared)}
     for rho in budgets:

@@ -238,6 +238,7 @@ def _learn(
 def guided(options: Options) -> dict:
     """WISE-FUSE's choice, its fused features, and what writing features costs."""
     cohort, config, rows = options.cohort(), configuration.default(), []
+    config.select.score = "patch"  # the simulated features have no windows
     every = np.arange(len(cohort.table))
     sampled = spread(every, cohort.sizes["hr"], options.sample)
     stores = {
@@ -249,7 +250,8 @@ def guided(options: Options) -> dict:
         with product.measured(rows, "select", len(sampled)):
             for place, slide_id in enumerate(stores["lr"].slide_ids):
                 rows_lr = stores["lr"].embedding(place)
-                chosen[place] = product.choose(config, space, rows_lr, slide_id)[1]
+                mask = np.ones((len(rows_lr), 4, 4), bool)
+                chosen[place] = product.choose(config, space, rows_lr, mask, slide_id)[1]
         with product.measured(rows, "fuse", len(sampled)):
             for place, patches in chosen.items():
                 kept = np.isin(stores["hr"].parents(place), patches)

@@ -209,6 +209,12 @@ def moments(paths: Sequence[Path], name: str) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.maximum(squares - np.square(mean), 0.0)
 
 
+def target_variance(paths: Sequence[Path]) -> Float[np.ndarray, " L"]:
+    """Variance of each block's `cls` over all rows of some files, the mean over its dimensions."""
+    _, variance = moments(paths, "cls")
+    return np.maximum(variance.mean(-1), 1e-12).astype(np.float32)
+
+
 def _read_rows(path: Path, parser: schema.RecordParser) -> dict[str, np.ndarray]:
     from lrmil_jax.data import source  # late: Grain brings JAX, for which no worker is to wait
 

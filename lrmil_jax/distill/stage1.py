@@ -1,13 +1,15 @@
 """L_stage1 of a batch: an encoder and its transform with the losses of `patch` on what it says."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from lrmil_jax.distill import patch
 from lrmil_jax.encoders.transforms import Transform
+from lrmil_jax.types import AnyArray
 
 
 def make_loss(
@@ -49,10 +51,7 @@ def make_loss(
             tokens = jnp.stack([output.tokens[block] for block in blocks])
             if projected:
                 tokens = jnp.einsum("lbyxw,lwv->lbyxv", tokens, params["projections"]["layers"])
-            child_cls = jnp.moveaxis(batch["child_cls"], 3, 0)
-            terms["layer"] = patch.layer_losses(
-                tokens, child_cls, batch["child_mask"], constants["scale"]
-            )
+            terms["layer"] = layer_term(tokens, batch, constants["scale"])
         if lambda_attn:
             terms["attn"] = patch.attention_loss(
                 embedding,
@@ -66,6 +65,22 @@ def make_loss(
         return {"loss": total, **terms}
 
     return loss_fn
+
+
+def layer_term(
+    tokens: Float[AnyArray, "L B g g W"],
+    batch: Mapping[str, AnyArray],
+    scale: Float[AnyArray, "L"],
+) -> Float[Array, "B"]:
+    """L_layer of a batch of pairs.
+
+    Args:
+      tokens: of the LR encoder after each block, in the order of the batch's `child_cls`.
+      batch: `child_cls` [B, r, r, L, W] and `child_mask` [B, r, r].
+      scale: the variance of each block's targets, as `patch.layer_losses` has it.
+    """
+    child_cls = jnp.moveaxis(batch["child_cls"], 3, 0)
+    return patch.layer_losses(tokens, child_cls, batch["child_mask"], scale)
 
 
 def answering(blocks: Sequence[int], *, depth: int, teacher_depth: int) -> tuple[int, ...]:

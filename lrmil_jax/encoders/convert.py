@@ -13,6 +13,7 @@ from flax import traverse_util
 from jaxtyping import Float
 
 from lrmil_jax.encoders import checkpoints
+from lrmil_jax.encoders.grid import resample_positions
 from lrmil_jax.encoders.layouts import (
     ALIASES,
     DINOV2_RESAMPLING,
@@ -21,7 +22,6 @@ from lrmil_jax.encoders.layouts import (
     Layout,
 )
 from lrmil_jax.encoders.tensors import Tensors
-from lrmil_jax.encoders.vit import resample_positions
 from lrmil_jax.errors import WeightsError
 
 log = logging.getLogger(__name__)

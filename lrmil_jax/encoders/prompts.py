@@ -75,7 +75,10 @@ class Prompted(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: Float[AnyArray, "B px px 3"], blocks: tuple[int, ...] = ()
+        self,
+        images: Float[AnyArray, "B px px 3"],
+        blocks: tuple[int, ...] = (),
+        windows: int = 0,
     ) -> EncoderOutput:
         """Encode images; see `VisionTransformer.__call__`."""
         limit = bound(self.tower)
@@ -86,7 +89,7 @@ class Prompted(nn.Module):
         prompts = self.param(
             "prompts", uniform, shape(self.tower, count=self.count, deep=self.deep)
         )
-        return self.tower(images, blocks, prompts=prompts)
+        return self.tower(images, blocks, prompts=prompts, windows=windows)
 
 
 def shape(tower: VisionTransformer, *, count: int, deep: bool) -> tuple[int, int, int]:

@@ -1,14 +1,15 @@
 """The vision transformers of pathology, one family, with CLS and tokens at chosen blocks."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import flax.struct
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lrmil_jax.encoders.blocks import MLPS, AttentionPool, Block, check_heads
+from lrmil_jax.encoders.grid import resample_positions, window_tokens
 from lrmil_jax.encoders.norm import LayerNorm
 from lrmil_jax.errors import ConfigError
 from lrmil_jax.types import AnyArray
@@ -27,11 +28,14 @@ class EncoderOutput:
       cls: {block: `[B, W]`}, CLS after each chosen block, before the final norm.
       tokens: {block: `[B, g, g, W]`}, patch tokens of the same blocks, [row, column].
         Keys are the blocks as the caller wrote them, so -1 stays -1.
+      windows: `[B, r, r, D]` f32, what `embedding` would be of each window of tokens alone; or
+        None.
     """
 
     embedding: Any
     cls: Any
     tokens: Any
+    windows: Any = None
 
 
 class VisionTransformer(nn.Module):
@@ -115,6 +119,7 @@ class VisionTransformer(nn.Module):
         images: Float[AnyArray, "B px px 3"],
         blocks: tuple[int, ...] = (),
         prompts: Float[AnyArray, "L P W"] | None = None,
+        windows: int = 0,
     ) -> EncoderOutput:
         """Encode images.
 
@@ -126,13 +131,16 @@ class VisionTransformer(nn.Module):
             holds. L = depth: each block has its own, gone after it ("deep"); L = 1: they go in
             before the first block and on through all ("shallow"). Source: Jia et al., "Visual
             Prompt Tuning", ECCV 2022. None or P = 0 is the plain tower.
+          windows: r, into how many windows a side the image's tokens are parted, each embedded as
+            an image is: the final norm, pooling and projection of its own tokens, their mean in
+            place of the class token. 0 is none.
 
         Returns:
           `EncoderOutput`; `cls` and `tokens` have one entry per distinct item of `blocks`.
 
         Raises:
-          ConfigError: a block that is not there, a side that is no multiple of the patch, or
-            prompts of another shape.
+          ConfigError: a block that is not there, a side that is no multiple of the patch, prompts
+            of another shape, or windows that cannot share the tokens.
         """
         keys = resolve_blocks(blocks, self.depth)
         prompts = self._prompts(prompts)
@@ -147,7 +155,12 @@ class VisionTransformer(nn.Module):
                 cls[key] = x[:, 0]
                 patches = x[:, 1 + self.registers :]
                 tokens[key] = patches.reshape(len(x), grid, grid, self.width)
-        return EncoderOutput(self._pool(x), cls, tokens)
+        pool = self._pooling()
+        embedding = pool(x)
+        if not windows:
+            return EncoderOutput(embedding, cls, tokens)
+        parts = pool(window_tokens(x, grid, windows, first=1 + self.registers))
+        return EncoderOutput(embedding, cls, tokens, parts.reshape(len(x), windows, windows, -1))
 
     def _prompts(self, prompts: Float[AnyArray, "L P W"] | None) -> Float[Array, "L P W"]:
         if prompts is None:
@@ -211,25 +224,31 @@ class VisionTransformer(nn.Module):
         registers = self.param("registers", normal, (self.registers, self.width))
         return jnp.concatenate([first[None], registers])
 
-    def _pool(self, x: Float[Array, "B T W"]) -> Float[Array, "B D"]:
-        def norm(part):
-            if not self.final_norm:
-                return part.astype(jnp.float32)
-            return LayerNorm(self.norm_eps, jnp.float32, name="norm")(part)
-
-        if self.pool == "cls":
-            pooled = norm(x[:, 0])  # of this token alone: the others are not asked for
-        elif self.pool == "attention":
+    def _pooling(self) -> Callable[[Float[Array, "B T W"]], Float[Array, "B D"]]:
+        """The embedding of tokens, the class token and registers first; its layers are made once,
+        whatever they are called with."""
+        layer_norm = LayerNorm(self.norm_eps, jnp.float32, name="norm")
+        norm = layer_norm if self.final_norm else lambda part: part.astype(jnp.float32)
+        pooler = project = None
+        if self.pool == "attention":
             pooler = AttentionPool(self.pool_width, self.pool_heads, dtype=self.dtype, name="pool")
-            pooled = pooler(norm(x))
-        else:
-            x = norm(x)
-            mean = x[:, 1 + self.registers :].mean(1)
-            pooled = mean if self.pool == "mean" else jnp.concatenate([x[:, 0], mean], -1)
-        if self.projection is None:
-            return pooled
-        project = nn.Dense(self.projection, use_bias=False, dtype=jnp.float32, name="projection")
-        return project(pooled)
+        if self.projection is not None:
+            project = nn.Dense(
+                self.projection, use_bias=False, dtype=jnp.float32, name="projection"
+            )
+
+        def pool(x: Float[Array, "B T W"]) -> Float[Array, "B D"]:
+            if self.pool == "cls":
+                pooled = norm(x[:, 0])  # of this token alone: the others are not asked for
+            elif pooler is not None:
+                pooled = pooler(norm(x))
+            else:
+                x = norm(x)
+                mean = x[:, 1 + self.registers :].mean(1)
+                pooled = mean if self.pool == "mean" else jnp.concatenate([x[:, 0], mean], -1)
+            return pooled if project is None else project(pooled)
+
+        return pool
 
 
 def run_block(
@@ -262,23 +281,3 @@ def resolve_blocks(blocks: tuple[int, ...], depth: int) -> dict[int, list[int]]:
             )
         keys.setdefault(block % depth, []).append(block)
     return keys
-
-
-def resample_positions(
-    positions: Float[AnyArray, "stored stored W"], grid: int
-) -> Float[Array, "{grid} {grid} W"]:
-    """Position embeddings for another grid: 2-D bicubic, antialiased when shrinking.
-
-    Keys' cubic with a = -0.5, half-pixel centres and weights renormalised at the edges: what
-    `timm.layers.resample_abs_pos_embed` gets from PyTorch with `antialias=True`.
-    """
-    if positions.shape[0] == grid:
-        return jnp.asarray(positions)
-    shape = (grid, grid, positions.shape[-1])
-    return jax.image.resize(
-        jnp.asarray(positions, jnp.float32),
-        shape,
-        "cubic",
-        antialias=True,
-        precision=jax.lax.Precision.HIGHEST,
-    )

@@ -18,7 +18,7 @@ from lrmil_jax.methods.method import ComparedModel, Method
 from lrmil_jax.methods.mil import HighMil
 from lrmil_jax.models import loading, trained
 from lrmil_jax.report.table import EXHAUSTIVE
-from lrmil_jax.selection import score
+from lrmil_jax.selection import score, windows
 from lrmil_jax.workspace import cohorts, feature_sets, lesions, stage_files
 
 
@@ -35,8 +35,8 @@ GUIDED = ComparedModel(
 UNPROMPTED, RANDOM = "without CS-VPT", "random"
 _LINES: Mapping[str, Mapping[str, str]] = {
     GUIDED.title: {},
-    UNPROMPTED: {"align.how": "none"},
-    RANDOM: {"align.how": "none", "select.rule": "random"},
+    UNPROMPTED: {"align.how": "none", "select.score": "patch"},
+    RANDOM: {"align.how": "none", "select.score": "patch", "select.rule": "random"},
 }
 _BESIDE = {EXHAUSTIVE: {"method": HighMil.name}, STUDENT.title: {"method": Lrmil.name}}
 # What prediction asks of the run's config.
@@ -85,8 +85,17 @@ class WiseFuse(Method):
             )
         super().check(config)
 
+    def layers(self, config: ConfigDict, module) -> tuple[int, ...]:
+        """Blocks at which windows of LR tokens learn from the children; () without L_layer."""
+        if config.align.how in ("distilled", "none") or not config.align.lambda_layer:
+            return ()
+        return trained.layers(config, module, block="align")
+
     def preflight(self, config: ConfigDict, module) -> None:
         loading.lr_side(cohorts.geometry(config), module, config.encoder.lr_px)
+        self.layers(config, module)
+        if config.select.score == "window":
+            windows.check(module)
 
     def check_cohort(self, config: ConfigDict, workdir: Path, cohort: Cohort) -> None:
         if config.align.how == "distilled":  # trained elsewhere
@@ -130,7 +139,7 @@ class WiseFuse(Method):
 
     def stored_rows(self, config: ConfigDict, *, hr: int, lr: int, layers: int, models: int) -> int:
         # The chosen ones as they are and, about as wide again, fused.
-        return hr + models * (lr + 3 * round(_share(config) * hr))
+        return hr * (1 + layers) + models * (lr + 3 * round(_share(config) * hr))
 
     def encoding_time(
         self, config: ConfigDict, *, hr: int, lr: int, duration: Callable[[float], str]

@@ -81,9 +81,7 @@ def save_regions(
     for fold, of_fold in drawn.groupby("fold"):
         fold, names = int(fold), of_fold.slide_id.tolist()
         rows = cohort.slides(fold, "test").set_index("slide_id").loc[names].reset_index()
-        store = feature_sets.open_store(
-            config, workdir, stage_files.selecting_folder(config, workdir, fold), names
-        )
+        store = feature_sets.selecting_store(config, workdir, fold, names)
         for index, row in enumerate(rows.itertuples()):
             scores, chosen = stage_files.read_chosen(workdir, fold, row.slide_id)
             name = f"regions/fold_{fold}-{row.slide_id}.png"

@@ -3,7 +3,7 @@
 import dataclasses
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from ml_collections import ConfigDict
 
 from lrmil_jax.distill import guidance as attention_mass
@@ -13,7 +13,7 @@ from lrmil_jax.models.result import Guidance
 from lrmil_jax.models.visit import Visit
 from lrmil_jax.selection.shared_space import SharedSpace
 from lrmil_jax.train.bag_model import BagModel
-from lrmil_jax.train.encode import BatchEncoder
+from lrmil_jax.train.encode import BatchEncoder, Encoder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,13 +50,25 @@ class Guide:
     space: SharedSpace
     config: ConfigDict
 
-    def choose(self, features: list[Float[np.ndarray, "N D"]], slide_id: str) -> Choices:
+    def choose(
+        self,
+        features: list[Float[np.ndarray, "N E"]],
+        child_mask: Bool[np.ndarray, "N r r"],
+        slide_id: str,
+    ) -> Choices:
         """Regions to read at HR, by each member's LR features."""
         # By its file's name, as a cohort's slide is by its id: the same slide, the same control.
         selections = [
-            text_guidance.choose(self.config, self.space, rows, slide_id) for rows in features
+            text_guidance.choose(self.config, self.space, rows, child_mask, slide_id)
+            for rows in features
         ]
-        return Choices(features[0], selections[0][0], [chosen for _, chosen in selections])
+        ratio = child_mask.shape[-1]
+        embedding = text_guidance.embeddings(self.config, self.space, features[0], ratio)
+        return Choices(embedding, selections[0][0], [chosen for _, chosen in selections])
+
+    def scoring_encoder(self, encoder: Encoder, *, ratio: int) -> Encoder:
+        """A member's LR encoder with what `choose` needs beside its embedding."""
+        return text_guidance.scoring_encoder(self.config, self.space, encoder, ratio=ratio)
 
     def predict(
         self,

@@ -31,6 +31,7 @@ _BOUNDS = {
     "prepare.tissue_mpp": (0.5, 64),
     "prepare.min_tissue": (0, 1),
     "guided.select.count": (0, 10**9),
+    "guided.select.windows": (1, 64),
 }
 _MOST_MEMBERS = 1000
 # Of what type the parts of model.json are; one with None may be missing.
@@ -104,6 +105,9 @@ def load(folder: Path | str) -> SlideModel:
             )
     tower = _tower(folder, encoder)
     readers = [_reader(part, encoder, settings.geometry, tower, high=high) for part in parts]
+    guide = _guide(folder, facts, tower) if guided else None
+    if guide is not None:
+        readers = [guide.scoring_encoder(one, ratio=settings.geometry.ratio) for one in readers]
     return SlideModel(
         members=[
             (BatchEncoder(reader, batch=encoder["batch"]), BagModel.load(part / "head.safetensors"))
@@ -112,7 +116,7 @@ def load(folder: Path | str) -> SlideModel:
         settings=settings,
         dtype=facts["features_dtype"],
         high=high,
-        guide=_guide(folder, facts, tower) if guided else None,
+        guide=guide,
         thresholds=facts.get("thresholds") or {},
         temperature=facts.get("temperature"),
         folder=folder,
@@ -221,19 +225,20 @@ def _load(encoder: dict, path: Path) -> Encoder:
 def _reader(
     part: Path, encoder: dict, geometry: schema.Geometry, tower: Encoder | None, *, high: bool
 ) -> Encoder:
-    """What reads a member's patches: its own LR encoder, the tower itself at HR, or what the
-    member's prompts, if there are any, make of the tower at LR."""
+    """What reads a member's patches: the tower itself at HR; at LR the member's own encoder or the
+    tower, with the member's prompts if there are any."""
     weights, tuned = part / "encoder.safetensors", part / "prompts.safetensors"
-    if tower is None or weights.is_file():
-        return loading.low_resolution(_load(encoder, weights), geometry, encoder.get("lr_px"))
-    if high:
+    if tower is not None and high:
         return tower
+    if tower is None or weights.is_file():
+        tower = _load(encoder, weights)
     reader = loading.low_resolution(tower, geometry, encoder.get("lr_px"))
     return loading.prompted(reader, tuned) if tuned.is_file() else reader
 
 
 def _guide(folder: Path, facts: dict, tower: Encoder) -> Guide:
     config = configuration.default()
+    config.select.score = "patch"  # of models that were saved before there was a choice
     try:
         config.update_from_flattened_dict(facts["guided"])
     except (KeyError, TypeError, ValueError) as error:

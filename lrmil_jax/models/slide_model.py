@@ -195,7 +195,8 @@ class SlideModel:
                 yield (visit, None), _raising(features)
                 continue
             start = time.perf_counter()
-            choices = self.guide.choose(features, visit.path.stem)
+            child_mask = visit.sources[0].places()["child_mask"]
+            choices = self.guide.choose(features, child_mask, visit.path.stem)
             regions_read = visit.sources[0].regions_read
             visit.seconds["select"] = time.perf_counter() - start
             chosen = regions_read[choices.union].tolist()

@@ -136,8 +136,13 @@ def batch_encoder(config: ConfigDict, encoder: Encoder, blocks: tuple[int, ...] 
     return BatchEncoder(encoder, batch=settings.batch, blocks=blocks, fsdp=settings.fsdp)
 
 
-def layers(config: ConfigDict, module) -> tuple[int, ...]:
+def layers(config: ConfigDict, module, *, block: str = "distill") -> tuple[int, ...]:
     """The blocks of L_layer, counted from 0, of an encoder module; () with other tools' features.
+
+    Args:
+      config: of the run.
+      module: the encoder's.
+      block: of the config whose `layers` they are, "distill" or "align".
 
     Raises:
       ConfigError: a block that is not there, or a patch size that does not give every child a
@@ -146,14 +151,14 @@ def layers(config: ConfigDict, module) -> tuple[int, ...]:
     loading.lr_side(cohorts.geometry(config), module, config.encoder.lr_px)
     if foreign.given(config):
         return ()  # other tools keep embeddings alone, no CLS at blocks
-    chosen = tuple(config.distill.layers) or encoders.default_layers(module.depth)
-    for block in chosen:
-        if not -module.depth <= block < module.depth:
+    chosen = tuple(config[block].layers) or encoders.default_layers(module.depth)
+    for index in chosen:
+        if not -module.depth <= index < module.depth:
             raise ConfigError(
-                f"distill.layers has block {block}, but {config.encoder.name} has blocks 0 to "
+                f"{block}.layers has block {index}, but {config.encoder.name} has blocks 0 to "
                 f"{module.depth - 1}"
             )
-    return tuple(sorted({block % module.depth for block in chosen}))
+    return tuple(sorted({index % module.depth for index in chosen}))
 
 
 def preflight(config: ConfigDict, *, encodes: bool = True) -> None:
@@ -210,14 +215,14 @@ def lr_encoder(config: ConfigDict, workdir: Path, fold: int) -> Encoder:
       WeightsError: a file is missing, broken, or another tower's.
     """
     lr_files = lr_encoder_files(config, workdir, fold)
-    if "encoder.safetensors" in lr_files:
-        return low_resolution(config, _load(config, lr_files["encoder.safetensors"]))
-    tower = low_resolution(config, hr_encoder(config, workdir))
-    return loading.prompted(tower, lr_files["prompts.safetensors"]) if lr_files else tower
+    own, tuned = lr_files.get("encoder.safetensors"), lr_files.get("prompts.safetensors")
+    tower = hr_encoder(config, workdir) if own is None else _load(config, own)
+    tower = low_resolution(config, tower)
+    return tower if tuned is None else loading.prompted(tower, tuned)
 
 
 def lr_encoder_files(config: ConfigDict, workdir: Path, fold: int) -> dict[str, Path]:
-    """The file that makes the fold's LR encoder of the tower, by its name; {} if none is needed.
+    """The files that make the fold's LR encoder of the tower, by name; {} if none is needed.
 
     Raises:
       WeightsError: `align.how` is "distilled", but `align.encoder` is not set.
@@ -236,5 +241,6 @@ def lr_encoder_files(config: ConfigDict, workdir: Path, fold: int) -> dict[str, 
                 config.align.encoder.replace("{fold}", layout.fold_name(fold))
             )
         }
-    name = "prompts.safetensors" if how == "prompts" else "encoder.safetensors"
-    return {name: folder / name}
+    names = ["prompts.safetensors"] if "prompts" in how else []
+    names += ["encoder.safetensors"] if how != "prompts" else []
+    return {name: folder / name for name in names}

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from lrmil_jax.errors import ConfigError, DataError
 
@@ -29,6 +29,35 @@ def class_scores(
     # In f64 until the end: how a matrix product is blocked depends on N, and patches that look
     # the same must score the same, or ties would not go to the lower index.
     return (_unit(patch_embedding) @ _unit(classes).T).astype(np.float32)
+
+
+def of_windows(
+    cosines: Float[np.ndarray, "N K C"], child_mask: Bool[np.ndarray, "N K"], *, best: int
+) -> Float[np.ndarray, "N C"]:
+    """A patch's scores by its windows: for each class the mean of the `best` highest.
+
+    A lesion that fills a few windows of a patch is a small part of the patch's own embedding, but
+    all of theirs.
+
+    Args:
+      cosines: of every window with every class.
+      child_mask: True where the window's child exists; other windows may hold anything.
+      best: how many windows count, at least 1; all there are where there are fewer.
+
+    Returns:
+      Means, f32; -1, the lowest cosine, of a patch without any child.
+
+    Raises:
+      ConfigError: `best` is below 1.
+    """
+    if best < 1:
+        raise ConfigError(f"The windows that count, best, are {best}: give at least 1.")
+    count = np.minimum(child_mask.sum(1), best)[:, None]
+    present = np.where(child_mask[..., None], np.asarray(cosines, np.float64), -np.inf)
+    highest = -np.sort(-present, 1)[:, :best]
+    counted = np.arange(highest.shape[1])[None] < count
+    total = np.where(counted[..., None], highest, 0.0).sum(1)
+    return np.where(count > 0, total / np.maximum(count, 1), -1.0).astype(np.float32)
 
 
 def _unit(vectors: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:

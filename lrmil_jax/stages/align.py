@@ -1,22 +1,24 @@
 """align: cross-scale visual prompt tuning. LR tiles learn to stand where their children stand in
-the space of images and texts; the tower stays frozen, prompts alone are trained."""
+the space of images and texts, and their windows of tokens say what the children say block by block.
+Prompts and low-rank adapters are trained; the tower stays as it is, but for `align.how=full`."""
 
 import logging
 import math
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from lrmil_jax import cluster
+from lrmil_jax import cluster, methods
+from lrmil_jax.data import features
 from lrmil_jax.data.labels import Cohort
 from lrmil_jax.data.slide_jobs import SlideJob
-from lrmil_jax.distill import cross_scale
-from lrmil_jax.encoders import pretrained, prompts
+from lrmil_jax.distill import cross_scale, stage1
+from lrmil_jax.encoders import Transform, adapters, pretrained, prompts
 from lrmil_jax.models import encoding, loading, trained
 from lrmil_jax.patches import PatchSource
-from lrmil_jax.patches.pairs import PatchPairs
 from lrmil_jax.processes import Workers
 from lrmil_jax.selection import score, shared_space
 from lrmil_jax.train.encode import Encoder, cast_ahead
@@ -27,9 +29,10 @@ log = logging.getLogger(__name__)
 
 
 def run(config: ConfigDict, workdir: Path, fold: int) -> None:
-    """Writes `folds/<k>/align/prompts.safetensors`, or `encoder.safetensors` of a tuned tower."""
+    """Writes `folds/<k>/align/prompts.safetensors`, `encoder.safetensors` of a tuned tower, or
+    both."""
     settings = config.align
-    if settings.how not in ("prompts", "full"):
+    if settings.how in ("distilled", "none"):
         log.info("align.how=%s: nothing is trained", settings.how)
         return
     provenance.record(workdir, "encoder", trained.encoder_facts(config, workdir))
@@ -37,16 +40,31 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     if settings.remat:
         tower = loading.rematerialised(tower)
     space = shared_space.SharedSpace(stage_files.texts_path(workdir))
+    blocks = methods.of(config).layers(config, tower.module)
     params, constants, module = _parts(config, tower)
+    targets, sides = _children(config, workdir, fold, blocks)
+    if blocks:
+        paths = [layout.shard(targets, slide_id) for slide_id in sides["train"]]
+        constants["scale"] = features.target_variance(paths)
     folder = layout.stage_folder(workdir, "align", fold)
     result = fit_pairs(
         name=f"align, {layout.fold_title(fold)}",
         directory=folder / "training",
         block=settings,
         params=params,
-        loss_fn=make_loss(tower, module, space, beta=settings.beta, tuned=settings.how),
+        loss_fn=make_loss(
+            module,
+            tower.transform,
+            space,
+            blocks,
+            beta=settings.beta,
+            lambda_layer=settings.lambda_layer,
+        ),
         constants=constants,
-        **_pairs(config, workdir, fold),
+        **{
+            side: feature_sets.pairs(config, workdir, slide_ids, targets, layers=len(blocks))
+            for side, slide_ids in sides.items()
+        },
         threads=config.encoder.threads,
         workers=config.encoder.workers,
         seed=config.seed,
@@ -58,66 +76,104 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
 def _save(
     config: ConfigDict, folder: Path, tower: Encoder, params: dict, facts: dict[str, str]
 ) -> None:
-    if config.align.how == "prompts":
+    owner = tower.weights_hash
+    if WHOLE in params or ADAPTERS in params:
+        path, learned = folder / "encoder.safetensors", _tower(params, {FROZEN: tower.params})
+        pretrained.save(path, tower.name, tower.options, learned, facts)
+        owner = pretrained.weights_hash(path)
+    if PROMPTS in params:
         prompts.save(
             folder / "prompts.safetensors",
-            np.asarray(params["prompts"]),
-            encoder_hash=tower.weights_hash,
+            np.asarray(params[PROMPTS]),
+            encoder_hash=owner,
             deep=config.align.deep,
         )
-    else:
-        path = folder / "encoder.safetensors"
-        pretrained.save(path, tower.name, tower.options, params, facts)
+
+
+# Parts of what is trained, and of what is only used.
+PROMPTS, ADAPTERS, WHOLE, FROZEN = "prompts", "adapters", "whole", "tower"
 
 
 def _parts(config: ConfigDict, tower: Encoder) -> tuple[dict, dict, Any]:
     """What is trained, what is only used, and the module that reads LR tiles."""
     settings = config.align
     if settings.how == "full":
-        return tower.params, {}, tower.module
-    module = prompts.Prompted(tower.module, settings.prompts, settings.deep)
-    start = prompts.initial(
-        tower.module, count=settings.prompts, deep=settings.deep, seed=config.seed
-    )
-    images = np.zeros((1, tower.module.px, tower.module.px, 3), np.float32)
-    frozen = cast_ahead(
-        lambda params, images: tower.module.apply({"params": params}, images).embedding,
-        tower.params,
-        images,
-    )
-    return {"prompts": start}, {"tower": frozen}, module
+        return {WHOLE: tower.params}, {}, tower.module
+    params, module, frozen = {}, tower.module, tower.params
+    if "lora" in settings.how:
+        params[ADAPTERS] = adapters.initial(frozen, rank=settings.rank, seed=config.seed)
+    else:
+        images = np.zeros((1, tower.module.px, tower.module.px, 3), np.float32)
+        frozen = cast_ahead(
+            lambda params, images: tower.module.apply({"params": params}, images).embedding,
+            frozen,
+            images,
+        )
+    if "prompts" in settings.how:
+        module = prompts.Prompted(tower.module, settings.prompts, settings.deep)
+        params[PROMPTS] = prompts.initial(
+            tower.module, count=settings.prompts, deep=settings.deep, seed=config.seed
+        )
+    return params, {FROZEN: frozen}, module
 
 
-def make_loss(tower: Encoder, module, space: shared_space.SharedSpace, *, beta: float, tuned: str):
-    """The cross-scale loss of a batch of `PatchPairs`, with its two terms."""
+def _tower(params: dict, constants: dict) -> dict:
+    """The tower's own tree, with what was learned of it."""
+    if WHOLE in params:
+        return params[WHOLE]
+    if ADAPTERS in params:
+        return adapters.merged(constants[FROZEN], params[ADAPTERS])
+    return constants[FROZEN]
+
+
+def make_loss(
+    module,
+    transform: Transform,
+    space: shared_space.SharedSpace,
+    blocks: tuple[int, ...],
+    *,
+    beta: float,
+    lambda_layer: float,
+):
+    """The cross-scale loss of a batch of `PatchPairs` and, with blocks, L_layer; with the terms."""
 
     def loss_fn(params, constants, batch, key, train):
         del key, train  # the encoder has no dropout
-        variables = {**constants, **params} if tuned == "prompts" else params
-        images = tower.transform.normalise(batch["lr"])
-        seen = module.apply({"params": variables}, images).embedding
+        tower = _tower(params, constants)
+        variables = {"tower": tower, PROMPTS: params[PROMPTS]} if PROMPTS in params else tower
+        images = transform.normalise(batch["lr"])
+        output = module.apply({"params": variables}, images, blocks=blocks)
         mask = batch["child_mask"].reshape(len(images), -1)
         target = cross_scale.children_mean(space.project(batch["child_embedding"]), mask)
-        return cross_scale.cross_scale_loss(
-            space.project(seen), target, space.texts.embedding, scale=space.scale, beta=beta
+        terms = cross_scale.cross_scale_loss(
+            space.project(output.embedding),
+            target,
+            space.texts.embedding,
+            scale=space.scale,
+            beta=beta,
         )
+        if not blocks:
+            return terms
+        tokens = jnp.stack([output.tokens[block] for block in blocks])
+        layer = stage1.layer_term(tokens, batch, constants["scale"])
+        return terms | {"loss": terms["loss"] + lambda_layer * layer, "layer": layer}
 
     return loss_fn
 
 
-def _pairs(config: ConfigDict, workdir: Path, fold: int) -> dict[str, PatchPairs]:
-    """The fold's pairs to learn from, `train`, and held out, `val`."""
+def _children(
+    config: ConfigDict, workdir: Path, fold: int, blocks: tuple[int, ...]
+) -> tuple[Path, dict[str, list[str]]]:
+    """The folder of the children's features, encoded if need be, and the fold's slides to learn
+    from, `train`, and held out, `val`."""
     cohort = cohorts.prepared(config, workdir)
     share = _share(config, workdir, cohort)
-    folder = stage_files.children_folder(workdir, share)
-    sides = {side: cohort.slides(fold, side).slide_id.tolist() for side in ("train", "val")}
-    _encode_children(config, workdir, [*sides["train"], *sides["val"]], folder, share)
+    folder = stage_files.children_folder(workdir, share, blocks)
+    slide_ids = cohort.slides(fold, "train", "val").slide_id.tolist()
+    _encode_children(config, workdir, slide_ids, folder, share, blocks)
     cohort = cohorts.prepared(config, workdir)  # less the slides that could not be read
-    found = {}
-    for side in sides:
-        slide_ids = cohort.slides(fold, side).slide_id.tolist()
-        found[side] = feature_sets.pairs(config, workdir, slide_ids, folder)
-    return found
+    sides = ("train", "val")
+    return folder, {side: cohort.slides(fold, side).slide_id.tolist() for side in sides}
 
 
 def _share(config: ConfigDict, workdir: Path, cohort: Cohort) -> float:
@@ -136,14 +192,19 @@ def _share(config: ConfigDict, workdir: Path, cohort: Cohort) -> float:
 
 
 def _encode_children(
-    config: ConfigDict, workdir: Path, slide_ids: list[str], folder: Path, share: float
+    config: ConfigDict,
+    workdir: Path,
+    slide_ids: list[str],
+    folder: Path,
+    share: float,
+    blocks: tuple[int, ...],
 ) -> None:
     jobs, pending = encoding.missing(config, workdir, folder)
     wanted = set(slide_ids)
     jobs = [job for job in jobs if job.slide_id in wanted]
     pending = [job for job in pending if job.slide_id in wanted]
     if pending:
-        _encode(config, workdir, pending, folder, share, total=len(jobs))
+        _encode(config, workdir, pending, folder, share, blocks, total=len(jobs))
     statuses.meet("HR children")
 
 
@@ -153,6 +214,7 @@ def _encode(
     pending: list[SlideJob],
     folder: Path,
     share: float,
+    blocks: tuple[int, ...],
     *,
     total: int,
 ) -> None:
@@ -168,7 +230,7 @@ def _encode(
     encoding.encode_slides(
         config,
         workdir,
-        trained.batch_encoder(config, trained.hr_encoder(config, workdir)),
+        trained.batch_encoder(config, trained.hr_encoder(config, workdir), blocks),
         pending,
         patches,
         lambda job, source, rows: encoding.write(config, folder, job, rows, by_region=True),

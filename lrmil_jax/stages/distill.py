@@ -32,7 +32,7 @@ def run(config: ConfigDict, workdir: Path, fold: int | None = None) -> None:
     targets, scale = stage_files.targets_folder(workdir, blocks), np.ones(len(blocks))
     if settings.normalise and blocks:
         paths = [layout.shard(targets, slide_id) for slide_id in sides["train"]]
-        scale = _target_variance(paths)
+        scale = features.target_variance(paths)
     learner = _Learner(config, encoder, blocks)
     pairs = {side: _pairs(config, workdir, fold, sides[side], blocks) for side in sides}
     folder = layout.stage_folder(workdir, "distill", fold)
@@ -134,9 +134,3 @@ def _pairs(
         layers=len(blocks),
         attention=attention,
     )
-
-
-def _target_variance(targets: list[Path]) -> np.ndarray:
-    """Variance [L] of each block's targets over the training set, mean over dimensions."""
-    _, variance = features.moments(targets, "cls")
-    return np.maximum(variance.mean(-1), 1e-12)

@@ -11,7 +11,7 @@ from lrmil_jax.data import schema
 from lrmil_jax.data.features import FeatureStore
 from lrmil_jax.data.patient_bags import PatientBags
 from lrmil_jax.patches.pairs import PatchPairs
-from lrmil_jax.selection import fuse, shared_space
+from lrmil_jax.selection import fuse, shared_space, windows
 from lrmil_jax.train import mil
 from lrmil_jax.workspace import cohorts, layout, provenance, stage_files, statuses
 
@@ -135,6 +135,21 @@ def pairs(
         target_parser=parser(config, workdir, names, num_layers=layers),
         attention=attention,
     )
+
+
+def selecting_width(config: ConfigDict, workdir: Path) -> int:
+    """Of the LR features by which patches are chosen: windows may be scored beside."""
+    space = shared_space.SharedSpace(stage_files.texts_path(workdir))
+    ratio, classes = cohorts.geometry(config).ratio, len(space.texts.classes)
+    added = windows.columns(config.select.score, windows=ratio, classes=classes)
+    return provenance.read(workdir)["encoder"]["width"] + added
+
+
+def selecting_store(config: ConfigDict, workdir: Path, fold: int, slide_ids) -> FeatureStore:
+    """LR features by which patches of some slides are chosen, in this order."""
+    folder = stage_files.selecting_folder(config, workdir, fold)
+    width = selecting_width(config, workdir)
+    return open_store(config, workdir, folder, slide_ids, width=width)
 
 
 def fused_width(config: ConfigDict, workdir: Path) -> int:

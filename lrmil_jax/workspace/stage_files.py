@@ -70,8 +70,9 @@ def read_teacher(workdir: Path, fold: int, slide_id: str) -> dict[str, np.ndarra
 
 
 def selecting_folder(config: ConfigDict, workdir: Path, fold: int) -> Path:
-    """LR features by which patches are chosen; the plain tower's are the same for all folds."""
-    if config.align.how == "none":
+    """LR features by which patches are chosen; the plain tower's are the same for all folds, if
+    they hold nothing of the texts."""
+    if config.align.how == "none" and config.select.score == "patch":
         return undistilled_folder(workdir)
     return layout.stage_folder(workdir, "select", fold) / "features"
 
@@ -107,7 +108,8 @@ def texts_path(workdir: Path) -> Path:
     return layout.stage_folder(workdir, "text") / "classes.safetensors"
 
 
-def children_folder(workdir: Path, share: float) -> Path:
-    """HR features of this share of the LR patches of training and validation slides, one record
-    an LR patch; for all folds."""
-    return layout.features_folder(workdir, f"align_children_{share:.4f}")
+def children_folder(workdir: Path, share: float, blocks: tuple[int, ...]) -> Path:
+    """HR features of this share of the LR patches of training and validation slides, with CLS at
+    these blocks, one record an LR patch; for all folds."""
+    name = "_".join([f"align_children_{share:.4f}", *map(str, blocks)])
+    return layout.features_folder(workdir, name)

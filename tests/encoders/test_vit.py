@@ -10,7 +10,7 @@ import pytest
 from flax import traverse_util
 
 from lrmil_jax import encoders
-from lrmil_jax.encoders import attention, blocks, pretrained, vit
+from lrmil_jax.encoders import attention, blocks, grid, pretrained
 from lrmil_jax.encoders.pretrained import parameter_shapes
 from lrmil_jax.errors import ConfigError
 
@@ -63,9 +63,9 @@ def test_every_encoder_has_the_shapes_that_it_promises(name):
         return model.init_with_output(jax.random.key(0), images, blocks=(0, -1))[0]
 
     out = jax.eval_shape(run, images)
-    grid = model.px // model.patch
+    side = model.px // model.patch
     assert out.embedding.shape == (2, model.embedding_width)
-    assert out.tokens[-1].shape == (2, grid, grid, model.width)
+    assert out.tokens[-1].shape == (2, side, side, model.width)
     assert out.cls[0].shape == (2, model.width)
 
 
@@ -180,13 +180,13 @@ def test_remat_changes_neither_parameters_nor_gradients():
 @pytest.mark.parametrize("new", [3, 5, 8, 13])
 def test_positions_are_resampled_as_an_independent_bicubic_does(new):
     stored = np.random.default_rng(0).normal(size=(8, 8, 4)).astype(np.float32)
-    got = vit.resample_positions(jnp.asarray(stored), new)
+    got = grid.resample_positions(jnp.asarray(stored), new)
     np.testing.assert_allclose(got, reference.resize(stored, new), rtol=1e-4, atol=1e-5)
 
 
 def test_position_gradients_reach_the_stored_grid():
     stored = jnp.ones((4, 4, 2))
-    grad = jax.grad(lambda p: vit.resample_positions(p, 6).sum())(stored)
+    grad = jax.grad(lambda p: grid.resample_positions(p, 6).sum())(stored)
     # Rows of the resampling weights sum to 1, so their total is the number of outputs.
     np.testing.assert_allclose(grad.sum(), 6 * 6 * 2, rtol=1e-5)
 
@@ -247,3 +247,40 @@ def test_unknown_encoder_is_refused():
 )
 def test_default_layers(depth, layers):
     assert encoders.default_layers(depth) == layers
+
+
+@pytest.mark.parametrize("pool", ["cls", "cls+mean", "mean", "attention"])
+@pytest.mark.parametrize("registers", [0, 2])
+def test_windows_are_embedded_as_images_are(pool, registers):
+    more = {"pool": pool, "registers": registers, "projection": 5, "final_norm": True}
+    model, params, images = _model(depth=1, pool_width=8, pool_heads=2, **more)
+    out = jax.jit(lambda p, x: model.apply(p, x, blocks=(-1,), windows=2))(params, images)
+    plain = _run(model, params, images)
+    np.testing.assert_allclose(out.embedding, plain.embedding, 1e-5, 1e-6)
+    assert plain.windows is None
+    assert out.windows.shape == (2, 2, 2, model.embedding_width)
+    # The second row's first window, of the second image: two by two tokens of four by four.
+    own = np.asarray(out.tokens[-1])[1, 2:4, 0:2].reshape(4, -1).astype(np.float64)
+    weights = jax.tree.map(np.asarray, params["params"])
+    mean = own.mean(0)
+    norm = lambda x: reference._norm(x, weights["norm"])  # noqa: E731
+    if pool == "attention":
+        tokens = np.concatenate([np.tile(mean, (1 + registers, 1)), own])
+        pooler = blocks.AttentionPool(8, 2)
+        normed = jnp.asarray(norm(tokens)[None], jnp.float32)
+        pooled = pooler.apply({"params": weights["pool"]}, normed)[0]
+    else:
+        mean_token, tokens_mean = norm(mean), norm(own).mean(0)
+        pooled = {
+            "cls": mean_token,
+            "cls+mean": np.concatenate([mean_token, tokens_mean]),
+            "mean": tokens_mean,
+        }[pool]
+    expected = pooled @ weights["projection"]["kernel"]
+    np.testing.assert_allclose(out.windows[1, 1, 0], expected, 1e-4, 1e-5)
+
+
+def test_windows_that_cannot_share_the_tokens_are_refused():
+    model, params, images = _model(depth=1)
+    with pytest.raises(ConfigError, match="4 x 4 tokens cannot be shared out among 3 x 3 windows"):
+        model.apply(params, images, windows=3)

@@ -7,13 +7,17 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from flax import traverse_util
 
 from lrmil_jax import load_model
 from lrmil_jax.data import param_files
+from lrmil_jax.encoders import pretrained
 from lrmil_jax.errors import ConfigError, DataError
 from lrmil_jax.methods import delivery
+from lrmil_jax.models import loading
 from lrmil_jax.selection import score, shared_space
 from lrmil_jax.stages import encode_selected, predict
+from lrmil_jax.train.encode import BatchEncoder
 from lrmil_jax.workspace import feature_sets, layout, stage_files
 from tests.integration import runs
 from tests.integration.test_end_to_end import go, tiny
@@ -62,12 +66,31 @@ def test_only_the_children_of_chosen_patches_are_read(fused):
         assert store.embedding(0).shape == (16 * len(chosen), 64 + 64)
 
 
-def test_the_prompts_alone_are_kept(fused):
+def test_prompts_and_the_tower_with_its_adapters_merged_are_kept(fused):
     trained = fused / "folds/1/align"
+    assert (trained / "prompts.safetensors").stat().st_size < 20_000
+    _, before = pretrained.load("vit-tiny", pretrained.locate("shipped:procedural"))
+    _, after = pretrained.load("vit-tiny", trained / "encoder.safetensors")
+    before, after = (traverse_util.flatten_dict(tree, sep="/") for tree in (before, after))
+    changed = {name for name, value in before.items() if (after[name] != value).any()}
+    assert changed == {name for name in before if name.startswith("block_") and "kernel" in name}
+    aligned = pd.read_json(trained / "training/metrics.jsonl", lines=True)
+    assert {"train/cosine", "train/agreement", "train/layer"} <= set(aligned)
+
+
+@pytest.mark.slow
+def test_as_published_the_prompts_alone_are_kept(fused, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(fused, workdir, symlinks=True)
+    shutil.rmtree(workdir / "folds")
+    published = {"align__how": "prompts", "align__lambda_layer": 0.0, "select__score": "patch"}
+    assert go(config(**published), workdir) == 0
+    trained = workdir / "folds/1/align"
     assert (trained / "prompts.safetensors").stat().st_size < 20_000
     assert not list(trained.rglob("encoder*"))
     aligned = pd.read_json(trained / "training/metrics.jsonl", lines=True)
-    assert {"train/cosine", "train/agreement"} <= set(aligned)
+    assert "train/layer" not in aligned
+    assert load_model(workdir).predict(workdir / "synthetic/slides/slide_0003.tif").guidance
 
 
 def test_what_the_test_slides_say(fused):
@@ -106,8 +129,13 @@ def test_predict_says_what_evaluate_said(fused, tmp_path):
 
 def test_folds_are_averaged_and_what_both_chose_is_read_once(fused):
     both = load_model(fused)
-    (_, head), *_ = both.members
-    plain = both.guide.hr_encoder, head  # the tower without prompts chooses otherwise
+    (own, head), *_ = both.members
+    tower = loading.load_encoder("vit-tiny", fused / "model/encoder.safetensors", dtype="float32")
+    geometry = both.settings.geometry
+    reader = both.guide.scoring_encoder(
+        loading.low_resolution(tower, geometry), ratio=geometry.ratio
+    )
+    plain = BatchEncoder(reader, batch=own.batch), head  # the tower as it is chooses otherwise
     both = dataclasses.replace(both, members=[*both.members, plain])
     slide = fused / "synthetic/slides/slide_0003.tif"
     alone = [dataclasses.replace(both, members=[member]).predict(slide) for member in both.members]
@@ -178,13 +206,13 @@ def test_an_edited_description_redoes_the_texts(fused, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["none", "full"])
+@pytest.mark.parametrize("how", ["none", "full", "lora"])
 def test_other_ways_to_read_low_resolution(fused, tmp_path, how):
     workdir = tmp_path / "run"
     shutil.copytree(fused, workdir, symlinks=True)
     changes = {"align__how": how, "fuse__how": "cross_attention", "select__classes": ("tumour",)}
     assert go(config(**changes, report__heatmaps=0, evaluate__timed_slides=0), workdir) == 0
-    assert (workdir / "folds/1/align/encoder.safetensors").is_file() == (how == "full")
+    assert (workdir / "folds/1/align/encoder.safetensors").is_file() == (how != "none")
     scores, chosen = stage_files.read_chosen(workdir, 1, "slide_0000")
     tumour = np.sort(scores[:, 1])  # benign, tumour
     assert (np.sort(scores[chosen, 1]) == tumour[-len(chosen) :]).all()

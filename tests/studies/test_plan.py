@@ -70,7 +70,7 @@ def test_budgets_are_variants():
     # What a budget costs is part of the curve, so its runs are timed.
     assert all(run.config.evaluate.timed_slides for run in runs)
     assert [run.config.select.rho for run in runs[:5]] == [0.25, 0.125, 0.125, 0.125, 0.25]
-    assert [run.config.align.how for run in runs[:3]] == ["prompts", "prompts", "none"]
+    assert [run.config.align.how for run in runs[:3]] == ["prompts+lora", "prompts+lora", "none"]
     assert runs[3].config.select.rule == "random"
 
 
