@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -102,8 +103,21 @@ def result_notes(
             "Accuracy is that of the most probable class, and at the threshold that has the "
             f"highest Youden's index on {chosen_on}."
         )
+    away = [row["title"] for row in rows if _looks_away(row)]
+    if away:
+        notes.append(
+            f"The attention of {', '.join(away)} lies away from the lesions of the masks: it weighs "
+            "what speaks against a lesion, so its heatmaps do not show where one is."
+        )
     pools = predictions.pool_note(tested)
     return notes + ([pools] if pools else [])
+
+
+def _looks_away(row: Mapping[str, Any]) -> bool:
+    """Whether a model attends to lesions less than to the rest, beyond chance: attention has no
+    sign, and may gather the evidence of the other class."""
+    interval = row.get("attention_auc_interval")
+    return interval is not None and interval[1] is not None and interval[1] < 0.5
 
 
 def _selection(folds: list[dict]) -> dict[str, float]:

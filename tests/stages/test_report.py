@@ -127,6 +127,18 @@ def test_notes_say_what_the_intervals_are_of(evaluated):
     assert alone[0] == "AUC with a 95 % interval over patients."
 
 
+@pytest.mark.parametrize(
+    ("interval", "said"),
+    [([0.04, 0.11], True), ([0.4, 0.6], False), ([0.7, 0.9], False), (None, False)],
+)
+def test_notes_say_whose_attention_lies_away_from_the_lesion(evaluated, interval, said):
+    tested = results.test_predictions(*evaluated)
+    rows = [row | {"title": "LRMIL"} for row in results.result_rows(*evaluated, tested)[:1]]
+    rows[0]["attention_auc_interval"] = interval
+    notes = " ".join(results.result_notes(rows, tested))
+    assert ("The attention of LRMIL lies away from the lesions" in notes) == said
+
+
 def test_a_study_knows_which_patients_are_the_same(evaluated):
     config, folder = evaluated
 
