@@ -106,7 +106,7 @@ def result_notes(
     away = [row["title"] for row in rows if _looks_away(row)]
     if away:
         notes.append(
-            f"The attention of {', '.join(away)} lies away from the lesions of the masks: it weighs "
+            f"The attention of {', '.join(away)} lies away from the masks' lesions: it weighs "
             "what speaks against a lesion, so its heatmaps do not show where one is."
         )
     pools = predictions.pool_note(tested)

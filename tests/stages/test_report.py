@@ -136,7 +136,7 @@ def test_notes_say_whose_attention_lies_away_from_the_lesion(evaluated, interval
     rows = [row | {"title": "LRMIL"} for row in results.result_rows(*evaluated, tested)[:1]]
     rows[0]["attention_auc_interval"] = interval
     notes = " ".join(results.result_notes(rows, tested))
-    assert ("The attention of LRMIL lies away from the lesions" in notes) == said
+    assert ("The attention of LRMIL lies away from the masks' lesions" in notes) == said
 
 
 def test_a_study_knows_which_patients_are_the_same(evaluated):
