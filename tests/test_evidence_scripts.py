@@ -1,0 +1,56 @@
+"""Scripts that ask what a model or an encoder is worth: the figures that they print."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_what_a_shift_costs_is_measured_within_each_run():
+    """Two runs, .9 and .7 as they are; shifted they lose .2 and .1: .15 with an SD of .0707."""
+    rows = [
+        ("a", "lrmil", "none", 0, 0.9), ("a", "lrmil", "blur", 2, 0.7),
+        ("b", "lrmil", "none", 0, 0.7), ("b", "lrmil", "blur", 2, 0.6),
+    ]  # fmt: skip
+    measured = pd.DataFrame(rows, columns=["run", "model", "shift", "strength", "auc"])
+    lines = load("bench_shifts").table(measured).splitlines()
+    assert lines[2] == "| none | 0 | lrmil | 0.800 | +0.000 (0.000) |"
+    assert lines[3] == "| blur | 2 | lrmil | 0.650 | +0.150 (0.071) |"
+
+
+def test_a_probe_is_asked_of_fields_whose_neighbours_it_has_not_seen():
+    """What tells the runs apart but not the classes gives nothing; what tells the classes does."""
+    probe, rng = load("probe_tiles"), np.random.default_rng(0)
+    run = np.repeat(np.arange(20), 6)
+    label = run % 2
+    field = np.repeat(np.arange(len(run)), 4)  # four patches of each
+    of_runs = np.eye(20)[run][field] + 0.1 * rng.normal(size=(len(field), 20))
+    of_classes = label[field][:, None] + 2.0 * rng.normal(size=(len(field), 1))
+    by_field = probe.held_out(of_classes, label, run, field, by_field=True)
+    by_patch = probe.held_out(of_classes, label, run, field, by_field=False)
+    assert np.mean(by_field) > np.mean(by_patch) + 0.05 > 0.65
+    assert np.mean(probe.held_out(of_runs, label, run, field, by_field=True)) < 0.65
+
+
+def test_colours_are_their_means_and_spreads():
+    fields = np.zeros((1, 2, 2, 3), np.uint8)
+    fields[0, 0] = 10
+    np.testing.assert_allclose(load("probe_tiles").moments(fields), [[5, 5, 5, 5, 5, 5]])
+
+
+def test_a_folder_that_is_no_run_is_said(tmp_path):
+    with pytest.raises(Exception, match=r"has no config\.json"):
+        load("bench_shifts").config_of(tmp_path)
