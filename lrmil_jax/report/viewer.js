@@ -121,9 +121,12 @@
   }
   function draw() { if (!waiting) { waiting = true; requestAnimationFrame(show); } }
 
+  let fitted = "";
+  const view = () => [scale, x, y].join();
   const fit = () => {
     scale = Math.min(canvas.clientWidth / top0.width, canvas.clientHeight / top0.height) * .96;
     x = (canvas.clientWidth - top0.width * scale) / 2; y = (canvas.clientHeight - top0.height * scale) / 2;
+    fitted = view();
     draw();
   };
   const zoom = (factor, u = canvas.clientWidth / 2, v = canvas.clientHeight / 2) => {
@@ -183,6 +186,7 @@
     canvas.scrollIntoView({ block: "nearest" });
     draw();
   };
-  new ResizeObserver(draw).observe(canvas);
+  // A telephone that is turned: who has not moved the slide still sees all of it.
+  new ResizeObserver(() => view() === fitted ? fit() : draw()).observe(canvas);
   relayer(); fit();
 })();
