@@ -63,6 +63,7 @@ def folder(tmp_path, monkeypatch):
         yield folder
 
 
+@pytest.mark.usefixtures("one_device")
 @pytest.mark.parametrize("name", ["predict_a_slide", "read_attention"])
 def test_notebooks_on_a_model_that_is_there(name, folder, finished):
     (folder / "first").symlink_to(finished.workdir)
