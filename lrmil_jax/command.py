@@ -21,6 +21,8 @@ _LINE = 80  # columns of what is printed, whatever the terminal
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; the exit status is not 0 if anything could not be done."""
     given = sys.argv[1:] if arguments is None else list(arguments)
+    # Figures go to files. A notebook's `!lrmil` hands on a backend that may not be installed here.
+    os.environ["MPLBACKEND"] = "agg"
     try:
         return _dispatch(given)
     except UserError as error:

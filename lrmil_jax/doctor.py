@@ -31,6 +31,18 @@ _GIB = 2**30
 _SIDE = 1024  # of the matrices
 _TILES = 64  # of the slide that is decoded, 256 px each
 _NEEDED = (3, 11)
+# Extras of pyproject.toml that are no reader and no device: what each imports, what it is for.
+EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
+    "dicom": (("pydicom",), "DICOM series of several files"),
+    "highdicom": (("highdicom", "pydicom"), "predictions as DICOM"),
+    "mlflow": (("mlflow",), "trainings in MLflow"),
+    "onnx": (("jax2onnx", "onnxruntime"), "models as ONNX"),
+    "serve": (("fastapi", "prometheus_client", "python_multipart", "uvicorn"), "lrmil serve"),
+    "spatialdata": (("spatialdata",), "predictions for LazySlide"),
+    "storage": (("fsspec", "s3fs", "gcsfs"), "slides in buckets"),
+    "torch": (("torch",), ".bin, .pt and .pth files"),
+    "xlsx": (("openpyxl",), "labels in Excel"),
+}
 _FILES = 4096  # open at once: one shard a slide, and those of the libraries
 
 
@@ -141,9 +153,21 @@ def _readers() -> Iterator[Finding]:
         only = [k.name for k in kinds if k.readers == (name,)]
         needed = f" for {', '.join(only)}" if only else ": nothing depends on it"
         yield Finding(name, NOTE, f"not installed{needed}; {readers.install(name)}")
-    if importlib.util.find_spec("torch") is None:
-        advice = "not installed: .bin, .pt and .pth files need it; pip install 'lrmil_jax[torch]'"
-        yield Finding("torch", NOTE, advice)
+
+
+def _extras() -> Iterator[Finding]:
+    """What is optional and there, and what is not, with the command that installs it."""
+    missing = [
+        name
+        for name, (modules, _) in EXTRAS.items()
+        if any(importlib.util.find_spec(module) is None for module in modules)
+    ]
+    installed = [name for name in EXTRAS if name not in missing]
+    if installed:
+        yield Finding("extras", OK, ", ".join(installed))
+    if missing:
+        listed = ", ".join(f"{name} ({EXTRAS[name][1]})" for name in missing)
+        yield Finding("extras", NOTE, f"not installed: {listed}; pip install 'lrmil_jax[NAME]'")
 
 
 def _decoding() -> Iterator[Finding]:
@@ -223,6 +247,7 @@ _LOOKS: dict[str, Callable[[], Iterator[Finding]]] = {
     "computing": _matmul,
     "decoding": _decoding,
     "readers": _readers,
+    "extras": _extras,
     "machine": _machine,
     "cache": _cache,
 }

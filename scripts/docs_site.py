@@ -1,10 +1,13 @@
-"""Makes the documentation a site of plain files: README.md and docs/, every link checked.
+"""Makes the documentation a site of plain files: README.md, docs/ and its notebooks, every link
+checked.
 
 pip install -e .[docs]
 python scripts/docs_site.py [--output output/docs] [--source URL]
 """
 
 import argparse
+import base64
+import json
 import os
 import re
 import shutil
@@ -37,10 +40,41 @@ def stage(folder: Path, *, root: Path = ROOT, source: str | None = None) -> None
             (pages / _name(path, root)).write_text(text, encoding="utf-8")
         elif path.is_file():
             shutil.copy(path, pages)
+    for path in sorted((root / "docs/notebooks").glob("*.ipynb")):
+        text = relinked(notebook_page(path, pages), path, root=root, source=source)
+        (pages / _name(path, root)).write_text(text, encoding="utf-8")
+
+
+def notebook_page(path: Path, pictures: Path) -> str:
+    """A notebook as Markdown: its text, its code, and what is stored of its output.
+
+    Args:
+      path: of the notebook.
+      pictures: folder for the pictures that it shows, NOTEBOOK_1.png and so on.
+    """
+    parts, shown = [], 0
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        printed = ""
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if "image/png" in data:
+                shown += 1
+                name = f"{path.stem}_{shown}.png"
+                (pictures / name).write_bytes(base64.b64decode(data["image/png"]))
+                parts.append(f"![Output of the cell above]({name})")
+            else:
+                printed += "".join(output.get("text", data.get("text/plain", ""))).rstrip() + "\n"
+        if printed:
+            parts.append(f"```\n{printed}```")
+    return "\n\n".join(parts) + "\n"
 
 
 def _name(path: Path, root: Path) -> str:
     """What a page or picture is called in the site."""
+    if path.suffix == ".ipynb":
+        return f"{path.stem}.md"
     return _START if path == root / "README.md" else path.name
 
 
@@ -54,7 +88,7 @@ def relinked(text: str, page: Path, *, root: Path, source: str | None) -> str:
         path = Path(os.path.normpath(page.parent / target))
         if not path.exists():
             return found[0]  # MkDocs tells it
-        if path == root / "README.md" or path.parent == root / "docs":
+        if path == root / "README.md" or path.parent == root / "docs" or path.suffix == ".ipynb":
             return f"{found['shown']}({_name(path, root)}{found['rest']})"
         inside = path.relative_to(root).as_posix()
         if source is not None:

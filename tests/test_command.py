@@ -1,6 +1,8 @@
 """`lrmil`: what it prints, and what each command calls."""
 
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -177,3 +179,17 @@ def test_the_yaml_of_the_docs_is_a_config(tmp_path):
 def test_the_docs_name_every_command():
     listed = re.search(r"lists the commands: (.*?)\.", PAGE, re.DOTALL)[1]
     assert re.split(r",\s+", listed) == list(command.COMMANDS)
+
+
+def test_the_backend_of_a_notebook_is_not_asked_for():
+    code = "import lrmil_jax.command as c; c.main(['--version']); import matplotlib as m; "
+    code += "print(m.get_backend())"
+    environment = {**os.environ, "MPLBACKEND": "module://of_another_environment"}
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        cwd=Path(command.__file__).parents[1],
+    )
+    assert ended.stdout.splitlines()[-1:] == ["agg"], ended.stderr

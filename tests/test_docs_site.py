@@ -1,6 +1,8 @@
 """The documentation as a site: links as it has them, and MkDocs' own strict build."""
 
+import base64
 import importlib.util
+import json
 import re
 import shutil
 import subprocess
@@ -59,6 +61,29 @@ def test_links_of_the_start_page(site):
     assert found == "[a](heads.md), ![b](curve.png), c (`LICENSE`)"
 
 
+def test_notebooks_are_pages_with_their_output(site, tmp_path):
+    png = base64.b64encode(b"a picture").decode()
+    cells = [
+        {"cell_type": "markdown", "source": ["# Title\n", "[next](b.ipynb), [page](../heads.md)"]},
+        {"cell_type": "code", "source": ["show()"], "outputs": [
+            {"output_type": "stream", "text": ["one\n", "two\n"]},
+            {"output_type": "display_data", "data": {"text/plain": ["<I>"], "image/png": png}},
+        ]},
+    ]  # fmt: skip
+    path = tmp_path / "a.ipynb"
+    path.write_text(json.dumps({"cells": cells}))
+    page = site.notebook_page(path, tmp_path)
+    assert page == (
+        "# Title\n[next](b.ipynb), [page](../heads.md)\n\n```python\nshow()\n```\n\n"
+        "![Output of the cell above](a_1.png)\n\n```\none\ntwo\n```\n"
+    )
+    assert (tmp_path / "a_1.png").read_bytes() == b"a picture"
+    beside = ROOT / "docs/notebooks/read_attention.ipynb"
+    linked = "[page](../heads.md), [next](predict_a_slide.ipynb)"
+    found = site.relinked(linked, beside, root=ROOT, source=None)
+    assert found == "[page](heads.md), [next](predict_a_slide.md)"
+
+
 def build(root, output):
     command = [sys.executable, SCRIPT, "--root", root, "--output", output]
     return subprocess.run(command, capture_output=True, text=True, check=False)
@@ -82,7 +107,8 @@ def test_every_page_is_built_and_nothing_comes_from_elsewhere(copy, tmp_path):
     result = build(copy, tmp_path / "out")
     assert result.returncode == 0, result.stderr
     pages = {path.stem: path.read_text() for path in (tmp_path / "out").glob("*.html")}
-    assert {path.stem for path in (copy / "docs").glob("*.md")} | {"index"} <= set(pages)
+    sources = [*(copy / "docs").glob("*.md"), *(copy / "docs/notebooks").glob("*.ipynb")]
+    assert {path.stem for path in sources} | {"index"} <= set(pages)
     for text in pages.values():
         loaded = re.findall(r"<(?:script|link|img|iframe)\b[^>]*", text)
         assert not [tag for tag in loaded if "//" in tag]

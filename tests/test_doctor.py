@@ -1,5 +1,8 @@
 """`lrmil doctor`: one screen, and an exit status that tells whether a run would work."""
 
+import tomllib
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tifffile
@@ -20,7 +23,7 @@ def test_it_is_one_screen_of_80_columns_and_all_works_here(capsys):
     assert lines[-1].startswith("All that is needed works")
     names = [line.split()[0] for line in lines]
     for name in ("Python", "JAX", "devices", "computing", "decoding", "tifffile", "disk", "memory",
-                 "threads", "open", "cache"):  # fmt: skip
+                 "extras", "threads", "open", "cache"):  # fmt: skip
         assert name in names
 
 
@@ -43,6 +46,23 @@ def test_a_reader_that_is_missing_is_a_note_with_its_formats(monkeypatch):
     assert lines["openslide"].state == doctor.NOTE
     assert "Hamamatsu NDPI" in lines["openslide"].text
     assert "pip install 'lrmil_jax[openslide]'" in lines["openslide"].text
+
+
+def test_extras_are_there_or_named_with_their_command(monkeypatch):
+    there = {"fastapi", "uvicorn", "prometheus_client", "python_multipart", "openpyxl", "jax2onnx"}
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: name in there or None)
+    present, missing = doctor._attempt("extras", doctor._extras)
+    assert (present.state, present.text) == (doctor.OK, "serve, xlsx")
+    assert missing.state == doctor.NOTE
+    assert "onnx (models as ONNX)" in missing.text  # a half of what it needs is not enough
+    assert missing.text.endswith("pip install 'lrmil_jax[NAME]'")
+    assert "serve" not in missing.text
+
+
+def test_every_extra_that_users_choose_is_looked_at():
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    extras = set(project["optional-dependencies"]) - set(readers.READERS)
+    assert set(doctor.EXTRAS) == extras - {"cuda", "tpu", "docs", "parity", "test"}
 
 
 def test_pixels_that_are_decoded_wrongly_are_seen(monkeypatch):

@@ -19,6 +19,7 @@ from tests.heads import test_heads as suite
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+NOTEBOOKS = sorted(DOCS.glob("notebooks/*.ipynb"))
 _LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 _OF_CODE = re.compile(r"\[`([\w.]+)`\]\(([^)]+\.py)\)")
 _QUOTED = re.compile(r"^\| `([^`]+)` \|.*\|.*\|$", re.MULTILINE)
@@ -29,19 +30,21 @@ def targets(page):
     return [(page.parent / link).resolve() for link in links if "://" not in link]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, *NOTEBOOKS], ids=lambda page: page.name)
 def test_links(page):
     assert [str(target) for target in targets(page) if not target.exists()] == []
 
 
 def test_readme_leads_to_every_page():
     assert set(PAGES[1:]) <= set(targets(PAGES[0]))
+    assert set(NOTEBOOKS) <= set(targets(DOCS / "python.md"))
 
 
 def test_the_site_has_every_page():
     site = yaml.safe_load((DOCS / "site/mkdocs.yml").read_text())
     pages = re.findall(r"'([^']+\.md)'", str(site["nav"]))
-    assert sorted(pages) == sorted(["index.md", *(page.name for page in PAGES[1:])])
+    names = ["index.md", *(f"{page.stem}.md" for page in [*PAGES[1:], *NOTEBOOKS])]
+    assert sorted(pages) == sorted(names)
 
 
 @functools.cache

@@ -1,5 +1,6 @@
 """Single test slides of a run, drawn and as pages: first those where the model errs or doubts."""
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,7 +50,9 @@ def save_pages(config: ConfigDict, workdir: Path, folder: Path, ordered: pd.Data
       Their cards, in this order.
     """
     method, first = methods.of(config), ordered.head(config.report.slides)
-    cards = {}
+    cards, names = {}, first.slide_id.tolist()
+    after = dict(itertools.pairwise(names))
+    before = {name: earlier for earlier, name in after.items()}
     with progress("slide pages", len(first)) as bar:
         for fold, rows, head, store, cases in _folds(config, workdir, first):
             made = slide_views.pages(
@@ -57,13 +60,16 @@ def save_pages(config: ConfigDict, workdir: Path, folder: Path, ordered: pd.Data
                 chosen=lambda slide_id, fold=fold: method.chosen(workdir, fold, slide_id),
             )  # fmt: skip
             for page in made:
-                html.save(folder / slide_page.file_name(page.name), slide_page.render(page))
+                text = slide_page.render(
+                    page, before=before.get(page.name), after=after.get(page.name)
+                )
+                html.save(folder / slide_page.file_name(page.name), text)
                 cards[page.name] = slide_page.card(page)
                 bar.advance()
     for path in folder.glob("slides/*.html"):
         if path.name.removesuffix(".html") not in cards:
             path.unlink()
-    return [cards[name] for name in first.slide_id]
+    return [cards[name] for name in names]
 
 
 def _folds(config: ConfigDict, workdir: Path, chosen: pd.DataFrame) -> Iterator[_Fold]:

@@ -1,8 +1,9 @@
 """Test slides as pages show them, made of what the run keeps: no slide file is read again."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,9 +15,10 @@ from scipy.special import softmax
 from lrmil_jax.data.features import FeatureStore
 from lrmil_jax.data.schema import Geometry
 from lrmil_jax.patches.shards import Shards
+from lrmil_jax.report import outlines
 from lrmil_jax.report.slide_page import ShownPatch, SlidePage
 from lrmil_jax.train.bag_model import BagModel
-from lrmil_jax.workspace import cohorts, layout, statuses
+from lrmil_jax.workspace import cohorts, layout, lesion_masks, statuses
 
 # Pixels of all patches of a picture, which make about a megabyte of JPEG; and of it all.
 _MOST_PX, _MOST_CANVAS = 3_000_000, 48_000_000
@@ -85,6 +87,7 @@ def pages(
       chosen: the LR patches of a slide whose HR patches were read; None where all were, or none.
     """
     geometry, predictions = cohorts.geometry(config), head.on(store, cases)
+    classes = cohorts.prepared(config, workdir).classes
     for row, told in zip(rows.itertuples(), head.task.truth_in_words(rows), strict=True):
         index = store.slide_ids.index(row.slide_id)
         logits, scores = predictions.slide(index)
@@ -104,18 +107,16 @@ def pages(
             shards, places, [*most, *least], geometry=geometry, mosaics=high and bool(status["hr"])
         )
         regions = chosen(row.slide_id)
-        facts = [
-            ("patient", f"{row.patient_id}, tested in fold {fold}"),
-            ("truth", told),
-            *((part, f"{value:.3g}") for part, value in zip(head.task.parts, values, strict=True)),
-            ("patches", f"{len(attention)} of {'HR' if high else 'LR'}, "
-                        f"{status['mpp']:.3g} um/px at level 0"),
-        ]  # fmt: skip
-        if not head.has_attention:
-            facts.append(("attention", "none: this head weighs all patches alike"))
+        patches = f"{len(attention)} of {'HR' if high else 'LR'}"
+        lesion = lesion_masks.slide_mask(config, workdir, row, classes)
         yield SlidePage(
             name=row.slide_id,
-            facts=facts,
+            facts=[
+                ("patient", f"{row.patient_id}, tested in fold {fold}"),
+                ("truth", told),
+                *_predicted(head, values),
+                ("patches", f"{patches}, {status['mpp']:.3g} um/px at level 0"),
+            ],
             verdict=f"{head.task.sentence(values)} ({told})",
             is_wrong=row.is_wrong,
             picture=made.picture,
@@ -127,10 +128,24 @@ def pages(
             attention=attention,
             regions=None if regions is None else made.xy[regions],
             region_side=made.side,
+            lesions=() if lesion is None else _rings(lesion, status),
             most=[ShownPatch(i, image) for i, image in zip(most, images, strict=False)],
             least=[ShownPatch(i, image)
                    for i, image in zip(least, images[len(most) :], strict=True)],
         )  # fmt: skip
+
+
+def _predicted(head: BagModel, values: np.ndarray) -> list[tuple[str, str]]:
+    """What the head predicts, and what it lacks, as facts of a page."""
+    facts = [(part, f"{value:.3g}") for part, value in zip(head.task.parts, values, strict=True)]
+    if not head.has_attention:
+        facts.append(("attention", "none: this head weighs all patches alike"))
+    return facts
+
+
+def _rings(lesion: np.ndarray, status: Mapping[str, Any]) -> list[np.ndarray]:
+    width, height = status["dimensions"]
+    return outlines.outlines(lesion, (width, height))
 
 
 def patch_images(

@@ -47,6 +47,7 @@ class SlidePage:
       xy: level-0 corners of the patches; side: theirs in level-0 px.
       attention: of each patch, sums to 1.
       regions: level-0 corners of LR patches that were chosen to be read at HR; region_side: theirs.
+      lesions: rings of level-0 places around lesions (`outlines.outlines`); () where none is known.
       most, least: patches of most and of least attention.
     """
 
@@ -63,6 +64,7 @@ class SlidePage:
     attention: Float[np.ndarray, " N"]
     regions: Int[np.ndarray, "n 2"] | None = None
     region_side: int = 0
+    lesions: Sequence[Int[np.ndarray, "v 2"]] = ()
     most: Sequence[ShownPatch] = ()
     least: Sequence[ShownPatch] = ()
 
@@ -77,10 +79,15 @@ def address(slide_id: str) -> str:
     return quote(file_name(slide_id))
 
 
-def render(page: SlidePage) -> str:
-    """The whole page."""
+def render(page: SlidePage, *, before: str | None = None, after: str | None = None) -> str:
+    """The whole page.
+
+    Args:
+      page: what it is made of.
+      before, after: names of the slides whose pages come before and after it; None: there is none.
+    """
     body = [
-        html.paragraph_of(html.link("../index.html#slides", "All results")),
+        _neighbours(before, after),
         f"<h1>{text_html.escape(page.name)}</h1>",
         html.paragraph(page.verdict, "lead"),
         html.facts(page.facts),
@@ -101,13 +108,21 @@ def render(page: SlidePage) -> str:
     return html.document(f"{page.name}: lrmil_jax", *body, script=script)
 
 
+def _neighbours(before: str | None, after: str | None) -> str:
+    """Links to the run's page and to the slides beside this one."""
+    links = [html.link("../index.html#slides", "All results")]
+    for name, word in ((before, "Previous"), (after, "Next")):
+        if name is not None:
+            links.append(html.link(quote(f"{name}.html"), f"{word}: {name}"))
+    return f'<nav aria-label="Slides">{"".join(links)}</nav>'
+
+
 def _tools(page: SlidePage) -> str:
-    regions = ""
+    overlays = ""
     if page.regions is not None:
-        regions = (
-            '<label><input type="checkbox" id="regions" checked>regions read at high power '
-            f"({len(page.regions)})</label>"
-        )
+        overlays += _switch("regions", f"regions read at high power ({len(page.regions)})")
+    if page.lesions:
+        overlays += _switch("lesions", "lesion outline")
     # A head that weighs all patches alike has nothing to show.
     none = "" if np.ptp(page.attention) else " selected"
     return (
@@ -120,8 +135,12 @@ def _tools(page: SlidePage) -> str:
         f'<option value="none"{none}>none</option>'
         "</select></label>"
         '<label>strength <input type="range" id="opacity" min="0" max="100" value="45"></label>'
-        f"{regions}{_scale('share', '1/16', '16 &times;')}{_scale('rank', 'least', 'most')}</div>"
+        f"{overlays}{_scale('share', '1/16', '16 &times;')}{_scale('rank', 'least', 'most')}</div>"
     )
+
+
+def _switch(name: str, label: str) -> str:
+    return f'<label><input type="checkbox" id="{name}" checked>{label}</label>'
 
 
 def _scale(layer: str, low: str, high: str) -> str:
@@ -168,6 +187,7 @@ def _data(page: SlidePage) -> dict:
         "colours": packed(colours, "u1"),
         "regions": [] if page.regions is None else page.regions.tolist(),
         "region_side": page.region_side,
+        "lesions": [ring.tolist() for ring in page.lesions],
     }
 
 

@@ -5,7 +5,7 @@
   const canvas = document.querySelector(".viewer canvas"), pen = canvas.getContext("2d");
   const readout = document.querySelector(".viewer output");
   const layer = document.getElementById("layer"), opacity = document.getElementById("opacity");
-  const regions = document.getElementById("regions");
+  const regions = document.getElementById("regions"), lesions = document.getElementById("lesions");
   const bytes = text => Uint8Array.from(atob(text), letter => letter.charCodeAt(0));
   const xy = new Int32Array(bytes(slide.xy).buffer);
   const attention = new Float32Array(bytes(slide.attention).buffer);
@@ -71,6 +71,19 @@
     pen.strokeStyle = colour; pen.lineWidth = line;
     pen.strokeRect(x + u * scale, y + v * scale, length * scale, length * scale);
   };
+  const outline = () => {
+    const path = new Path2D();
+    for (const ring of slide.lesions) {
+      ring.forEach(([u, v], i) => path[i ? "lineTo" : "moveTo"](
+        x + (u - slide.origin[0]) / d * scale, y + (v - slide.origin[1]) / d * scale));
+      path.closePath();
+    }
+    // White below black, to be seen on dark nuclei and on every colour of attention.
+    for (const [colour, line] of [["#fff", 4], ["#111", 1.8]]) {
+      pen.strokeStyle = colour; pen.lineWidth = line; pen.lineJoin = "round";
+      pen.stroke(path);
+    }
+  };
   const scaleBar = () => {
     const um = d * slide.mpp / scale, most = 110 * um, power = 10 ** Math.floor(Math.log10(most));
     const length = [5, 2, 1].map(n => n * power).find(n => n <= most), wide = length / um;
@@ -101,15 +114,19 @@
     if (regions && regions.checked)
       for (const [u, v] of slide.regions)
         box([(u - slide.origin[0]) / d, (v - slide.origin[1]) / d], slide.region_side / d, "#111", 1.2);
+    if (lesions && lesions.checked) outline();
     if (marked >= 0) { box(at(marked), side, "#fff", 5); box(at(marked), side, "#111", 2.5); }
     scaleBar();
     if (!document.documentElement.dataset.opened) document.documentElement.dataset.opened = Math.round(performance.now());
   }
   function draw() { if (!waiting) { waiting = true; requestAnimationFrame(show); } }
 
+  let fitted = "";
+  const view = () => [scale, x, y].join();
   const fit = () => {
     scale = Math.min(canvas.clientWidth / top0.width, canvas.clientHeight / top0.height) * .96;
     x = (canvas.clientWidth - top0.width * scale) / 2; y = (canvas.clientHeight - top0.height * scale) / 2;
+    fitted = view();
     draw();
   };
   const zoom = (factor, u = canvas.clientWidth / 2, v = canvas.clientHeight / 2) => {
@@ -160,7 +177,7 @@
     draw();
   };
   layer.onchange = relayer; opacity.oninput = draw;
-  if (regions) regions.onchange = draw;
+  for (const control of [regions, lesions]) if (control) control.onchange = draw;
   for (const button of document.querySelectorAll("[data-patch]")) button.onclick = () => {
     marked = Number(button.dataset.patch);
     const [u, v] = at(marked);
@@ -169,6 +186,7 @@
     canvas.scrollIntoView({ block: "nearest" });
     draw();
   };
-  new ResizeObserver(draw).observe(canvas);
+  // A telephone that is turned: who has not moved the slide still sees all of it.
+  new ResizeObserver(() => view() === fitted ? fit() : draw()).observe(canvas);
   relayer(); fit();
 })();

@@ -172,6 +172,10 @@ class SlideForm:
         _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
         self._name = options.get(b"name", b"").decode(errors="replace")
         if self._name != "slide":
+            if b"filename" in options:
+                raise HTTPException(
+                    422, f"the form has no slide: its file is the part {self._name!r}, not `slide`"
+                )
             self._raw[self._name] = bytearray()
             self._kept += len(self._name)
             return

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -513,6 +514,15 @@ def test_the_report_needs_no_other_file(finished):
         whole = Strict(page.read_text(encoding="utf-8"))
         assert "://" not in page.read_text(encoding="utf-8")
         assert all(image.startswith("data:") for image in whole.images)
+    # Where the lesions of procedural slides are is known: those that have one show its outline.
+    for page in folder.glob("slides/*.html"):
+        with Image.open(finished.workdir / "synthetic/masks" / f"{page.stem}.png") as mask:
+            has_lesion = np.asarray(mask).any()
+        assert ('id="lesions"' in page.read_text(encoding="utf-8")) == has_lesion
+    first, second = re.findall(r'class="card" href="slides/([^"]+)"', index)
+    for here, other, word in ((first, second, "Next"), (second, first, "Previous")):
+        text = (folder / "slides" / here).read_text(encoding="utf-8")
+        assert f'<a href="{other}">{word}: {other.removesuffix(".html")}</a></nav>' in text
     assert "Only 2 test patients of class" in index
     assert "No slides of the cohort." in index
     assert index.count('class="card"') == len(list(folder.glob("slides/*.html"))) == 2

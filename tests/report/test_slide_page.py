@@ -14,7 +14,7 @@ from PIL import Image
 
 from lrmil_jax.models import slide_views
 from lrmil_jax.patches.shards import Shards
-from lrmil_jax.report import heatmap, html, pyramid, slide_page
+from lrmil_jax.report import heatmap, html, outlines, pyramid, slide_page
 from tests.data import records
 from tests.report.test_html import Strict
 
@@ -82,6 +82,48 @@ def test_the_page_holds_all_that_it_shows():
     np.testing.assert_allclose(attention, made.attention, rtol=1e-6)
     assert 'data-patch="3"' in text
     assert f"{9 * made.attention[3]:.3g} times the even share" in text
+
+
+def test_pages_link_those_beside_them():
+    text = slide_page.render(page(), before="slide #1", after="a<b")
+    links = [one for one in Strict(text).addresses if not one.startswith("data:")]
+    assert links == ["../index.html#slides", "slide%20%231.html", "a%3Cb.html"]
+    assert ">Previous: slide #1<" in text
+    assert ">Next: a&lt;b<" in text
+    alone = slide_page.render(page())
+    assert "Previous:" not in alone
+    assert "Next:" not in alone
+
+
+def test_lesions_are_an_overlay_that_can_be_switched():
+    ring = np.array([[128, 128], [192, 128], [192, 192], [128, 128]])
+    text = slide_page.render(page(lesions=[ring]))
+    assert '<input type="checkbox" id="lesions" checked>' in text
+    data = json.loads(re.search(r'id="slide">(.*?)</script>', text)[1])
+    assert data["lesions"] == [ring.tolist()]
+    assert 'id="lesions"' not in slide_page.render(page())
+
+
+def test_outlines_of_a_mask_lie_on_the_slide():
+    mask = np.zeros((40, 60), bool)
+    mask[10:30, 20:50] = True
+    mask[15:20, 30:40] = False
+    area, hole = outlines.outlines(mask, (600, 400))  # 10 level-0 px a mask px
+    for ring, (left, top, right, bottom) in ((area, (200, 100, 500, 300)),
+                                             (hole, (300, 150, 400, 200))):  # fmt: skip
+        np.testing.assert_array_equal(ring[0], ring[-1])
+        np.testing.assert_allclose(ring.min(0), (left, top), atol=5)  # half a px of the mask
+        np.testing.assert_allclose(ring.max(0), (right, bottom), atol=5)
+
+
+def test_outlines_are_closed_at_the_edge_and_small_lesions_stay():
+    (whole,) = outlines.outlines(np.ones((8, 8), bool), (80, 80))
+    np.testing.assert_allclose([whole.min(0), whole.max(0)], [[0, 0], [80, 80]], atol=5)
+    large = np.zeros((5000, 5000), bool)
+    large[2500, 2500] = True
+    (dot,) = outlines.outlines(large, (5000, 5000))
+    assert np.abs(dot - 2500).max() < 5
+    assert outlines.outlines(np.zeros((8, 8), bool), (80, 80)) == []
 
 
 def test_the_pyramid_leaves_white_tiles_out():
