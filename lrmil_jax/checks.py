@@ -12,7 +12,7 @@ from lrmil_jax.data import leaks
 from lrmil_jax.errors import ConfigError
 from lrmil_jax.interchange import registry
 from lrmil_jax.methods import given_features
-from lrmil_jax.models import tower_pair
+from lrmil_jax.models import tower_pair, trained
 from lrmil_jax.slides.readers import READERS
 
 
@@ -292,43 +292,11 @@ def _fits_together(config: ConfigDict) -> None:
             )
     if config.data.splits is not None and config.data.split_columns:
         raise ConfigError("data.splits and data.split_columns are both set; leave one of them away")
-    _pretraining(config)
-    _student_encoder(config)
+    tower_pair.check(config)
+    trained.check_student(config)
     if config.pretrain.smallest_crop > config.pretrain.largest_crop:
         raise ConfigError("pretrain.smallest_crop is above pretrain.largest_crop; swap them")
     for block, terms in _TERMS.items():
         if not any(config[block][term] for term in terms):
             names = " or ".join(f"{block}.{term}" for term in terms)
             raise ConfigError(f"nothing would be learned: set {names} above 0")
-
-
-def _pretraining(config: ConfigDict) -> None:
-    """The image tower starts from weights or is used with them, and one that stays has some."""
-    start, image = config.pretrain.init, config.pretrain.image
-    if start is not None and config.encoder.weights is not None:
-        raise ConfigError(
-            "encoder.weights and pretrain.init are both set, but the encoder of encoder.weights is "
-            "used as it is; leave encoder.weights away to tune it, or pretrain.init to use it"
-        )
-    if image != "whole" and start is None:
-        raise ConfigError(
-            f"pretrain.image is {image}, but pretrain.init names no weights to start from; set it, "
-            "or leave pretrain.image at whole"
-        )
-
-
-def _student_encoder(config: ConfigDict) -> None:
-    """An LR encoder of its own goes with LRMIL on slides, and learns whole."""
-    settings = config.distill
-    if settings.student is None:
-        if settings.weights is not None:
-            raise ConfigError(
-                "distill.weights is set, but distill.student names no encoder that has them; set "
-                "it, or leave distill.weights away: stage 1 starts from the HR encoder"
-            )
-        return
-    if settings.rank:
-        raise ConfigError(
-            "distill.rank is of adapters of the HR encoder, but distill.student is another one; "
-            "leave one of them away"
-        )

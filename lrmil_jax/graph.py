@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import importlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -225,33 +225,6 @@ def made_of(config: ConfigDict, workdir: Path, stage: Stage, fold: int | None) -
     content = _content(config, workdir, stage, fold)
     inputs = {name: _digest(value) for name, value in content["inputs"].items()}
     return json.loads(json.dumps({"keys": content["keys"], "inputs": inputs}, default=str))
-
-
-# Of an input of a stage that is another one now.
-_INPUT_WORDS = {
-    "table": "other slides, labels or folds",
-    "sources": "other slide files",
-    "encoder": "another encoder",
-    "pooling": "another data.patient",
-}
-
-
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What a finished stage was made of that is not so now, as part of a sentence.
-
-    Args:
-      before: what it was made of, as `made_of` gave it then.
-      now: what it would be made of.
-    """
-    keys = [key for key in now["keys"] if before["keys"].get(key) != now["keys"][key]]
-    parts = [f"{key} was {before['keys'].get(key)!r} and is {now['keys'][key]!r}" for key in keys]
-    inputs = sorted(before["inputs"].keys() | now["inputs"].keys())
-    changed = [name for name in inputs if before["inputs"].get(name) != now["inputs"].get(name)]
-    if "table" in changed:  # with other slides their files are others anyway
-        changed = [name for name in changed if name != "sources"]
-    parts += [_INPUT_WORDS.get(name, f"other inputs of {name}") for name in changed]
-    more = f" and {len(parts) - 3} more" if len(parts) > 3 else ""
-    return ", ".join(parts[:3]) + more
 
 
 def possible_stages(config: ConfigDict) -> Collection[str]:

@@ -3,7 +3,7 @@
 import json
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,12 +91,41 @@ def _link_finished(
             return
 
 
+# Of an input of a stage that is another one now.
+_INPUT_WORDS = {
+    "table": "other slides, labels or folds",
+    "sources": "other slide files",
+    "encoder": "another encoder",
+    "pooling": "another data.patient",
+}
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What a finished stage was made of that is not so now, as part of a sentence.
+
+    Args:
+      before: what it was made of, as `made_of` gave it then.
+      now: what it would be made of.
+    """
+    was, is_now = before["keys"], now["keys"]
+    named = [*is_now, *(key for key in was if key not in is_now)]
+    keys = [key for key in named if was.get(key) != is_now.get(key)]
+    parts = [f"{key} was {was.get(key)!r} and is {is_now.get(key)!r}" for key in keys]
+    inputs = sorted(before["inputs"].keys() | now["inputs"].keys())
+    changed = [name for name in inputs if before["inputs"].get(name) != now["inputs"].get(name)]
+    if "table" in changed:  # with other slides their files are others anyway
+        changed = [name for name in changed if name != "sources"]
+    parts += [_INPUT_WORDS.get(name, f"other inputs of {name}") for name in changed]
+    more = f" and {len(parts) - 3} more" if len(parts) > 3 else ""
+    return ", ".join(parts[:3]) + more
+
+
 def _why(mark: dict | None, parts: dict) -> str:
     """What a stage was made with that is another thing now; marks of an earlier version say
     nothing of it."""
     if mark is None or "made_of" not in mark:
         return _UNRECORDED
-    return graph.differences(mark["made_of"], parts) or _UNRECORDED
+    return differences(mark["made_of"], parts) or _UNRECORDED
 
 
 def _remove(folder: Path, why: str) -> None:

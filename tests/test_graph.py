@@ -19,6 +19,7 @@ def changed(keys=(), inputs=()):
         (changed(), ""),
         (changed({"student.topk": 4}), "student.topk was 8 and is 4"),
         (changed({"folds": 3}), "folds was None and is 3"),
+        ({"keys": {"seed": 0}, "inputs": BEFORE["inputs"]}, "student.topk was 8 and is None"),
         (changed(inputs={"table": "c"}), "other slides, labels or folds"),
         (changed(inputs={"table": "c", "sources": "c"}), "other slides, labels or folds"),
         (changed(inputs={"sources": "c"}), "other slide files"),
@@ -30,7 +31,7 @@ def changed(keys=(), inputs=()):
     ],
 )  # fmt: skip
 def test_differences_are_named(now, sentence):
-    assert graph.differences(BEFORE, now) == sentence
+    assert marks.differences(BEFORE, now) == sentence
 
 
 def test_marks_of_an_earlier_version_say_nothing_of_it():

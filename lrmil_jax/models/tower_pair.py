@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from lrmil_jax import encoders
 from lrmil_jax.data.captions import CaptionedTiles
 from lrmil_jax.encoders import adapters, contrastive, pretrained, text
+from lrmil_jax.errors import ConfigError
 from lrmil_jax.models import loading
 from lrmil_jax.types import AnyArray
 
@@ -187,3 +188,22 @@ def image_tower(config: ConfigDict) -> loading.Encoder:
     return loading.Encoder(
         name, options, module, params, encoders.transform(name, **options), "untrained"
     )
+
+
+def check(config: ConfigDict) -> None:
+    """The image tower starts from weights or is used with them, and one that stays has some.
+
+    Raises:
+      ConfigError: naming the keys, and what to do.
+    """
+    start, image = config.pretrain.init, config.pretrain.image
+    if start is not None and config.encoder.weights is not None:
+        raise ConfigError(
+            "encoder.weights and pretrain.init are both set, but the encoder of encoder.weights is "
+            "used as it is; leave encoder.weights away to tune it, or pretrain.init to use it"
+        )
+    if image != "whole" and start is None:
+        raise ConfigError(
+            f"pretrain.image is {image}, but pretrain.init names no weights to start from; set it, "
+            "or leave pretrain.image at whole"
+        )

@@ -72,6 +72,27 @@ def student(config: ConfigDict) -> Encoder:
     return low_resolution(config, new)
 
 
+def check_student(config: ConfigDict) -> None:
+    """An LR encoder of its own goes with LRMIL on slides, and learns whole.
+
+    Raises:
+      ConfigError: naming the keys, and what to do.
+    """
+    settings = config.distill
+    if settings.student is None:
+        if settings.weights is not None:
+            raise ConfigError(
+                "distill.weights is set, but distill.student names no encoder that has them; set "
+                "it, or leave distill.weights away: stage 1 starts from the HR encoder"
+            )
+        return
+    if settings.rank:
+        raise ConfigError(
+            "distill.rank is of adapters of the HR encoder, but distill.student is another one; "
+            "leave one of them away"
+        )
+
+
 def reading_facts(config: ConfigDict) -> dict[str, Any]:
     """How the delivered model's encoder reads, for `model.json`; sides of its input only where they
     are not its own."""
