@@ -11,7 +11,7 @@ _TOLERANCE = 0.5  # px of that mask by which an outline may be simplified
 
 def outlines(
     mask: Bool[np.ndarray, "mh mw"], dimensions: tuple[int, int]
-) -> list[Int[np.ndarray, "n 2"]]:
+) -> list[Int[np.ndarray, "_ 2"]]:
     """The borders of the areas of a mask, and of the holes in them.
 
     Args:

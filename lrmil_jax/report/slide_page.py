@@ -64,7 +64,7 @@ class SlidePage:
     attention: Float[np.ndarray, " N"]
     regions: Int[np.ndarray, "n 2"] | None = None
     region_side: int = 0
-    lesions: Sequence[Int[np.ndarray, "v 2"]] = ()
+    lesions: Sequence[Int[np.ndarray, "_ 2"]] = ()
     most: Sequence[ShownPatch] = ()
     least: Sequence[ShownPatch] = ()
 

@@ -97,10 +97,11 @@ def test_pages_link_those_beside_them():
 
 def test_lesions_are_an_overlay_that_can_be_switched():
     ring = np.array([[128, 128], [192, 128], [192, 192], [128, 128]])
-    text = slide_page.render(page(lesions=[ring]))
+    other = ring[:3]  # rings are of any length
+    text = slide_page.render(page(lesions=[ring, other]))
     assert '<input type="checkbox" id="lesions" checked>' in text
     data = json.loads(re.search(r'id="slide">(.*?)</script>', text)[1])
-    assert data["lesions"] == [ring.tolist()]
+    assert data["lesions"] == [ring.tolist(), other.tolist()]
     assert 'id="lesions"' not in slide_page.render(page())
 
 
