@@ -39,10 +39,12 @@ def low_resolution(config: ConfigDict, encoder: Encoder) -> Encoder:
 
 
 def _load(config: ConfigDict, path: Path) -> Encoder:
+    return _load_named(config, config.encoder.name, path, px=config.encoder.px)
+
+
+def _load_named(config: ConfigDict, name: str, path: Path, *, px: int | None = None) -> Encoder:
     settings = config.encoder
-    return loading.load_encoder(
-        settings.name, path, dtype=settings.dtype, fsdp=settings.fsdp, px=settings.px
-    )
+    return loading.load_encoder(name, path, dtype=settings.dtype, fsdp=settings.fsdp, px=px)
 
 
 def has_student(config: ConfigDict) -> bool:
@@ -61,8 +63,7 @@ def student(config: ConfigDict) -> Encoder:
     name, settings = config.distill.student, config.encoder
     if config.distill.weights is not None:
         path = pretrained.locate(config.distill.weights)
-        loaded = loading.load_encoder(name, path, dtype=settings.dtype, fsdp=settings.fsdp)
-        return low_resolution(config, loaded)
+        return low_resolution(config, _load_named(config, name, path))
     side = loading.lr_side(cohorts.geometry(config), encoders.create(name), settings.lr_px)
     options = {"px": side}
     module = encoders.create(name, **options, dtype=loading.DTYPES[settings.dtype])
@@ -143,11 +144,7 @@ def distilled_encoder(config: ConfigDict, workdir: Path, fold: int | None) -> En
     """The fold's LR encoder after stage 1."""
     path = stage_files.distilled_path(config, workdir, fold)
     if has_student(config):
-        settings = config.encoder
-        encoder = loading.load_encoder(
-            config.distill.student, path, dtype=settings.dtype, fsdp=settings.fsdp
-        )
-        return low_resolution(config, encoder)
+        return low_resolution(config, _load_named(config, config.distill.student, path))
     return low_resolution(config, _load(config, path))
 
 
