@@ -20,6 +20,8 @@ from lrmil_jax.errors import ConfigError
 # Kernels of the transformer blocks' attention and MLP; embedding, norms and biases stay.
 _ADAPTED = re.compile(r"(.*/)?block_\d+/.*kernel")
 DOWN, UP = "down", "up"
+# Parts of what a training learns of a tower, and of the constants that it reads.
+WHOLE, ADAPTERS, FROZEN = "encoder", "adapters", "tower"
 
 
 def initial(params: Mapping[str, Any], *, rank: int, seed: int) -> dict[str, Any]:
@@ -75,11 +77,25 @@ def merged(params: Mapping[str, Any], adapters: Mapping[str, Any]) -> dict[str, 
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
+def tower(params: Mapping[str, Any], constants: Mapping[str, Any]) -> Any:
+    """A tower's own tree: all of it learned, or its adapters, or nothing of it.
+
+    Args:
+      params: what learns, perhaps with WHOLE or ADAPTERS among its parts.
+      constants: with the tower that does not learn, FROZEN, unless WHOLE learns.
+    """
+    if WHOLE in params:
+        return params[WHOLE]
+    if ADAPTERS in params:
+        return merged(constants[FROZEN], params[ADAPTERS])
+    return constants[FROZEN]
+
+
 def of_constants(loss_fn: Callable[..., Any]) -> Callable[..., Any]:
     """A loss of an encoder's parameters as one of its adapters, the encoder being
-    `constants["tower"]`, which does not learn (a `train.step.LossFn` of another)."""
+    `constants[FROZEN]`, which does not learn (a `train.step.LossFn` of another)."""
 
     def adapted(params, constants, batch, key, train):
-        return loss_fn(merged(constants["tower"], params), constants, batch, key, train)
+        return loss_fn(merged(constants[FROZEN], params), constants, batch, key, train)
 
     return adapted

@@ -101,9 +101,9 @@ class Pair:
 
         image: dict[str, Any] = {}
         if self.learning == "whole":
-            image = {"encoder": self.params}
+            image = {adapters.WHOLE: self.params}
         elif self.learning == "adapters":
-            image = {"adapters": adapters.initial(self.params, rank=self.rank, seed=seed)}
+            image = {adapters.ADAPTERS: adapters.initial(self.params, rank=self.rank, seed=seed)}
         # Compiled: op by op the tower is some hundred programs.
         texts = jax.jit(writer.init)
         return image | {
@@ -116,26 +116,19 @@ class Pair:
     @property
     def constants(self) -> dict[str, Any]:
         """What the loss reads and does not learn: the captions, and the tower if it stays."""
-        kept = {} if self.learning == "whole" else {"tower": self.params}
+        kept = {} if self.learning == "whole" else {adapters.FROZEN: self.params}
         return {"captions": self.captions} | kept
-
-    def image_params(self, params: dict[str, Any], constants: dict[str, Any]) -> dict[str, Any]:
-        """The image tower's parameters, of what learned and what did not."""
-        if self.learning == "whole":
-            return params["encoder"]
-        if self.learning == "adapters":
-            return adapters.merged(constants["tower"], params["adapters"])
-        return constants["tower"]
 
     def text_params(self, params: dict[str, Any]) -> dict[str, Any]:
         """Those of `TextTower`."""
-        return {name: tree for name, tree in params.items() if name not in ("encoder", "adapters")}
+        image = (adapters.WHOLE, adapters.ADAPTERS)
+        return {name: tree for name, tree in params.items() if name not in image}
 
     def embed_images(
         self, params: dict[str, Any], constants: dict[str, Any], images: UInt8[AnyArray, "n s s 3"]
     ) -> Float[Array, "n d"]:
         """8-bit tiles in the shared space, each of length 1."""
-        normal, tower = self.transform.normalise(images), self.image_params(params, constants)
+        normal, tower = self.transform.normalise(images), adapters.tower(params, constants)
         embedding = self.module.apply({"params": tower}, normal).embedding
         return text.project(params["image_projection"], embedding)
 

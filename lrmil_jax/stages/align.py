@@ -77,8 +77,9 @@ def _save(
     config: ConfigDict, folder: Path, tower: Encoder, params: dict, facts: dict[str, str]
 ) -> None:
     owner = tower.weights_hash
-    if WHOLE in params or ADAPTERS in params:
-        path, learned = folder / "encoder.safetensors", _tower(params, {FROZEN: tower.params})
+    if adapters.WHOLE in params or adapters.ADAPTERS in params:
+        path = folder / "encoder.safetensors"
+        learned = adapters.tower(params, {adapters.FROZEN: tower.params})
         pretrained.save(path, tower.name, tower.options, learned, facts)
         owner = pretrained.weights_hash(path)
     if PROMPTS in params:
@@ -90,18 +91,17 @@ def _save(
         )
 
 
-# Parts of what is trained, and of what is only used.
-PROMPTS, ADAPTERS, WHOLE, FROZEN = "prompts", "adapters", "whole", "tower"
+PROMPTS = "prompts"  # of what is trained, beside the parts of `adapters.tower`
 
 
 def _parts(config: ConfigDict, tower: Encoder) -> tuple[dict, dict, Any]:
     """What is trained, what is only used, and the module that reads LR tiles."""
     settings = config.align
     if settings.how == "full":
-        return {WHOLE: tower.params}, {}, tower.module
+        return {adapters.WHOLE: tower.params}, {}, tower.module
     params, module, frozen = {}, tower.module, tower.params
     if "lora" in settings.how:
-        params[ADAPTERS] = adapters.initial(frozen, rank=settings.rank, seed=config.seed)
+        params[adapters.ADAPTERS] = adapters.initial(frozen, rank=settings.rank, seed=config.seed)
     else:
         images = np.zeros((1, tower.module.px, tower.module.px, 3), np.float32)
         frozen = cast_ahead(
@@ -114,16 +114,7 @@ def _parts(config: ConfigDict, tower: Encoder) -> tuple[dict, dict, Any]:
         params[PROMPTS] = prompts.initial(
             tower.module, count=settings.prompts, deep=settings.deep, seed=config.seed
         )
-    return params, {FROZEN: frozen}, module
-
-
-def _tower(params: dict, constants: dict) -> dict:
-    """The tower's own tree, with what was learned of it."""
-    if WHOLE in params:
-        return params[WHOLE]
-    if ADAPTERS in params:
-        return adapters.merged(constants[FROZEN], params[ADAPTERS])
-    return constants[FROZEN]
+    return params, {adapters.FROZEN: frozen}, module
 
 
 def make_loss(
@@ -139,7 +130,7 @@ def make_loss(
 
     def loss_fn(params, constants, batch, key, train):
         del key, train  # the encoder has no dropout
-        tower = _tower(params, constants)
+        tower = adapters.tower(params, constants)
         variables = {"tower": tower, PROMPTS: params[PROMPTS]} if PROMPTS in params else tower
         images = transform.normalise(batch["lr"])
         output = module.apply({"params": variables}, images, blocks=blocks)

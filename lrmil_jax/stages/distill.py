@@ -87,7 +87,10 @@ class _Learner:
             )
             self.params = {"encoder": reader.params, "projections": maps}
         if self._form == "adapted":
-            self.constants, loss_fn = {"tower": reader.params}, adapters.of_constants(loss_fn)
+            self.constants, loss_fn = (
+                {adapters.FROZEN: reader.params},
+                adapters.of_constants(loss_fn),
+            )
             self.params = adapters.initial(reader.params, rank=settings.rank, seed=config.seed)
         self.loss_fn = loss_fn
 

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from lrmil_jax import cluster
 from lrmil_jax.data import source, tiles
 from lrmil_jax.data.captions import CaptionedTiles
-from lrmil_jax.encoders import contrastive, pretrained, text
+from lrmil_jax.encoders import adapters, contrastive, pretrained, text
 from lrmil_jax.evals import metrics
 from lrmil_jax.models import loading
 from lrmil_jax.models.tower_pair import Pair
@@ -143,7 +143,7 @@ def save(pair: Pair, result: FitResult, folder: Path) -> None:
     figures = _summary(pair.tiles, result.metrics)
     facts = {"stage": "pretrain", **figures}
     path = folder / "encoder.safetensors"
-    tower = pair.image_params(result.params, pair.constants)
+    tower = adapters.tower(result.params, pair.constants)
     pretrained.save(path, pair.name, pair.options, tower, facts)
     text.TextTower(
         sizes=pair.sizes,

@@ -6,7 +6,7 @@ import pytest
 
 from lrmil_jax.data import param_files
 from lrmil_jax.distill import cross_scale
-from lrmil_jax.encoders import Transform
+from lrmil_jax.encoders import Transform, adapters
 from lrmil_jax.encoders.vit import EncoderOutput
 from lrmil_jax.selection import shared_space
 from lrmil_jax.stages import align
@@ -57,7 +57,7 @@ def _draw():
 
 def _terms(space, params, batch, constants, *, blocks=BLOCKS):
     loss_fn = align.make_loss(_Said(), Transform(px=8), space, blocks, beta=0.5, lambda_layer=3.0)
-    learned = {align.WHOLE: params}
+    learned = {adapters.WHOLE: params}
     return loss_fn(learned, constants, batch, None, True)
 
 
@@ -113,8 +113,8 @@ def test_what_is_learned_of_the_tower():
     up, down = np.zeros((2, 4), np.float32), np.ones((4, 2), np.float32)
     up[0] = 3
     own = {"block_0": {"attn": {"kernel": {"down": down, "up": up}}}}
-    constants = {align.FROZEN: tower}
-    merged = align._tower({align.ADAPTERS: own}, constants)
+    constants = {adapters.FROZEN: tower}
+    merged = adapters.tower({adapters.ADAPTERS: own}, constants)
     np.testing.assert_array_equal(merged["block_0"]["attn"]["kernel"], kernel + 3)
-    assert align._tower({align.PROMPTS: np.zeros((1, 1, 4))}, constants) is tower
-    assert align._tower({align.WHOLE: merged}, {}) is merged
+    assert adapters.tower({align.PROMPTS: np.zeros((1, 1, 4))}, constants) is tower
+    assert adapters.tower({adapters.WHOLE: merged}, {}) is merged
