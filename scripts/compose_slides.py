@@ -7,8 +7,9 @@
     --config.data.masks=DIR/masks
 
 FOLDER has one folder of fields (images) a class. DIR gets slides/, masks/ and labels.csv; of fields
-also tiles/, the part of them that an encoder may be trained on (--config.data.tiles=DIR/tiles), and
-with --captions what is said of each class, so that a text tower learns the words of a description.
+also fields.csv, which field lies where, tiles/, the part of them that an encoder may be trained on
+(--config.data.tiles=DIR/tiles), and with --captions what is said of each class, so that a text
+tower learns the words of a description.
 """
 
 import argparse
@@ -55,7 +56,10 @@ def main() -> int:
     group.add_argument("--run_length", type=within(int, 1), default=1,
                        help="neighbours in number that stay in one pool")  # fmt: skip
     group.add_argument("--even_colour", action="store_true", help="same colours for all fields")
+    group.add_argument("--unturned", action="store_true", help="neither turn nor mirror fields")
     group.add_argument("--whole_fields", action="store_true", help="tiles/ gets fields uncut")
+    group.add_argument("--tables_only", action="store_true",
+                       help="no pictures: scripts/field_features.py needs none")  # fmt: skip
     group.add_argument("--captions",
                        help="of tiles/: FILE.toml of descriptions, or shipped:NAME")  # fmt: skip
     args = parser.parse_args()
@@ -109,7 +113,9 @@ def compose(args: argparse.Namespace) -> Path:
         *("even_colour", "whole_fields", "seed"),
     )
     recipe = mosaic.MosaicRecipe(
-        shares=tuple(args.shares), **{name: getattr(args, name) for name in names}
+        shares=tuple(args.shares),
+        turned=not args.unturned,
+        **{name: getattr(args, name) for name in names},
     )
     with progress("slides", sum(args.slides)) as bar:
         labels = mosaic.write_cohort(
@@ -118,9 +124,10 @@ def compose(args: argparse.Namespace) -> Path:
             positive=args.positive,
             slides=args.slides,
             recipe=recipe,
+            pictures=not args.tables_only,
             progress=lambda done, total: bar.advance(),
         )
-    if spoken is not None:
+    if spoken is not None and not args.tables_only:
         files.write_table(args.output / "tiles" / "captions.csv", spoken)
     return labels
 

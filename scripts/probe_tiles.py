@@ -89,10 +89,10 @@ def read_fields(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, np.nd
         even_colour=args.even_colour,
         run_length=args.run_length,
     )
-    rng, fields, label, run = np.random.default_rng(0), [], [], []
+    fields, label, run = [], [], []
     for number, series in mosaic.runs_of_fields(args.tiles, recipe):
         for path in series:
-            fields.append(mosaic.read_field(path, recipe, rng))
+            fields.append(mosaic.read_field(path, recipe))
             label.append(number)
             run.append(f"{number}/{series[0]}")
     return np.stack(fields), np.array(label), np.unique(run, return_inverse=True)[1]

@@ -5,6 +5,7 @@ that no field stands on two sides.
 """
 
 import dataclasses
+import functools
 import hashlib
 import logging
 import re
@@ -17,7 +18,7 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from lrmil_jax.errors import DataError
-from lrmil_jax.files import atomic_path
+from lrmil_jax.files import atomic_path, write_json, write_table
 from lrmil_jax.slides.synthetic import write_slide
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class MosaicRecipe:
         cameras number fields as they come, so neighbours are often of one patient, even one place.
       even_colour: bring every field to the same mean and SD of each channel, so that colour alone
         tells nothing of its class.
+      turned: fields are turned and mirrored at random.
       whole_fields: `tiles/` holds whole fields, to be cropped at random, instead of HR patches.
       seed: of the pools and of every slide.
     """
@@ -52,6 +54,7 @@ class MosaicRecipe:
     shares: tuple[float, float, float, float] = (0.4, 0.3, 0.15, 0.15)
     run_length: int = 1
     even_colour: bool = False
+    turned: bool = True
     whole_fields: bool = False
     seed: int = 0
 
@@ -137,45 +140,85 @@ def _series(images: Sequence[Path]) -> list[list[Path]]:
     return list(by_name.values())
 
 
-def compose(
+@dataclasses.dataclass(frozen=True)
+class PlacedField:
+    """A field on a slide.
+
+    Attributes:
+      row, column: its place, counted in fields.
+      path: its picture.
+      lesion: it is of the positive class.
+      turns: quarter turns to the left, then `mirrored`, left to right.
+    """
+
+    row: int
+    column: int
+    path: Path
+    lesion: bool
+    turns: int = 0
+    mirrored: bool = False
+
+
+def place_fields(
     rng: np.random.Generator,
     fields: dict[str, list[Path]],
     *,
     negative: str,
     positive: str | None,
     recipe: MosaicRecipe,
-) -> tuple[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"]]:
-    """One mosaic and where its lesion is; `positive=None` makes a negative slide."""
-    side = recipe.fields * recipe.field_px
-    image = np.empty((side, side, 3), np.uint8)
-    lesion = np.zeros((side, side), bool)
+) -> list[PlacedField]:
+    """The fields of one slide, drawn at random; `positive=None` makes a negative slide."""
     count = recipe.fields**2
     share = max(1, round(recipe.positive_share * count)) if positive else 0
     chosen = set(rng.choice(count, share, replace=False).tolist())
+    placed = []
     for index in range(count):
         name = positive if index in chosen else negative
         path = fields[name][rng.integers(len(fields[name]))]
-        row, column = divmod(index, recipe.fields)
-        window = np.s_[row * recipe.field_px : (row + 1) * recipe.field_px,
-                       column * recipe.field_px : (column + 1) * recipe.field_px]  # fmt: skip
-        image[window] = read_field(path, recipe, rng)
-        lesion[window] = index in chosen
+        turns, mirrored = _turn(rng, recipe)
+        place = divmod(index, recipe.fields)
+        placed.append(PlacedField(*place, path, index in chosen, turns, mirrored))
+    return placed
+
+
+def _turn(rng: np.random.Generator, recipe: MosaicRecipe) -> tuple[int, bool]:
+    return (int(rng.integers(4)), bool(rng.integers(2))) if recipe.turned else (0, False)
+
+
+def compose(
+    placed: Sequence[PlacedField], recipe: MosaicRecipe
+) -> tuple[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"]]:
+    """One mosaic and where its lesion is."""
+    side, px = recipe.fields * recipe.field_px, recipe.field_px
+    image = np.empty((side, side, 3), np.uint8)
+    lesion = np.zeros((side, side), bool)
+    for field in placed:
+        rows, columns = (slice(at * px, (at + 1) * px) for at in (field.row, field.column))
+        image[rows, columns] = read_field(
+            field.path, recipe, turns=field.turns, mirrored=field.mirrored
+        )
+        lesion[rows, columns] = field.lesion
     return image, lesion
 
 
 def read_field(
-    path: Path, recipe: MosaicRecipe, rng: np.random.Generator
+    path: Path, recipe: MosaicRecipe, *, turns: int = 0, mirrored: bool = False
 ) -> UInt8[np.ndarray, "px px 3"]:
-    """A field at its size on the slide, turned at random."""
-    px = recipe.field_px
+    """A field at its size on the slide, turned and mirrored as `PlacedField` says."""
+    turned = np.rot90(_read_upright(path, recipe.field_px, recipe.even_colour), turns)
+    return turned[:, ::-1] if mirrored else turned
+
+
+# Slides of a pool share its fields, whose pictures are large: 100 MB where laid out at 256 px.
+@functools.lru_cache(maxsize=512)
+def _read_upright(path: Path, px: int, even_colour: bool) -> UInt8[np.ndarray, "px px 3"]:
     with Image.open(path) as file:
         field = np.asarray(file.convert("RGB").resize((px, px), Image.Resampling.BICUBIC))
-    if recipe.even_colour:
+    if even_colour:
         flat = field.reshape(-1, 3).astype(np.float32)
         even = (flat - flat.mean(0)) / np.maximum(flat.std(0), 1) * _EVEN[1] + _EVEN[0]
         field = np.clip(np.rint(even), 0, 255).astype(np.uint8).reshape(field.shape)
-    turned = np.rot90(field, rng.integers(4))
-    return turned[:, ::-1] if rng.integers(2) else turned
+    return field
 
 
 def write_cohort(
@@ -185,19 +228,23 @@ def write_cohort(
     positive: str | None,
     slides: Sequence[int],
     recipe: MosaicRecipe,
+    pictures: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Writes slides, masks, `labels.csv` and the encoder's tiles.
 
     `labels.csv` has the split as `fold_1`, and as `pool` the fields that a slide is composed of:
-    slides of one pool share fields, so they are not independent.
+    slides of one pool share fields, so they are not independent. `fields.csv` has every
+    `PlacedField`, `recipe.json` the recipe.
 
     Args:
       tiles: one folder of fields a class.
-      output: gets `slides/`, `masks/`, `tiles/<class>/` (the pretrain pool) and `labels.csv`.
+      output: gets `slides/`, `masks/`, `tiles/<class>/` (the pretrain pool) and the tables.
       positive: name of the class that makes a slide positive.
       slides: how many for train, val and test, half of each positive.
       recipe: sizes and shares.
+      pictures: write slides, masks and tiles; else the tables alone, which is enough where fields
+        are encoded once for all slides.
       progress: called with (done, total) after each slide.
 
     Returns:
@@ -210,28 +257,48 @@ def write_cohort(
     names = sorted(pools["train"])
     if positive not in names:
         raise DataError(f"--positive {positive} is no folder of {tiles} ({', '.join(names)})")
-    negative = next(name for name in names if name != positive)
-    _write_tiles(output / "tiles", pools["pretrain"], recipe)
-    rows = []
+    names.remove(positive)
+    if pictures:
+        _read_upright.cache_clear()
+        _write_tiles(output / "tiles", pools["pretrain"], recipe)
+    rows, fields = [], []
     for split, count in zip(POOLS[1:], slides, strict=True):
         for number in range(count):
-            label = positive if number % 2 else negative
-            rng = np.random.default_rng([recipe.seed, POOLS.index(split), number])
-            lesion_class = positive if number % 2 else None
-            image, lesion = compose(
-                rng, pools[split], negative=negative, positive=lesion_class, recipe=recipe
+            slide_id, label = f"{split}_{number:04d}", positive if number % 2 else names[0]
+            placed = place_fields(
+                np.random.default_rng([recipe.seed, POOLS.index(split), number]),
+                pools[split],
+                negative=names[0],
+                positive=positive if number % 2 else None,
+                recipe=recipe,
             )
-            slide_id = f"{split}_{number:04d}"
-            write_slide(output / "slides" / f"{slide_id}.tif", image, mpp=recipe.mpp)
-            with atomic_path(output / "masks" / f"{slide_id}.png") as path:
-                Image.fromarray(lesion).save(path, "PNG")
+            if pictures:
+                _write_slide(output, slide_id, placed, recipe)
             rows.append((slide_id, slide_id, label, split, split))
+            fields += [(slide_id, *_as_row(field, tiles)) for field in placed]
             if progress is not None:
                 progress(len(rows), sum(slides))
-    table = pd.DataFrame(rows, columns=["slide_id", "patient_id", "label", "fold_1", "pool"])
-    with atomic_path(output / "labels.csv") as path:
-        table.to_csv(path, index=False)
+    write_json(output / "recipe.json", dataclasses.asdict(recipe))
+    columns = ["slide_id", *(field.name for field in dataclasses.fields(PlacedField))]
+    write_table(output / "fields.csv", pd.DataFrame(fields, columns=columns))
+    columns = ["slide_id", "patient_id", "label", "fold_1", "pool"]
+    write_table(output / "labels.csv", pd.DataFrame(rows, columns=columns))
     return output / "labels.csv"
+
+
+def _write_slide(
+    output: Path, slide_id: str, placed: Sequence[PlacedField], recipe: MosaicRecipe
+) -> None:
+    image, lesion = compose(placed, recipe)
+    write_slide(output / "slides" / f"{slide_id}.tif", image, mpp=recipe.mpp)
+    with atomic_path(output / "masks" / f"{slide_id}.png") as path:
+        Image.fromarray(lesion).save(path, "PNG")
+
+
+def _as_row(field: PlacedField, tiles: Path) -> tuple:
+    """Its attributes, the picture as below `tiles`."""
+    attributes = vars(field) | {"path": field.path.relative_to(tiles).as_posix()}
+    return tuple(attributes.values())
 
 
 def _write_tiles(folder: Path, pool: dict[str, list[Path]], recipe: MosaicRecipe) -> None:
@@ -241,7 +308,8 @@ def _write_tiles(folder: Path, pool: dict[str, list[Path]], recipe: MosaicRecipe
     rng = np.random.default_rng(recipe.seed)
     for name, paths in pool.items():
         for path in paths:
-            field = read_field(path, recipe, rng)
+            turns, mirrored = _turn(rng, recipe)
+            field = read_field(path, recipe, turns=turns, mirrored=mirrored)
             tiles = field.reshape(across, px, across, px, 3).swapaxes(1, 2).reshape(-1, px, px, 3)
             for number, tile in enumerate(tiles):
                 with atomic_path(folder / name / f"{path.stem}-{number:02d}.png") as target:

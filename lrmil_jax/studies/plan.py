@@ -34,7 +34,7 @@ _COSTLY = (
 )
 _SEEDED = (
     *("data.labels", "data.slides", "data.tiles", "data.captions", "data.masks"),
-    *("encoder.weights", "pretrain.init"),
+    *("data.features", "data.features_lr", "encoder.weights", "pretrain.init"),
 )
 
 

@@ -45,9 +45,10 @@ def test_pools_share_no_field_and_lose_none(fields):
 
 def test_lesion_mask_is_where_the_positive_fields_are(fields):
     pools = mosaic.part_fields(fields, RECIPE)
-    image, lesion = mosaic.compose(
+    placed = mosaic.place_fields(
         np.random.default_rng(0), pools["train"], negative="normal", positive="oscc", recipe=RECIPE
     )
+    image, lesion = mosaic.compose(placed, RECIPE)
     assert lesion.mean() == 3 / 16  # 0.2 of 16 fields, rounded
     np.testing.assert_array_equal(image[lesion], np.broadcast_to(COLOURS["oscc"], (3 * 64**2, 3)))
     np.testing.assert_array_equal(
@@ -65,8 +66,24 @@ def test_cohort_is_a_label_csv_with_slides_that_open(fields, tmp_path):
         with open_slide(tmp_path / "out" / "slides" / f"{slide_id}.tif") as slide:
             assert slide.dimensions == (256, 256)
             assert slide.mpp == pytest.approx(0.5)
+    placed = pd.read_csv(tmp_path / "out" / "fields.csv")
+    assert placed.groupby("slide_id").size().tolist() == [16] * 6
+    assert (placed.path.str.startswith("oscc/") == placed.lesion).all()
+    assert all((fields / path).is_file() for path in placed.path)
     # 10 fields of each class are for the encoder, 16 tiles each.
     assert len(list((tmp_path / "out" / "tiles" / "normal").iterdir())) == 160
+
+
+def test_tables_without_pictures_are_the_same(fields, tmp_path):
+    for name, pictures in (("with", True), ("without", False)):
+        mosaic.write_cohort(
+            fields, tmp_path / name, positive="oscc", slides=(2, 1, 1), recipe=RECIPE,
+            pictures=pictures,
+        )  # fmt: skip
+    written = sorted(path.name for path in (tmp_path / "without").iterdir())
+    assert written == ["fields.csv", "labels.csv", "recipe.json"]
+    for name in written:
+        assert (tmp_path / "without" / name).read_bytes() == (tmp_path / "with" / name).read_bytes()
 
 
 def test_wrong_class_is_named(fields, tmp_path):
@@ -107,9 +124,10 @@ def test_even_colour_leaves_nothing_to_colour(fields, tmp_path):
             Image.fromarray(noisy).save(path)
     recipe = dataclasses.replace(RECIPE, even_colour=True)
     pools = mosaic.part_fields(fields, recipe)
-    image, lesion = mosaic.compose(
+    placed = mosaic.place_fields(
         rng, pools["train"], negative="normal", positive="oscc", recipe=recipe
     )
+    image, lesion = mosaic.compose(placed, recipe)
     np.testing.assert_allclose(image[lesion].mean(0), image[~lesion].mean(0), atol=1.0)
     np.testing.assert_allclose(image[lesion].std(0), image[~lesion].std(0), atol=1.5)
 
@@ -122,3 +140,27 @@ def test_whole_fields_for_the_encoder(fields, tmp_path):
     for path in tiles:
         with Image.open(path) as tile:
             assert tile.size == (64, 64)
+
+
+@pytest.mark.parametrize(("turns", "mirrored"), [(0, False), (1, False), (0, True), (3, True)])
+def test_a_field_is_turned_and_mirrored_as_it_is_told(tmp_path, turns, mirrored):
+    corners = np.zeros((64, 64, 3), np.uint8)
+    corners[:32, :32], corners[:32, 32:], corners[32:, :32] = 50, 100, 150
+    Image.fromarray(corners).save(tmp_path / "field.png")
+    found = mosaic.read_field(tmp_path / "field.png", RECIPE, turns=turns, mirrored=mirrored)
+    # Upper left, upper right, lower left, lower right.
+    wanted = {
+        (0, False): [50, 100, 150, 0],
+        (1, False): [100, 0, 50, 150],
+        (0, True): [100, 50, 0, 150],
+        (3, True): [50, 150, 100, 0],
+    }[turns, mirrored]
+    np.testing.assert_array_equal(found[16::32, 16::32, 0].ravel(), wanted)
+
+
+def test_unturned_fields_lie_as_they_are(fields):
+    recipe = dataclasses.replace(RECIPE, turned=False)
+    pools = mosaic.part_fields(fields, recipe)
+    rng = np.random.default_rng(0)
+    placed = mosaic.place_fields(rng, pools["val"], negative="normal", positive=None, recipe=recipe)
+    assert {(field.turns, field.mirrored) for field in placed} == {(0, False)}
