@@ -62,6 +62,7 @@ _TRAINING_CHECKS = {
     "batch": _range(1, _INFINITE),
     "budget": _range(1, _INFINITE),
     "bags": _range(1, _INFINITE),
+    "instances": _range(1e-3, 1),
     "balance": _one_of("none", "weights", "sampling"),
     "dropout": _range(0, 0.99),
     "dtype": _one_of("float32", "bfloat16"),

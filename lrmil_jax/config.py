@@ -47,6 +47,9 @@ def bag_training(**changes: Any) -> ConfigDict:
     # Of the head, beyond its hidden, dropout and dtype: ("bag_weight=0.7", "subtyping=true").
     block.options = ()
     block.bags = 16  # slides of an update, drawn at random; what is learned depends on it
+    # Share of a training slide's patches that an epoch reads, drawn anew each time: fewer are
+    # faster, and a head cannot learn slides by heart.
+    block.instances = 1.0
     block.dtype = "float32"  # compute of the head; "bfloat16" on GPU and TPU, sums stay float32
     # Instances that a device computes at once, padding included: bags of an update are computed in
     # so many goes. Speed and memory depend on it, what is learned does not.

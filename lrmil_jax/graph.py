@@ -128,6 +128,7 @@ _LATER = {
     "distill.rank": 0,
     "distill.per_fold": True,
     **dict.fromkeys(("pretrain.layer_decay", "distill.layer_decay"), 1.0),
+    **dict.fromkeys((f"{block}.instances" for block in ("teacher", "student", "mil")), 1.0),
     **dict.fromkeys(("distill.stain_jitter", "align.stain_jitter"), 0.0),
 }
 

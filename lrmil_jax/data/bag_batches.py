@@ -33,7 +33,7 @@ class BagBatches(Planned):
     last batch of an update. Item i is a function of the arguments and of i alone.
 
     Attributes:
-      sizes: instances of every bag of the bank.
+      sizes: instances of every bag of the bank that a batch holds.
       bags: the bags that are used.
       devices: over which a batch will be split.
 
@@ -53,6 +53,8 @@ class BagBatches(Planned):
       per_instance: arrays [rows of the bank, ...], gathered to [B, N, ...], 0 outside the mask.
       read: gives a bag's features [n, D]; for cohorts that do not fit in device memory. Called
         in Grain's threads.
+      instances: share of a bag's instances that a batch holds, at least one of them; which ones is
+        drawn anew in each epoch.
       shard: (index, count): this process's part of every batch.
       packed: see above; less filling and fewer shapes, for heads that take it.
     """
@@ -72,14 +74,16 @@ class BagBatches(Planned):
         per_bag: Mapping[str, Shaped[np.ndarray, "S ..."]] | None = None,
         per_instance: Mapping[str, Shaped[np.ndarray, "R ..."]] | None = None,
         read: Callable[[int], np.ndarray] | None = None,
+        instances: float = 1.0,
         shard: tuple[int, int] = (0, 1),
         packed: bool = False,
     ):
         if devices % shard[1]:
             raise ValueError(f"{devices} devices cannot be split evenly among {shard[1]} processes")
         super().__init__(endless=bags_per_update is not None)
-        self.sizes = np.asarray(sizes, np.int64)
-        self.offsets = np.concatenate([[0], np.cumsum(self.sizes)])
+        self._whole = np.asarray(sizes, np.int64)
+        self.sizes = np.ceil(self._whole * instances).astype(np.int64)
+        self.offsets = np.concatenate([[0], np.cumsum(self._whole)])
         self.bags = np.arange(len(sizes)) if bags is None else np.asarray(bags)
         self._bags_per_update, self.devices = bags_per_update, devices
         self._budget, self._seed = budget, seed
@@ -139,8 +143,8 @@ class BagBatches(Planned):
         places = np.concatenate(places)
         rows = np.zeros(batch.length, np.int64)
         rows[places] = np.concatenate(
-            [self.offsets[bag] + np.arange(size)
-             for bag, size in zip(batch.bags, sizes, strict=True)]
+            [self.offsets[bag] + self._drawn(bag, batch.epoch)[:size]
+             for bag, size in zip(batch.bags.tolist(), sizes, strict=True)]
         )  # fmt: skip
         real = np.zeros(batch.length, bool)
         real[places] = True
@@ -163,8 +167,22 @@ class BagBatches(Planned):
                 features = self._read(bag)
                 if row is None:
                     row = np.zeros((batch.length, features.shape[1]), features.dtype)
-                row[first : first + size] = features
+                row[first : first + size] = self._taken(features, bag, batch.epoch)
         return row
+
+    def _drawn(self, bag: int, epoch: int) -> Int[np.ndarray, " n"]:
+        """The instances of a bag that are taken in an epoch, in order."""
+        size, whole = self.sizes[bag], self._whole[bag]
+        if size == whole:
+            return np.arange(size)
+        rng = np.random.default_rng([self._seed, epoch, bag])
+        return np.sort(rng.choice(whole, size, replace=False))
+
+    def _taken(
+        self, features: Num[np.ndarray, "N D"], bag: int, epoch: int
+    ) -> Num[np.ndarray, "n D"]:
+        whole = self.sizes[bag] == self._whole[bag]
+        return features if whole else features[self._drawn(bag, epoch)]
 
     def _of_bags(self, bags: Int[np.ndarray, " B"]) -> dict[str, np.ndarray]:
         """What is of whole bags: [B, ...], 0 in an empty slot."""
@@ -179,14 +197,17 @@ class BagBatches(Planned):
         present = bags >= 0
         sizes = np.where(present, self.sizes[bags], 0)
         mask = np.arange(batch.length) < sizes[:, None]
-        rows = np.where(mask, self.offsets[bags][:, None] + np.arange(batch.length), 0)
+        rows = np.zeros(mask.shape, np.int64)
+        for slot in np.flatnonzero(present):
+            drawn = self._drawn(int(bags[slot]), batch.epoch)
+            rows[slot, : len(drawn)] = self.offsets[bags[slot]] + drawn
         item: dict[str, Any] = {"mask": mask, **self._of_bags(bags)}
         for name, values in self._per_instance.items():
             item[name] = _keep(values[rows], mask)
         if self._read is None:
             item["rows"] = rows.astype(np.int32)
         else:
-            item["features"] = self._features(bags, batch.length)
+            item["features"] = self._features(bags, batch)
         return item
 
     def plan(self, epoch: int) -> list[list[Batch]]:
@@ -210,16 +231,16 @@ class BagBatches(Planned):
             order = rng.choice(self.bags, size=len(self.bags), p=self._draw)
         return np.array_split(order, self.updates)
 
-    def _features(self, bags: Int[np.ndarray, " B"], length: int) -> Num[np.ndarray, "B N D"]:
+    def _features(self, bags: Int[np.ndarray, " B"], batch: Batch) -> Num[np.ndarray, "B N D"]:
         arrays = {int(bag): self._read(int(bag)) for bag in bags if bag >= 0}
         if not arrays:  # this process's part of a batch can be all empty slots
             first = self._read(int(self.bags[0]))
-            return np.zeros((len(bags), length, first.shape[1]), first.dtype)
+            return np.zeros((len(bags), batch.length, first.shape[1]), first.dtype)
         first = next(iter(arrays.values()))
-        features = np.zeros((len(bags), length, first.shape[1]), first.dtype)
-        for slot, bag in enumerate(bags):
+        features = np.zeros((len(bags), batch.length, first.shape[1]), first.dtype)
+        for slot, bag in enumerate(bags.tolist()):
             if bag >= 0:
-                features[slot, : self.sizes[bag]] = arrays[int(bag)]
+                features[slot, : self.sizes[bag]] = self._taken(arrays[bag], bag, batch.epoch)
         return features
 
 

@@ -30,11 +30,12 @@ _ENDLESS = 2**31 - 1
 @dataclasses.dataclass(frozen=True)
 class Batch:
     """The bags of one batch, -1 for an empty slot, and the length that all are filled up to; of
-    bags side by side in a row the row's length, and where in it each begins."""
+    bags side by side in a row the row's length, and where in it each begins. And its epoch."""
 
     bags: Int[np.ndarray, "*models B"]
     length: int
     first: Int[np.ndarray, " B"] | None = None
+    epoch: int = 0
 
 
 def bucket_lengths(
@@ -188,7 +189,7 @@ class Planned:
     def _batches(self, epoch: int) -> list[tuple[Batch, bool]]:
         """The batches of one epoch, and whether each ends an update."""
         return [
-            (batch, place == len(update) - 1)
+            (dataclasses.replace(batch, epoch=epoch), place == len(update) - 1)
             for update in self.plan(epoch)
             for place, batch in enumerate(update)
         ]

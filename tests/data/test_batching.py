@@ -339,3 +339,45 @@ def test_batches_before_an_update_are_those_that_end_before_it(packed):
     source = BagBatches(sizes, budget=48, bags_per_update=7, seed=1, packed=packed)
     ends = [index + 1 for index in range(60) if source[index]["ends_update"]]
     assert [source.before(update) for update in range(len(ends) + 1)] == [0, *ends]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_share_of_the_instances_is_drawn_anew_in_each_epoch(packed, streamed):
+    sizes = np.array([7, 1, 30, 16])
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    rows = np.arange(offsets[-1])[:, None]
+    options = {"budget": 64, "bags_per_update": 4, "instances": 0.5, "packed": packed}
+    if streamed:
+        options["read"] = lambda bag: rows[offsets[bag] : offsets[bag + 1]]
+    source = BagBatches(sizes, per_instance={"own": rows[:, 0] + 1}, **options)
+    epochs = [_instances_by_bag(source, epoch, packed, streamed) for epoch in range(3)]
+    for found in epochs:
+        assert {bag: len(taken) for bag, taken in found.items()} == {0: 4, 1: 1, 2: 15, 3: 8}
+        for bag, taken in found.items():
+            assert (np.diff(taken) > 0).all()
+            assert offsets[bag] <= taken.min()
+            assert taken.max() < offsets[bag + 1]
+    assert any((epochs[0][2] != epoch[2]).any() for epoch in epochs[1:])
+    again = BagBatches(sizes, per_instance={"own": rows[:, 0] + 1}, **options)
+    later = _instances_by_bag(again, 2, packed, streamed)
+    assert all((later[bag] == epochs[2][bag]).all() for bag in later)
+
+
+def _instances_by_bag(source, epoch, packed, streamed):
+    """Rows of the bank that an epoch takes of each bag."""
+    found = {}
+    for index in range(source.before(epoch), source.before(epoch + 1)):  # one update an epoch
+        item = source[index]
+        of_rows = item["instances"] if packed else item
+        taken = of_rows["features"][..., 0] if streamed else of_rows["rows"]
+        for slot, bag in enumerate(item["bag"].tolist()):
+            if bag < 0:
+                continue
+            if packed:
+                inside = np.s_[item["first"][slot] : item["first"][slot] + item["size"][slot]]
+            else:
+                inside = (slot, item["mask"][slot])
+            np.testing.assert_array_equal(of_rows["own"][inside], taken[inside] + 1)
+            found[bag] = taken[inside]
+    return found
