@@ -35,8 +35,10 @@ FOLDS = 10
 WIDTH = 64
 OPTIONS = {
     **dict.fromkeys(
-        ("abmil", "gated_abmil", "clam_sb", "clam_mb", "dtfd", "acmil"), (f"width={WIDTH}",)
+        ("abmil", "gated_abmil", "clam_sb", "clam_mb", "dtfd", "acmil", "noisy_and"),
+        (f"width={WIDTH}",),
     ),
+    "topk": (f"width={WIDTH}", "k=4"),
     "transmil": (f"width={WIDTH}", "heads=4", "landmarks=16"),
     "transformer": (f"width={WIDTH}", "heads=4", f"mlp={WIDTH}", "positions=none"),
     "perceiver": (f"width={WIDTH}", "latents=4"),

@@ -14,7 +14,9 @@ from lrmil_jax.heads.dsmil import DSMIL
 from lrmil_jax.heads.dtfd import DTFD
 from lrmil_jax.heads.max import MaxPool
 from lrmil_jax.heads.mean import MeanPool
+from lrmil_jax.heads.noisy_and import NoisyAnd
 from lrmil_jax.heads.perceiver import Perceiver
+from lrmil_jax.heads.topk import TopK
 from lrmil_jax.heads.transformer import Transformer
 from lrmil_jax.heads.transmil import TransMIL
 
@@ -23,6 +25,8 @@ HEADS: Mapping[str, type[Head]] = {
     "gated_abmil": GatedABMIL,
     "mean": MeanPool,
     "max": MaxPool,
+    "topk": TopK,
+    "noisy_and": NoisyAnd,
     "clam_sb": ClamSB,
     "clam_mb": ClamMB,
     "dsmil": DSMIL,

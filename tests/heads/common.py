@@ -20,6 +20,8 @@ SMALL = {
     "transmil": {**_PARTS, "landmarks": 4, "iterations": 2},
     "transformer": {**_PARTS, "mlp": 8},
     "perceiver": {**_PARTS, "latents": 3},
+    "topk": {"width": 5, "k": 2},
+    "noisy_and": {"width": 5},
 }
 
 

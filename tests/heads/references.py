@@ -258,3 +258,22 @@ def nystrom(p, tokens, *, heads, landmarks, iterations):
         along = [kernel @ padded[t : t + len(kernel)] for t in range(len(v))]
         read.append(first @ inverse @ last @ v + np.stack(along))
     return linear(p["out"], np.concatenate(read, -1))[-count:]
+
+
+def topk(p, x, *, k):
+    scores = np.sort(linear(p["classifier"], projected(p, x)), axis=0)[::-1]
+    return {"logits": scores[:k].mean(0)}
+
+
+def noisy_and(p, x, *, slope):
+    share = sigmoid(p["share"])
+    mean = sigmoid(linear(p["classifier"], projected(p, x))).mean(0)
+    lowest = sigmoid(-slope * share)
+    probability = (sigmoid(slope * (mean - share)) - lowest) / (
+        sigmoid(slope * (1 - share)) - lowest
+    )
+    return {"logits": np.log(probability / (1 - probability))}
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))

@@ -43,6 +43,8 @@ CASES = {
 CLASSLESS = {
     "perceiver": (references.perceiver, {"heads": 2}),
     "transmil": (references.transmil, {"heads": 2, "landmarks": 4, "iterations": 6}),
+    "topk": (references.topk, {"k": 2}),
+    "noisy_and": (references.noisy_and, {"slope": 10.0}),
 }
 
 
@@ -195,6 +197,18 @@ def test_mean_and_max_by_hand():
     for name, expected in {"mean": 2 + 40 + 0.5, "max": 3 + 60 + 0.5}.items():
         head = heads.create(name, num_classes=1)
         close(head.apply({"params": params}, bags, mask).logits, [[expected]])
+
+
+def test_topk_and_noisy_and_by_hand():
+    bags, mask = jnp.array([[[1.0], [3.0], [2.0], [100.0]]]), jnp.array([[True, True, True, False]])
+    params = {"classifier": {"kernel": jnp.array([[2.0]]), "bias": jnp.array([0.5])}}
+    head = heads.create("topk", num_classes=1, k=2)
+    close(head.apply({"params": params}, bags, mask).logits, [[(6.5 + 4.5) / 2]])
+    # Every instance is of the class by one half; so is the bag where a half is enough.
+    nothing = jax.tree.map(jnp.zeros_like, params["classifier"])
+    params = {"classifier": nothing, "share": jnp.zeros(1)}
+    head = heads.create("noisy_and", num_classes=1)
+    close(head.apply({"params": params}, bags, mask).logits, [[0.0]])
 
 
 def test_acmil_leaves_out_a_share_of_the_most_attended():
