@@ -143,9 +143,11 @@ class BagBatches(Planned):
         places = np.concatenate(places)
         rows = np.zeros(batch.length, np.int64)
         rows[places] = np.concatenate(
-            [self.offsets[bag] + self._drawn(bag, batch.epoch)[:size]
-             for bag, size in zip(batch.bags.tolist(), sizes, strict=True)]
-        )  # fmt: skip
+            [
+                self.offsets[bag] + self._drawn(bag, batch.epoch)
+                for bag in batch.bags[present].tolist()
+            ]
+        )
         real = np.zeros(batch.length, bool)
         real[places] = True
         instances = {name: _keep(values[rows], real) for name, values in self._per_instance.items()}

@@ -347,7 +347,7 @@ def test_a_share_of_the_instances_is_drawn_anew_in_each_epoch(packed, streamed):
     sizes = np.array([7, 1, 30, 16])
     offsets = np.concatenate([[0], np.cumsum(sizes)])
     rows = np.arange(offsets[-1])[:, None]
-    options = {"budget": 64, "bags_per_update": 4, "instances": 0.5, "packed": packed}
+    options = {"budget": 16, "bags_per_update": 4, "instances": 0.5, "packed": packed}
     if streamed:
         options["read"] = lambda bag: rows[offsets[bag] : offsets[bag + 1]]
     source = BagBatches(sizes, per_instance={"own": rows[:, 0] + 1}, **options)
