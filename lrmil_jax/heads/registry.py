@@ -17,6 +17,7 @@ from lrmil_jax.heads.mean import MeanPool
 from lrmil_jax.heads.perceiver import Perceiver
 from lrmil_jax.heads.transformer import Transformer
 from lrmil_jax.heads.transmil import TransMIL
+from lrmil_jax.heads.zoom_mil import ZoomMIL
 
 HEADS: Mapping[str, type[Head]] = {
     "abmil": ABMIL,
@@ -31,6 +32,7 @@ HEADS: Mapping[str, type[Head]] = {
     "transmil": TransMIL,
     "transformer": Transformer,
     "perceiver": Perceiver,
+    "zoom_mil": ZoomMIL,
 }
 
 

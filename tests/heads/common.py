@@ -20,6 +20,7 @@ SMALL = {
     "transmil": {**_PARTS, "landmarks": 4, "iterations": 2},
     "transformer": {**_PARTS, "mlp": 8},
     "perceiver": {**_PARTS, "latents": 3},
+    "zoom_mil": {"children": 1, "width": 5, "rho": 0.4, "draws": 20},
 }
 
 
