@@ -128,5 +128,7 @@ class ZoomMIL(Head):
         return mixed / jnp.where(weights > 0, weights, 1.0)[..., None], weights
 
     def instance_floats(self) -> int:
-        """Also the draws, and what is read of the children in both forms."""
-        return super().instance_floats() * (1 + self.children) + 4 * self.draws
+        """Of two attentions on LR patches, of one on the children that are read, and the draws."""
+        share = 1.0 if self.count else self.rho
+        attentions = super().instance_floats() * (2 + share * self.children)
+        return round(attentions) + 3 * self.draws

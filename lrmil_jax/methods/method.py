@@ -28,6 +28,7 @@ class ComparedModel:
       title: in tables and pictures.
       stage: that trains its head.
       high: its bags are of HR patches.
+      reads_chosen: its bags are of LR patches, and of the HR patches of those that it chooses.
       features: (config, workdir, fold, slide names) -> the bags that it reads.
       encoder: (config, workdir) -> what reads its patches, where it is the same in all folds.
       timed_as: the model of the same shape that is timed in its place.
@@ -40,6 +41,12 @@ class ComparedModel:
     features: Callable[[ConfigDict, Path, int, Sequence[str]], FeatureStore]
     encoder: Callable[[ConfigDict, Path], Encoder] | None = None
     timed_as: str | None = None
+    reads_chosen: bool = False
+
+    @property
+    def reads_hr(self) -> bool:
+        """Whether a prediction needs HR patches, all or some."""
+        return self.high or self.reads_chosen
 
     def head(self, workdir: Path, fold: int) -> BagModel:
         """The fold's trained head."""
