@@ -12,6 +12,7 @@ from lrmil_jax.heads.base import Head
 from lrmil_jax.heads.clam import ClamMB, ClamSB
 from lrmil_jax.heads.dsmil import DSMIL
 from lrmil_jax.heads.dtfd import DTFD
+from lrmil_jax.heads.hdmil import HDMIL
 from lrmil_jax.heads.max import MaxPool
 from lrmil_jax.heads.mean import MeanPool
 from lrmil_jax.heads.perceiver import Perceiver
@@ -33,6 +34,7 @@ HEADS: Mapping[str, type[Head]] = {
     "transformer": Transformer,
     "perceiver": Perceiver,
     "zoom_mil": ZoomMIL,
+    "hdmil": HDMIL,
 }
 
 

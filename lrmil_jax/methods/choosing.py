@@ -70,6 +70,26 @@ class Choosing(Method):
     def chosen(self, workdir: Path, fold: int, slide_id: str) -> np.ndarray | None:
         return stage_files.read_chosen(workdir, fold, slide_id, self.choosing_stage)[1]
 
+    def lines(self, config: ConfigDict) -> Mapping[str, Mapping[str, str]]:
+        """Lines of the curve over budgets, each with the keys that make it; the method first."""
+        return {self.main.title: {}}
+
+    def beside(self, config: ConfigDict) -> Mapping[str, Mapping[str, str]]:
+        """What stands beside the curve, and has no budget."""
+        return {}
+
+    def budget_variants(self, config: ConfigDict) -> dict[str, dict[str, str]]:
+        """Every line at every budget, and what stands beside them."""
+        budgets, base = tuple(config.study.budgets), config.select.rho
+        variants = {
+            f"{name} {budget:g}": {"select.rho": f"{budget:g}", **changes}
+            for budget in budgets
+            for name, changes in self.lines(config).items()
+            if (name, budget) != (self.main.title, base)  # the config itself
+        }
+        beside = {name: dict(changes) for name, changes in self.beside(config).items()}
+        return variants | beside if budgets else {}
+
     def budget(self, config: ConfigDict) -> float | int | None:
         return config.select.count or config.select.rho
 

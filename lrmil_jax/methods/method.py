@@ -1,6 +1,7 @@
 """What a method is: its stages, the models that it holds against each other, what it delivers."""
 
 import dataclasses
+import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,8 @@ class Method:
       swept: the config block whose settings the stage `sweep` tries together; None without it.
       has_budgets: `study.budgets` can ask for it at several.
       bags: resolutions, "hr" and "lr", of which it can take the features of another tool.
+      head: registered name of a head that is its own; None where `mil.head` and such say it.
+      others: methods that `study.other_methods` may hold it against, by name.
     """
 
     name: str
@@ -83,6 +86,8 @@ class Method:
     swept: str | None = None
     has_budgets: bool = False
     bags: tuple[str, ...] = ()
+    head: str | None = None
+    others: Mapping[str, "Method"] = types.MappingProxyType({})
 
     def stage_names(self, config: ConfigDict) -> tuple[str, ...]:
         """The stages of this config, in order."""
@@ -121,6 +126,16 @@ class Method:
             raise ConfigError(
                 f"study.budgets has no meaning for method {self.name}, which chooses nothing; "
                 "leave it at ()"
+            )
+        named = config.study.other_methods
+        wrong = (
+            [named] if isinstance(named, str) else [one for one in named if one not in self.others]
+        )
+        if wrong:
+            known = f"one of {', '.join(self.others)}" if self.others else "left at ()"
+            raise ConfigError(
+                f"study.other_methods has {wrong[0]!r}, but with method {self.name} it must be "
+                f"{known}"
             )
         if config.data.labels is None and config.synthetic.slides == 0:
             raise ConfigError(

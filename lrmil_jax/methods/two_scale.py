@@ -10,6 +10,7 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from lrmil_jax import config as configuration
+from lrmil_jax import heads, tasks
 from lrmil_jax.data.cells import CellBags
 from lrmil_jax.errors import ConfigError
 from lrmil_jax.methods import choosing
@@ -38,7 +39,7 @@ class TwoScale(choosing.Choosing):
       head: its registered name.
     """
 
-    head: str
+    head: str | None = None
     stages = ("pretrain", "prepare", "encode_hr", STAGE, "evaluate", "report")
     choosing_stage = STAGE
 
@@ -56,10 +57,15 @@ class TwoScale(choosing.Choosing):
 
     def check(self, config: ConfigDict) -> None:
         default = configuration.default().mil.head
-        if config.mil.head != default:
+        if config.mil.head not in (default, self.head):
             raise ConfigError(
                 f"mil.head is {config.mil.head}, but method {self.name} has a head of its own; "
-                f"leave it at {default}"
+                f"leave it at {default}, or name {self.head} to give it mil.options"
+            )
+        if tasks.kind(config.task).joint and heads.find(self.head).has_own_loss():
+            raise ConfigError(
+                f"method {self.name} has a loss of its own, slide by slide, but the task "
+                f"{config.task} looks at all slides of an update; use method zoom_mil"
             )
         super().check(config)
 

@@ -1,6 +1,7 @@
 """wise_fuse: descriptions of the classes, compared with LR patches, choose the regions whose HR
 patches are read; those are fused with the text (`method.md` part 3)."""
 
+import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from lrmil_jax import config as configuration
 from lrmil_jax.data.features import FeatureStore
 from lrmil_jax.data.labels import Cohort
 from lrmil_jax.methods import choosing
+from lrmil_jax.methods.hdmil import Hdmil
 from lrmil_jax.methods.lrmil import STUDENT, Lrmil
-from lrmil_jax.methods.method import ComparedModel
+from lrmil_jax.methods.method import ComparedModel, Method
 from lrmil_jax.methods.mil import HighMil
+from lrmil_jax.methods.zoom_mil import ZoomMil
 from lrmil_jax.models import loading, trained
 from lrmil_jax.report.table import EXHAUSTIVE
 from lrmil_jax.selection import windows
@@ -32,7 +35,7 @@ GUIDED = ComparedModel(
 )
 # Lines of the curve over budgets, each with the keys that make it, and what stands beside them.
 UNPROMPTED, RANDOM = "without CS-VPT", "random"
-_LINES: Mapping[str, Mapping[str, str]] = {
+_LINES: dict[str, Mapping[str, str]] = {
     GUIDED.title: {},
     UNPROMPTED: {"align.how": "none", "select.score": "patch"},
     RANDOM: {"align.how": "none", "select.score": "patch", "select.rule": "random"},
@@ -51,6 +54,9 @@ class WiseFuse(choosing.Choosing):
         *("evaluate", "report"),
     )
     main = GUIDED
+    others: Mapping[str, Method] = types.MappingProxyType(
+        {one.name: one for one in (ZoomMil(), Hdmil())}
+    )
     choosing_stage = "select"
 
     def model_files(
@@ -103,13 +109,11 @@ class WiseFuse(choosing.Choosing):
             f"select {duration(lr)} and encode_selected {chosen} a fold"
         )
 
-    def budget_variants(self, config: ConfigDict) -> dict[str, dict[str, str]]:
-        """The method at every budget, its two controls, and two methods that choose nothing."""
-        budgets, base = tuple(config.study.budgets), config.select.rho
-        variants = {
-            f"{name} {budget:g}": {"select.rho": f"{budget:g}", **changes}
-            for budget in budgets
-            for name, changes in _LINES.items()
-            if (name, budget) != (GUIDED.title, base)  # the config itself
-        }
-        return variants | _BESIDE if budgets else {}
+    def lines(self, config: ConfigDict) -> Mapping[str, Mapping[str, str]]:
+        """The method, its two controls, and `study.other_methods`."""
+        named = (self.others[name] for name in config.study.other_methods)
+        return _LINES | {one.main.title: {"method": one.name} for one in named}
+
+    def beside(self, config: ConfigDict) -> Mapping[str, Mapping[str, str]]:
+        """Two methods that choose nothing."""
+        return _BESIDE

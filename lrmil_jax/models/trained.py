@@ -190,12 +190,8 @@ def preflight(config: ConfigDict, *, encodes: bool = True) -> None:
       ConfigError: unknown encoder or head.
       WeightsError: `encoder.weights` names no file.
     """
-    for name in ("teacher", "student", "mil"):
-        if heads.find(config[name].head).reads_cells:
-            raise ConfigError(
-                f"{name}.head={config[name].head} reads two magnifications, which its own method "
-                f"gives it: set --config.method={config[name].head}, or choose another head"
-            )
+    for block in (config.teacher, config.student, config.mil):
+        heads.find(block.head)
     if not foreign.reads_slides(config):
         return
     weights = config.encoder.weights

@@ -21,6 +21,7 @@ SMALL = {
     "transformer": {**_PARTS, "mlp": 8},
     "perceiver": {**_PARTS, "latents": 3},
     "zoom_mil": {"children": 1, "width": 5, "rho": 0.4, "draws": 20},
+    "hdmil": {"children": 1, "width": 5, "rho": 0.4},
 }
 
 
