@@ -127,10 +127,7 @@ class Method:
                 f"study.budgets has no meaning for method {self.name}, which chooses nothing; "
                 "leave it at ()"
             )
-        named = config.study.other_methods
-        wrong = (
-            [named] if isinstance(named, str) else [one for one in named if one not in self.others]
-        )
+        wrong = [name for name in config.study.other_methods if name not in self.others]
         if wrong:
             known = f"one of {', '.join(self.others)}" if self.others else "left at ()"
             raise ConfigError(

@@ -109,6 +109,9 @@ class TwoScale(choosing.Choosing):
 
         return drawings.save_choices(config, workdir, folder, drawn, bags, stage=STAGE)
 
+    def stored_rows(self, config: ConfigDict, *, hr: int, lr: int, layers: int, models: int) -> int:
+        return hr + lr
+
     def encoding_time(
         self, config: ConfigDict, *, hr: int, lr: int, duration: Callable[[float], str]
     ) -> str:
