@@ -32,6 +32,12 @@ def _features(config: ConfigDict, workdir: Path, fold: int, slide_ids: Sequence[
     return feature_sets.cell_store(config, workdir, slide_ids)
 
 
+def _own_options(config: ConfigDict) -> dict[str, float | int]:
+    """Options of such a head that other keys say."""
+    children = cohorts.geometry(config).ratio ** 2
+    return {"children": children, "rho": config.select.rho, "count": config.select.count}
+
+
 class TwoScale(choosing.Choosing):
     """One head for both magnifications; the encoder as it came reads them.
 
@@ -45,13 +51,8 @@ class TwoScale(choosing.Choosing):
 
     def block(self, config: ConfigDict) -> ConfigDict:
         """`mil`, with this head, and with the geometry and budget as its options."""
-        own = {
-            "children": cohorts.geometry(config).ratio ** 2,
-            "rho": config.select.rho,
-            "count": config.select.count,
-        }
         block = config.mil.copy_and_resolve_references()
-        options = (f"{name}={value}" for name, value in own.items())
+        options = (f"{name}={value}" for name, value in _own_options(config).items())
         block.update(head=self.head, options=(*block.options, *options))
         return block
 
@@ -61,6 +62,12 @@ class TwoScale(choosing.Choosing):
             raise ConfigError(
                 f"mil.head is {config.mil.head}, but method {self.name} has a head of its own; "
                 f"leave it at {default}, or name {self.head} to give it mil.options"
+            )
+        given = heads.parse_options(self.head, config.mil.options)
+        for name in given.keys() & _own_options(config).keys():
+            raise ConfigError(
+                f"mil.options gives {name}, which follows from geometry, select.rho and "
+                "select.count; leave it away"
             )
         if tasks.kind(config.task).joint and heads.find(self.head).has_own_loss():
             raise ConfigError(

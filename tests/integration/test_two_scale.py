@@ -124,6 +124,8 @@ def test_members_choose_each_for_itself(tmp_path):
             "mil.head is clam_sb, but method zoom_mil has a head of its own",
         ),
         ({"mil__head": "zoom_mil", "mil__options": ("draw=3",)}, "did you mean 'draws'"),
+        ({"mil__head": "zoom_mil", "mil__options": ("rho=0.5",)}, "mil.options gives rho, which"),
+        ({"mil__options": ("gated=false",)}, "MIL head 'zoom_mil' has no option 'gated'"),
         ({"mil__head": "hdmil"}, "use --config.method=hdmil"),
         ({"teacher__head": "hdmil"}, "config.teacher.head=hdmil reads two magnifications"),
         ({"data__patient": "bag"}, "method zoom_mil chooses and predicts slide by slide"),
