@@ -7,7 +7,8 @@ Smoke: python -m lrmil_jax.main --config configs/wise_fuse_miniature.py:tiny --w
 Beside it: exhaustive HR, a random choice of the same size, the choice by the tower as it is, that
 by prompts alone (as published), and LRMIL, on the same slides. The towers come with the package and
 have seen none of them; the descriptions are the captions of their training. Settings were chosen on
-seeds 1001 and above.
+seeds 1001 and above. ZoomMIL and HDMIL, of other groups, join the curve at every budget with
+--config.study.other_methods="('zoom_mil','hdmil')".
 """
 
 from lrmil_jax import config as configuration

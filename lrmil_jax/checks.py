@@ -204,6 +204,12 @@ def _heads(config: ConfigDict) -> None:
             heads.parse_options(config[name].head, given)
         except ConfigError as error:
             raise ConfigError(f"config.{name}: {error}") from error
+        head = config[name].head
+        if heads.find(head).reads_cells and methods.of(config).head != head:
+            raise ConfigError(
+                f"config.{name}.head={head} reads two magnifications, which its own method gives "
+                f"it; use --config.method={head}, or choose another head"
+            )
 
 
 def _task(config: ConfigDict) -> None:

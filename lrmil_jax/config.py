@@ -68,7 +68,8 @@ def bag_training(**changes: Any) -> ConfigDict:
 def default() -> ConfigDict:
     """The whole tree of keys with defaults for a TCGA-like cohort at 20x against 5x."""
     config = ConfigDict()
-    # Or "wise_fuse"; plain MIL, the baselines: "mil" at HR, "mil_lr" at LR; or "zero_shot": tiles.
+    # Or "wise_fuse"; "zoom_mil" or "hdmil", which choose regions too; plain MIL, the baselines:
+    # "mil" at HR, "mil_lr" at LR; or "zero_shot": tiles.
     config.method = "lrmil"
     # What is said of a slide: "classification", "ordinal", "multi_label", "regression", "survival"
     # or "cox".
@@ -362,6 +363,9 @@ def _results(config: ConfigDict) -> None:
     study.workers = 1  # seeds at once, each a process, on CPU only; 0 is one per core
     # Shares of regions, as select.rho: WISE-FUSE's curve, its controls and exhaustive HR beside it.
     study.budgets = ()
+    # Methods of other groups that choose regions too, each a line of that curve of WISE-FUSE:
+    # ("zoom_mil", "hdmil"). They share the HR features of exhaustive HR.
+    study.other_methods = ()
     study.variants = ()  # "name: key=value key=value", the keys as in flags: a row of the table
 
     config.sweep = sweep = ConfigDict()  # settings beside each other, as few programs as it takes

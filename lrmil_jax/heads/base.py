@@ -24,6 +24,9 @@ class Head(nn.Module):
       needs_xy: it uses where instances lie.
       order_free: the order of a bag's rows changes nothing.
       packs: it takes bags side by side in one row, see `Packing`.
+      reads_cells: its instances are LR patches beside their HR patches (`heads.cells`), as the
+        methods make them whose LR patches choose; its `attention_logits` say which are chosen.
+      learns_by_chance: parameters that learn in training alone, by what is drawn there.
       choices: what an option that is a word may be.
       limits: lowest and highest value of an option that is a number.
     """
@@ -33,6 +36,8 @@ class Head(nn.Module):
     needs_xy = False
     order_free = True
     packs = False
+    reads_cells = False
+    learns_by_chance: ClassVar[tuple[str, ...]] = ()
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     limits: ClassVar[Mapping[str, tuple[float, float]]] = {}
 

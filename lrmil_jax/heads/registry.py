@@ -12,6 +12,7 @@ from lrmil_jax.heads.base import Head
 from lrmil_jax.heads.clam import ClamMB, ClamSB
 from lrmil_jax.heads.dsmil import DSMIL
 from lrmil_jax.heads.dtfd import DTFD
+from lrmil_jax.heads.hdmil import HDMIL
 from lrmil_jax.heads.max import MaxPool
 from lrmil_jax.heads.mean import MeanPool
 from lrmil_jax.heads.noisy_and import NoisyAnd
@@ -19,6 +20,7 @@ from lrmil_jax.heads.perceiver import Perceiver
 from lrmil_jax.heads.topk import TopK
 from lrmil_jax.heads.transformer import Transformer
 from lrmil_jax.heads.transmil import TransMIL
+from lrmil_jax.heads.zoom_mil import ZoomMIL
 
 HEADS: Mapping[str, type[Head]] = {
     "abmil": ABMIL,
@@ -35,6 +37,8 @@ HEADS: Mapping[str, type[Head]] = {
     "transmil": TransMIL,
     "transformer": Transformer,
     "perceiver": Perceiver,
+    "zoom_mil": ZoomMIL,
+    "hdmil": HDMIL,
 }
 
 

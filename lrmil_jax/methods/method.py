@@ -1,6 +1,7 @@
 """What a method is: its stages, the models that it holds against each other, what it delivers."""
 
 import dataclasses
+import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ class ComparedModel:
       title: in tables and pictures.
       stage: that trains its head.
       high: its bags are of HR patches.
+      reads_chosen: its bags are of LR patches, and of the HR patches of those that it chooses.
       features: (config, workdir, fold, slide names) -> the bags that it reads.
       encoder: (config, workdir) -> what reads its patches, where it is the same in all folds.
       timed_as: the model of the same shape that is timed in its place.
@@ -40,6 +42,12 @@ class ComparedModel:
     features: Callable[[ConfigDict, Path, int, Sequence[str]], FeatureStore]
     encoder: Callable[[ConfigDict, Path], Encoder] | None = None
     timed_as: str | None = None
+    reads_chosen: bool = False
+
+    @property
+    def reads_hr(self) -> bool:
+        """Whether a prediction needs HR patches, all or some."""
+        return self.high or self.reads_chosen
 
     def head(self, workdir: Path, fold: int) -> BagModel:
         """The fold's trained head."""
@@ -67,6 +75,8 @@ class Method:
       swept: the config block whose settings the stage `sweep` tries together; None without it.
       has_budgets: `study.budgets` can ask for it at several.
       bags: resolutions, "hr" and "lr", of which it can take the features of another tool.
+      head: registered name of a head that is its own; None where `mil.head` and such say it.
+      others: methods that `study.other_methods` may hold it against, by name.
     """
 
     name: str
@@ -76,6 +86,8 @@ class Method:
     swept: str | None = None
     has_budgets: bool = False
     bags: tuple[str, ...] = ()
+    head: str | None = None
+    others: Mapping[str, "Method"] = types.MappingProxyType({})
 
     def stage_names(self, config: ConfigDict) -> tuple[str, ...]:
         """The stages of this config, in order."""
@@ -114,6 +126,13 @@ class Method:
             raise ConfigError(
                 f"study.budgets has no meaning for method {self.name}, which chooses nothing; "
                 "leave it at ()"
+            )
+        wrong = [name for name in config.study.other_methods if name not in self.others]
+        if wrong:
+            known = f"one of {', '.join(self.others)}" if self.others else "left at ()"
+            raise ConfigError(
+                f"study.other_methods has {wrong[0]!r}, but with method {self.name} it must be "
+                f"{known}"
             )
         if config.data.labels is None and config.synthetic.slides == 0:
             raise ConfigError(

@@ -64,7 +64,7 @@ def encoding_flops(config: ConfigDict, workdir: Path, rows: list[dict]) -> dict[
     ]
     if of_patch is None:
         return {}
-    high = {model.name: model.high for model in methods.of(config).models(config)}
+    high = {model.name: model.reads_hr for model in methods.of(config).models(config)}
     patches = float(np.median([status["hr_patches"] for status in read]))
     return costs.encoding_flops(rows, high, of_patch, hr_patches=patches)
 
@@ -85,7 +85,7 @@ def save_card(config: ConfigDict, workdir: Path, rows: list[dict], cautions: lis
         dataset=Path(cohorts.source(config)).name,
         slides=len(cohort.table),
         patients=cohort.table.patient_id.nunique(),
-        row=row | {"reads_hr": main.high},
+        row=row | {"reads_hr": main.reads_hr},
         metric_titles={one: cohort.task.titles.get(one, one.replace("_", " "))
                        for one in cohort.task.metrics},
         geometry=facts["geometry"],

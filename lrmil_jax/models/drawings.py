@@ -1,6 +1,7 @@
 """Single test slides drawn for the report: where a model looked, and why it read there."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -74,16 +75,47 @@ def save_regions(
 ) -> list[tuple[str, str]]:
     """The likeness to the descriptions of test slides, `fold` and `slide_id`, and the regions that
     it chose; names and titles."""
-    cohort = cohorts.prepared(config, workdir)
     space = shared_space.SharedSpace(stage_files.texts_path(workdir))
-    guides = text_guidance.guides(config, space)
-    pictures = []
+    return save_choices(
+        config,
+        workdir,
+        folder,
+        drawn,
+        functools.partial(feature_sets.selecting_store, config, workdir),
+        guides=text_guidance.guides(config, space),
+        label=heatmap.LIKENESS,
+    )
+
+
+def save_choices(
+    config: ConfigDict,
+    workdir: Path,
+    folder: Path,
+    drawn: pd.DataFrame,
+    bags: Callable[[int, Sequence[str]], FeatureStore],
+    *,
+    stage: str = "select",
+    guides: Sequence[int] | np.ndarray = (0,),
+    label: str = heatmap.CHOICE,
+) -> list[tuple[str, str]]:
+    """The scores by which test slides' regions were chosen, and these; names and titles.
+
+    Args:
+      config, workdir: of the run.
+      folder: the pictures go below it.
+      drawn: `fold` and `slide_id` of the slides.
+      bags: a fold's LR features of some slides, which know where these lie.
+      stage: that left the choice.
+      guides: columns of the scores, of which the highest counts.
+      label: what they are.
+    """
+    cohort, pictures = cohorts.prepared(config, workdir), []
     for fold, of_fold in drawn.groupby("fold"):
         fold, names = int(fold), of_fold.slide_id.tolist()
         rows = cohort.slides(fold, "test").set_index("slide_id").loc[names].reset_index()
-        store = feature_sets.selecting_store(config, workdir, fold, names)
+        store = bags(fold, names)
         for index, row in enumerate(rows.itertuples()):
-            scores, chosen = stage_files.read_chosen(workdir, fold, row.slide_id)
+            scores, chosen = stage_files.read_chosen(workdir, fold, row.slide_id, stage)
             name = f"regions/fold_{fold}-{row.slide_id}.png"
             title = f"{row.slide_id}: {len(chosen)} of {len(scores)} regions read at high power"
             background, downsample, side = thumbnail(config, workdir, row)
@@ -95,7 +127,7 @@ def save_regions(
                 side,
                 scores[:, guides].max(1),
                 title=title,
-                label=heatmap.LIKENESS,
+                label=label,
                 outlined=chosen,
             )
             pictures.append((name, title))

@@ -59,8 +59,8 @@ def write(model: SlideModel, folder: Path, *, format: str = "stablehlo") -> None
         raise ConfigError(f"there is no format {format!r} of models; take one of {FORMATS}")
     if model.guide is not None:
         raise ConfigError(
-            "a model of WISE-FUSE chooses between two encodings what it reads, so it is no single "
-            "function; export a model of method lrmil, mil or mil_lr"
+            "a model whose LR patches choose HR patches decides between two encodings what it "
+            "reads, so it is no single function; export a model of method lrmil, mil or mil_lr"
         )
     serialise = _stablehlo if format == "stablehlo" else _onnx()
     made = {}

@@ -52,11 +52,13 @@ class Guide:
 
     def choose(
         self,
+        heads: list[BagModel],
         features: list[Float[np.ndarray, "N E"]],
         child_mask: Bool[np.ndarray, "N r r"],
         slide_id: str,
     ) -> Choices:
-        """Regions to read at HR, by each member's LR features."""
+        """Regions to read at HR, by each member's LR features; the texts choose, not the heads."""
+        del heads
         # By its file's name, as a cohort's slide is by its id: the same slide, the same control.
         selections = [
             text_guidance.choose(self.config, self.space, rows, child_mask, slide_id)

@@ -13,6 +13,7 @@ from lrmil_jax.data import schema, slide_jobs
 from lrmil_jax.encoders import pretrained
 from lrmil_jax.errors import WeightsError
 from lrmil_jax.models import loading
+from lrmil_jax.models.cell_guide import CellGuide
 from lrmil_jax.models.guided import Guide
 from lrmil_jax.models.slide_model import SlideModel
 from lrmil_jax.selection.shared_space import SharedSpace
@@ -40,6 +41,7 @@ _TYPES = {
     "members": list,
     "features_dtype": str,
     "guided": dict | None,
+    "head_chooses": bool | None,
     "high": bool | None,
     "thresholds": dict | None,
     "temperature": float | int | None,
@@ -94,7 +96,7 @@ def load(folder: Path | str) -> SlideModel:
     facts = _read(folder)
     geometry = schema.Geometry(**facts["geometry"])
     settings = slide_jobs.TilingSettings(geometry=geometry, with_hr=False, **facts["prepare"])
-    guided, high = facts.get("guided") is not None, bool(facts.get("high"))
+    high = bool(facts.get("high"))
     encoder = facts["encoder"]
     parts = [folder / name for name in facts["members"]]
     for name, digest in facts["sha256"].items():
@@ -105,9 +107,12 @@ def load(folder: Path | str) -> SlideModel:
             )
     tower = _tower(folder, encoder)
     readers = [_reader(part, encoder, settings.geometry, tower, high=high) for part in parts]
-    guide = _guide(folder, facts, tower) if guided else None
-    if guide is not None:
+    guide = None
+    if facts.get("guided") is not None:
+        guide = _guide(folder, facts, tower)
         readers = [guide.scoring_encoder(one, ratio=settings.geometry.ratio) for one in readers]
+    elif facts.get("head_chooses"):
+        guide = CellGuide(BatchEncoder(tower, batch=encoder["batch"]))
     return SlideModel(
         members=[
             (BatchEncoder(reader, batch=encoder["batch"]), BagModel.load(part / "head.safetensors"))

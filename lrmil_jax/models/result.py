@@ -20,15 +20,16 @@ _PICTURE_PX = 1200  # longest side of the picture under a heatmap
 
 @dataclasses.dataclass(frozen=True)
 class Guidance:
-    """What led the choice of regions (WISE-FUSE), as the model's first member sees it.
+    """What led the choice of regions, as the model's first member sees it.
 
     Attributes:
-      classes: C names, as the descriptions have them.
+      classes: C names, as the descriptions have them; of a choice without any, what it goes by.
       xy: [N, 2] level-0 corners of the LR patches; side: theirs in level-0 px.
-      scores: [N, C] cosines with the classes' descriptions; likeness: [N] the best of those that
-        the choice goes by (`select.classes`).
+      scores: [N, C] cosines with the classes' descriptions, or logits of the choice; likeness:
+        [N] the best of those that the choice goes by (`select.classes`).
       chosen: [n] the LR patches whose children were read, of all members.
-      sentences: of each chosen LR patch, the description that fits it best.
+      sentences: of each chosen LR patch, the description that fits it best, or "".
+      label: what `likeness` is, on pictures.
     """
 
     classes: tuple[str, ...]
@@ -38,6 +39,7 @@ class Guidance:
     likeness: Float[np.ndarray, " N"]
     chosen: Int[np.ndarray, " n"]
     sentences: list[str]
+    label: str = heatmap.LIKENESS
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

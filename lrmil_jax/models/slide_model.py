@@ -1,5 +1,5 @@
 """From a slide file to a prediction: one class for models on LR patches, on HR patches, and for
-those whose LR patches choose the HR patches (WISE-FUSE); of one member or of several."""
+those whose LR patches choose the HR patches; of one member or of several."""
 
 import contextlib
 import dataclasses
@@ -15,6 +15,7 @@ from scipy.special import softmax
 from lrmil_jax.data import schema, slide_jobs
 from lrmil_jax.data.patient_bags import side_by_side
 from lrmil_jax.errors import SlideError, UserError
+from lrmil_jax.models.cell_guide import CellGuide
 from lrmil_jax.models.guided import Guide
 from lrmil_jax.models.result import SlideResult
 from lrmil_jax.models.visit import OnProgress, Visit, planned
@@ -36,7 +37,7 @@ class SlideModel:
       settings: how tissue and lattice are found.
       dtype: type in which features were stored in training.
       high: HR patches are read instead of LR patches.
-      guide: of WISE-FUSE, what chooses HR patches by LR patches; the heads then read those.
+      guide: what chooses HR patches by LR patches; the heads then read those.
       thresholds: on the probability of the second of two classes, as validation patients chose.
       temperature: that makes probabilities right (`Task.tempered`), as they chose; or None.
       folder: where it was loaded from, or None.
@@ -46,7 +47,7 @@ class SlideModel:
     settings: slide_jobs.TilingSettings
     dtype: str
     high: bool = False
-    guide: Guide | None = None
+    guide: Guide | CellGuide | None = None
     thresholds: dict[str, float] = dataclasses.field(default_factory=dict)
     temperature: float | None = None
     folder: Path | None = None
@@ -196,7 +197,8 @@ class SlideModel:
                 continue
             start = time.perf_counter()
             child_mask = visit.sources[0].places()["child_mask"]
-            choices = self.guide.choose(features, child_mask, visit.path.stem)
+            heads = [head for _, head in self.members]
+            choices = self.guide.choose(heads, features, child_mask, visit.path.stem)
             regions_read = visit.sources[0].regions_read
             visit.seconds["select"] = time.perf_counter() - start
             chosen = regions_read[choices.union].tolist()

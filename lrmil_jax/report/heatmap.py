@@ -14,6 +14,7 @@ from matplotlib.patches import Rectangle
 from lrmil_jax import files
 
 LIKENESS = "likeness to the descriptions, rank"
+CHOICE = "what the choice goes by, rank"
 RANK = "attention, rank among the slide's patches"
 SHARE = "attention, times the even share"
 COLOURS = matplotlib.colormaps["coolwarm"]

@@ -113,7 +113,7 @@ def _save_regions(folder: Path, result: Any, title: str, facts: Mapping[str, str
         guide.side,
         guide.likeness,
         title=f"{title}, {len(guide.chosen)} of {len(guide.xy)} regions read at high power",
-        label=heatmap.LIKENESS,
+        label=guide.label,
         outlined=guide.chosen,
         facts=facts,
     )

@@ -7,12 +7,12 @@ import hashlib
 import itertools
 import math
 from collections.abc import Sequence
-from fractions import Fraction
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from lrmil_jax.errors import ConfigError, DataError
+from lrmil_jax.heads import choice
 
 RULES = ("max", "per_class")
 
@@ -88,15 +88,11 @@ def budget(
             f"A budget is either a share of the patches or a number of them, not rho = {rho} with "
             f"count = {count}: set one of the two."
         )
-    if rho is not None:
-        if not 0 < rho <= 1:
-            raise ConfigError(f"The share of patches to read, rho, is {rho}: give 0 < rho <= 1.")
-        size = max(1, math.ceil(Fraction(str(rho)) * count_total))
-    else:
-        size = count
-        if size < 1:
-            raise ConfigError(f"The number of patches to read is {count}: give at least 1.")
-    return min(size, count_total)
+    if rho is not None and not 0 < rho <= 1:
+        raise ConfigError(f"The share of patches to read, rho, is {rho}: give 0 < rho <= 1.")
+    if count is not None and count < 1:
+        raise ConfigError(f"The number of patches to read is {count}: give at least 1.")
+    return int(choice.size(count_total, rho=rho, count=count))
 
 
 def guiding(classes: Sequence[str], names: Sequence[str]) -> Int[np.ndarray, " c"]:

@@ -32,6 +32,7 @@ _COSTLY = (
     *("method", "select.rho", "select.count", "geometry."),
     *("encoder.name", "encoder.px", "encoder.lr_px"),
 )
+_OF_STUDY = ("study.seeds", "study.variants", "study.budgets", "study.other_methods")
 _SEEDED = (
     *("data.labels", "data.slides", "data.tiles", "data.captions", "data.masks"),
     *("data.features", "data.features_lr", "encoder.weights", "pretrain.init"),
@@ -165,7 +166,7 @@ def _config(
         if flat[key] is not None and "{seed}" in flat[key]
     }
     alone = {"seed": str(seed), "study.workers": "1"}
-    alone |= dict.fromkeys(("study.seeds", "study.variants", "study.budgets"), "()")
+    alone |= dict.fromkeys(_OF_STUDY, "()")
     alone |= dict.fromkeys(("sweep.each", "sweep.grid"), "()")
     alone["sweep.points"] = repr(tuple(points.text(one.key, one.changes) for one in swept))
     lean = {} if name == BASE else dict(_LEAN)

@@ -1,6 +1,7 @@
 """Encoded patches of a run's slides, as bags."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from ml_collections import ConfigDict
 
 from lrmil_jax import encoders
 from lrmil_jax.data import schema
+from lrmil_jax.data.cells import CellBags
 from lrmil_jax.data.features import FeatureStore
 from lrmil_jax.data.patient_bags import PatientBags
 from lrmil_jax.patches.pairs import PatchPairs
@@ -48,11 +50,29 @@ def hr_store(config: ConfigDict, workdir: Path, slide_ids) -> FeatureStore:
 
 
 def open_store(
-    config: ConfigDict, workdir: Path, folder: Path, slide_ids, *, width: int | None = None
+    config: ConfigDict,
+    workdir: Path,
+    folder: Path,
+    slide_ids,
+    *,
+    width: int | None = None,
+    store: Callable[..., FeatureStore] = FeatureStore,
 ) -> FeatureStore:
-    """Features below `folder` of some slides, in this order; `width` as for `record`."""
+    """Features below `folder` of some slides, in this order; `width` as for `record`, `store` what
+    takes the arguments of a `FeatureStore`."""
     paths = [layout.shard(folder, slide_id) for slide_id in slide_ids]
-    return FeatureStore(paths, slide_ids, lambda names: parser(config, workdir, names, width=width))
+    return store(paths, slide_ids, lambda names: parser(config, workdir, names, width=width))
+
+
+def cell_store(config: ConfigDict, workdir: Path, slide_ids) -> CellBags:
+    """LR features of the encoder as it is beside HR features, of some slides, in this order."""
+    store = functools.partial(
+        CellBags,
+        high=hr_store(config, workdir, slide_ids),
+        children=cohorts.geometry(config).ratio ** 2,
+    )
+    folder = stage_files.plain_lr_folder(config, workdir)
+    return open_store(config, workdir, folder, slide_ids, store=store)
 
 
 def lr_width(workdir: Path) -> int:

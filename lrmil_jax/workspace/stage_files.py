@@ -77,14 +77,16 @@ def selecting_folder(config: ConfigDict, workdir: Path, fold: int) -> Path:
     return layout.stage_folder(workdir, "select", fold) / "features"
 
 
-def chosen_path(workdir: Path, fold: int, slide_id: str) -> Path:
-    """The file with one slide's scores and choice."""
-    return layout.stage_folder(workdir, "select", fold) / "slides" / f"{slide_id}.safetensors"
+def chosen_path(workdir: Path, fold: int, slide_id: str, stage: str = "select") -> Path:
+    """The file with one slide's scores and choice, of the stage that chose."""
+    return layout.stage_folder(workdir, stage, fold) / "slides" / f"{slide_id}.safetensors"
 
 
-def read_chosen(workdir: Path, fold: int, slide_id: str) -> tuple[np.ndarray, np.ndarray]:
+def read_chosen(
+    workdir: Path, fold: int, slide_id: str, stage: str = "select"
+) -> tuple[np.ndarray, np.ndarray]:
     """Scores [N, C] and the chosen places [n], ascending."""
-    tree, _ = param_files.load_params(chosen_path(workdir, fold, slide_id))
+    tree, _ = param_files.load_params(chosen_path(workdir, fold, slide_id, stage))
     return tree["scores"], tree["chosen"]
 
 

@@ -22,6 +22,8 @@ SMALL = {
     "perceiver": {**_PARTS, "latents": 3},
     "topk": {"width": 5, "k": 2},
     "noisy_and": {"width": 5},
+    "zoom_mil": {"children": 1, "width": 5, "rho": 0.4, "draws": 20},
+    "hdmil": {"children": 1, "width": 5, "rho": 0.4},
 }
 
 

@@ -42,6 +42,8 @@ def test_the_final_model_is_trained_by_the_stages_that_lead_to_it_alone(method):
     wanted = {
         "lrmil": ["teacher", "distill", "encode_lr", "student"],
         "wise_fuse": ["align", "select", "encode_selected", "fuse", "mil"],
+        "zoom_mil": ["two_scale"],
+        "hdmil": ["two_scale"],
         "mil": ["teacher"],
         "mil_lr": ["baseline"],
         "zero_shot": [],

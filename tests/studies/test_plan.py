@@ -74,9 +74,22 @@ def test_budgets_are_variants():
     assert runs[3].config.select.rule == "random"
 
 
+def test_other_methods_are_lines_of_the_curve():
+    changes = {"study__budgets": (0.125, 0.25), "study__other_methods": ("zoom_mil",)}
+    runs = plan.plan(guided(**changes), plan.Path("x"))
+    added = [run for run in runs if run.variant.startswith("ZoomMIL")]
+    assert [(run.variant, run.config.select.rho) for run in added] == [
+        ("ZoomMIL 0.125", 0.125), ("ZoomMIL 0.25", 0.25),
+    ]  # fmt: skip
+    assert {run.config.method for run in added} == {"zoom_mil"}
+    alone = plan.plan(guided(method="zoom_mil", study__budgets=(0.125, 0.25)), plan.Path("x"))
+    assert [run.variant for run in alone] == ["base", "ZoomMIL 0.125"]
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
+        ({"study__other_methods": ("mil",)}, "'mil', but with method wise_fuse it must be one of"),
         ({"method": "lrmil"}, "study.budgets has no meaning for method lrmil"),
         ({"select__count": 4}, "select.count is 4; set it to 0"),
         ({"study__budgets": (0.5, 1.5)}, "above 0 and up to 1"),
