@@ -28,8 +28,12 @@ from lrmil_jax.workspace import layout, shards
 log = logging.getLogger(__name__)
 
 _FLAG = "--beam_pipeline_options"
-# These tell what Beam discards and what its workers log, which write to the terminal themselves.
-_NOISY = ("options.pipeline_options", "runners.portability.local_job_service")
+# These tell what Beam discards, what its workers log, which write to the terminal themselves, and
+# what the job ended with, which a sentence tells.
+_NOISY = (
+    "options.pipeline_options", "runners.portability.local_job_service", "runners.common",
+    "runners.worker.sdk_worker", "runners.portability.fn_api_runner.fn_runner",
+)  # fmt: skip
 _jobs: list["_Job"] = []  # the last one is in force
 
 
@@ -124,7 +128,9 @@ def _options(given: Sequence[str]) -> Any:
         with contextlib.redirect_stderr(told):  # the help of all its options
             options = PipelineOptions(flags)
             options.get_all_options()
-            runner = options.view_as(StandardOptions).runner or "DirectRunner"
+            runner = options.view_as(StandardOptions).runner
+            if runner is None:
+                flags.append(f"--runner={(runner := 'DirectRunner')}")
             if runner.lower() in ("directrunner", "direct"):
                 _refuse_unknown(options)
                 # Without it Beam would first download another runner, and use that.
@@ -194,6 +200,7 @@ def map_slides(
         raise WorkdirError(_sentence(error)) from error
     finally:
         seen.unlink(missing_ok=True)
+    log.info("prepare: the same command without %s joins what Beam has done", _FLAG)
     missing = [one for one in jobs if not one.status_path.is_file()]
     if missing:
         raise WorkdirError(
