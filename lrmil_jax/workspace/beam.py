@@ -159,7 +159,8 @@ def _imported() -> Any:
 
 
 def _refuse_unknown(options: Any) -> None:
-    """Raises ConfigError for an option that is none; those of other runners Beam does not know."""
+    """Raises ConfigError for an option that is none; other runners have some that Beam does not
+    know."""
     every = options.get_all_options(retain_unknown_options=True)
     unknown = sorted(every.keys() - options.get_all_options().keys())
     if unknown:
@@ -191,7 +192,10 @@ def map_slides(
         function=function, lost=lost, seconds=seconds, apart=apart,
         workdir=job.workdir.absolute(), seen=seen.name, gib=gib,
     )  # fmt: skip
-    tasks = [(one, storage.record(one.path)) for one in jobs]
+    tasks = [  # a worker may have begun in any folder
+        (dataclasses.replace(one, folder=one.folder.absolute()), storage.record(one.path))
+        for one in jobs
+    ]
     log.info("prepare: slides that go to Beam: %d", len(tasks))
     try:
         seen.touch()

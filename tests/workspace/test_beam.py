@@ -2,6 +2,8 @@
 `tests/integration/test_beam.py` is."""
 
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -59,6 +61,43 @@ def test_a_worker_whose_run_is_gone_gives_way(tmp_path):
 def test_a_host_that_does_not_see_the_working_directory(tmp_path):
     with pytest.raises(WorkdirError, match=r"a Beam worker on .* does not see the --workdir"):
         do(tmp_path, pytest.fail, seen=".another")
+
+
+@pytest.fixture
+def job_of(tmp_path, monkeypatch):
+    """Gives a job of one slide to a stand-in of Beam, from the folder of a relative --workdir."""
+    (tmp_path / "here/run/regions").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+
+    def give(function):
+        def run(work, tasks, options):
+            with monkeypatch.context() as patch, work.workers() as workers:
+                patch.chdir(tmp_path / "elsewhere")
+                for task in tasks:
+                    work.do(workers, *task)
+
+        monkeypatch.chdir(tmp_path / "here")
+        monkeypatch.setitem(sys.modules, "lrmil_jax.workspace.beam_job", SimpleNamespace(run=run))
+        monkeypatch.setattr(beam, "_jobs", [beam._Job(None, Path("run"))])
+        job = SlideJob("a", tmp_path / "a.tif", None, Path("run/regions"), SETTINGS)
+        beam.map_slides(function, [job], lost=lost, gib=1.0)
+
+    return give
+
+
+def test_a_worker_in_another_folder_writes_to_the_same(job_of, tmp_path):
+    def write(job):
+        job.status_path.write_text("{}")
+        return {}
+
+    job_of(write)
+    assert (tmp_path / "here/run/regions/a.json").is_file()
+    assert not list((tmp_path / "here/run").glob(".seen*"))
+
+
+def test_a_job_that_leaves_nothing_is_told(job_of):
+    with pytest.raises(WorkdirError, match="of 1 slides, such as a, nothing is to be seen in run"):
+        job_of(lambda job: {})
 
 
 @pytest.mark.parametrize(
