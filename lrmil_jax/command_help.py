@@ -47,6 +47,7 @@ COMMANDS: Mapping[str, Help] = {
         | {
             "--stages": "only these, such as teacher,distill",
             "--shard": "i/n: only this part of the slides, of stages done slide by slide",
+            "--beam_pipeline_options": "name=value,...: prepare by a job of Apache Beam",
             "--left_out_ok": "exit status 0 where slides were left out, for schedulers",
             "--coordinator": "several machines as one run: HOST:PORT of the first, or auto under "
             "Slurm and on TPU slices",

@@ -33,6 +33,7 @@ _TILES = 64  # of the slide that is decoded, 256 px each
 _NEEDED = (3, 11)
 # Extras of pyproject.toml that are no reader and no device: what each imports, what it is for.
 EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
+    "beam": (("apache_beam",), "slides by Flink, Spark or Dataflow"),
     "dicom": (("pydicom",), "DICOM series of several files"),
     "highdicom": (("highdicom", "pydicom"), "predictions as DICOM"),
     "mlflow": (("mlflow",), "trainings in MLflow"),

@@ -49,6 +49,9 @@ _COORDINATOR = flags.DEFINE_string(
 _SHARD = flags.DEFINE_string(
     "shard", None, "i/n: only this part of the slides, of stages that are done slide by slide"
 )
+_BEAM = flags.DEFINE_list(
+    "beam_pipeline_options", None, "name=value,...: prepare slides by a job of Apache Beam"
+)
 _LEFT_OUT_OK = flags.DEFINE_bool(
     "left_out_ok", False, "exit status 0 where slides were left out; mistakes stay 1"
 )
@@ -98,6 +101,8 @@ def _join() -> None:
     """Makes this process one of several, where the command line says so."""
     if _SHARD.value is not None:
         _refuse_with_shard()
+    if _BEAM.value is not None:
+        _refuse_with_beam()
     if _COORDINATOR.value is None:
         if _PROCESSES.value is not None or _PROCESS.value is not None:
             raise ConfigError("--processes and --process need --coordinator HOST:PORT")
@@ -129,6 +134,17 @@ def _refuse_with_shard() -> None:
         )
     if _COORDINATOR.value is not None:
         raise ConfigError("--shard is for runs of one process; leave --coordinator away")
+
+
+def _refuse_with_beam() -> None:
+    """Raises ConfigError where a Beam job is asked for what is not of it."""
+    if _STAGES.value != ["prepare"]:
+        raise ConfigError("--beam_pipeline_options is for --stages prepare, and no other beside it")
+    if _SHARD.value is not None or _COORDINATOR.value is not None:
+        raise ConfigError(
+            "--beam_pipeline_options lets Beam share out the slides; leave --shard and "
+            "--coordinator away"
+        )
 
 
 def _texts(config: ConfigDict) -> dict[str, str]:
@@ -173,7 +189,7 @@ def _dispatch() -> int:
         raise ConfigError("--config is missing; for a first look: --config quickstart")
     from lrmil_jax import checks
     from lrmil_jax.studies import plan
-    from lrmil_jax.workspace import cohorts, shards
+    from lrmil_jax.workspace import beam, cohorts, shards
 
     cohorts.take_one_split(_CONFIG.value)
     checks.validate(_CONFIG.value, stages)
@@ -188,6 +204,9 @@ def _dispatch() -> int:
         from lrmil_jax import pipeline as runner
     if _SHARD.value is not None:
         with shards.joined(_SHARD.value, _CONFIG.value, workdir):
+            return runner.run(_CONFIG.value, workdir, stages)
+    if _BEAM.value is not None:
+        with beam.joined(_BEAM.value, _CONFIG.value, workdir):
             return runner.run(_CONFIG.value, workdir, stages)
     with layout.locked(workdir):
         shards.forget(workdir)

@@ -10,7 +10,7 @@ from lrmil_jax.progress import progress
 from lrmil_jax.workers import DIED, TOO_LONG, Answer, LostError, Workers
 
 __all__ = ["DIED", "TOO_LONG", "Answer", "Background", "LostError", "Workers", "map_jobs",
-           "usable_cores", "usable_memory"]  # fmt: skip
+           "outcome", "usable_cores", "usable_memory"]  # fmt: skip
 
 # Where a container says how much memory it may use, and how much it uses; cgroups 2 and 1.
 _CONTAINER = (
@@ -68,14 +68,15 @@ def map_jobs(
                 done, _ = concurrent.futures.wait(waiting, return_when="FIRST_COMPLETED")
                 for future in done:
                     place, answer = waiting.pop(future)
-                    results[place] = _result(answer, jobs[place], lost)
+                    results[place] = outcome(answer, jobs[place], lost)
                     if finished is not None:
                         finished(jobs[place])
                     bar.advance()
     return results
 
 
-def _result(answer: "Answer", job: Any, lost: Callable[[Any, str], Any] | None) -> Any:
+def outcome(answer: "Answer", job: Any, lost: Callable[[Any, str], Any] | None) -> Any:
+    """What a job gave, or, of one that was lost, what `lost` gives; see `map_jobs`."""
     try:
         return answer.result()
     except LostError as error:

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from lrmil_jax.errors import one_line
+
 # Seconds for which the first, about to end, waits for the others to have ended: JAX aborts a
 # process whose coordinator is gone, in words of its own.
 _LAST_WORDS = 5.0
@@ -171,9 +173,8 @@ class Channel:
             if self._leaving:
                 return
             self._leaving = True
-        if not self.index:
-            for other in sorted(self._alive):
-                self._send(other, {"failed": sentence})
+        for other in sorted(self._alive):
+            self._send(other, {"failed": sentence})
 
         def end() -> None:
             self._wait_for_others()
@@ -191,19 +192,23 @@ class Channel:
             pass  # its end is told by the thread that listens to it
 
     def _listen(self, other: int) -> None:
+        why = "killed, or its machine was lost"
         try:
             with self._links[other].makefile("r", encoding="utf-8") as lines:
                 for line in lines:
+                    if not line.endswith("\n"):
+                        break  # it was killed while it wrote
                     self._take(other, json.loads(line))
-        except (OSError, ValueError):
-            pass  # the connection is gone, as at its end
+        except OSError as error:
+            why += f": {error.strerror or one_line(error)}"
+        except Exception as error:  # unheard, this thread would end and the run wait without end
+            said = f"{type(error).__name__}: {one_line(error)}"
+            self._end(f"what process {other} of {self.count} said cannot be understood ({said})")
+            return
         with self._changed:
             self._alive.discard(other)
             self._changed.notify_all()
-        self._end(
-            f"process {other} of {self.count} has ended without a word (killed, or its machine was "
-            "lost)"
-        )
+        self._end(f"process {other} of {self.count} has ended without a word ({why})")
 
     def _take(self, other: int, message: dict[str, Any]) -> None:
         if "failed" in message:

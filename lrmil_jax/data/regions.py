@@ -143,6 +143,11 @@ def fail(job: SlideJob, reason: str) -> dict:
     return _keep_status(job, {"status": "failed", "reason": reason})
 
 
+def lost(job: SlideJob, reason: str) -> dict:
+    """Notes that the process that read a slide was lost, and why; see `fail`."""
+    return fail(job, f"{job.path}: {reason}")
+
+
 def _keep_status(job: SlideJob, status: dict) -> dict:
     status |= {"slide_id": job.slide_id, "path": storage.shown(job.path)}
     status["source"] = job.source() if storage.exists(job.path) else None

@@ -13,11 +13,11 @@ from ml_collections import ConfigDict
 
 from lrmil_jax import cluster, processes
 from lrmil_jax.data import failures, slide_files
-from lrmil_jax.data.regions import fail, tile_slide
+from lrmil_jax.data.regions import lost, tile_slide
 from lrmil_jax.data.slide_jobs import SlideJob
 from lrmil_jax.errors import DataError, WorkdirError
 from lrmil_jax.interchange.slides import FeatureJob, prepare_slide
-from lrmil_jax.workspace import cohorts, data_files, foreign, layout, provenance, statuses
+from lrmil_jax.workspace import beam, cohorts, data_files, foreign, layout, provenance, statuses
 
 log = logging.getLogger(__name__)
 
@@ -44,16 +44,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         for job in pending:  # what was encoded from an earlier file of this name is not its own
             for path in workdir.glob(f"features/*/{job.shard.name}"):
                 path.unlink()
-        with data_files.ahead(config, [job.path for job in pending]) as ahead:
-            processes.map_jobs(
-                prepare_slide if foreign.given(config) else tile_slide,
-                pending,
-                workers=config.prepare.workers,
-                label="prepare",
-                lost=lambda job, reason: fail(job, f"{job.path}: {reason}"),
-                finished=lambda job: ahead.finished(job.path),
-                **cohorts.slide_limits(config),
-            )
+        _prepare(config, pending)
         statuses.forget()  # the workers wrote them
     statuses.meet("prepare")
     if cluster.is_shard():
@@ -64,6 +55,24 @@ def run(config: ConfigDict, workdir: Path) -> None:
     cluster.first_only("the slides' table", _write_tables, config, workdir, cohort.table, jobs)
     cluster.first_only("what failed", _tell, workdir, jobs)
     cohorts.prepared(config, workdir)  # the folds must still hold without failed slides
+
+
+def _prepare(config: ConfigDict, pending: Sequence[SlideJob]) -> None:
+    """Each slide by itself, in processes of this run or by a Beam job."""
+    function = prepare_slide if foreign.given(config) else tile_slide
+    limits = {"lost": lost, **cohorts.slide_limits(config)}
+    if beam.is_on():
+        beam.map_slides(function, pending, gib=config.data.staging_gib, **limits)
+        return
+    with data_files.ahead(config, [job.path for job in pending]) as ahead:
+        processes.map_jobs(
+            function,
+            pending,
+            workers=config.prepare.workers,
+            label="prepare",
+            finished=lambda job: ahead.finished(job.path),
+            **limits,
+        )
 
 
 def _tell(workdir: Path, jobs: Sequence[SlideJob]) -> None:

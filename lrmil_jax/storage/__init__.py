@@ -6,9 +6,18 @@ that any process that is given the path knows what belongs there; all else is to
 `mirror` (listing, records) and `staging` (fetching, room, locks).
 """
 
-from lrmil_jax.storage.mirror import Staging, exists, local_folder, paths, record, shown
+from lrmil_jax.storage.mirror import (
+    Record,
+    Staging,
+    exists,
+    local_folder,
+    paths,
+    record,
+    remember,
+    shown,
+)
 from lrmil_jax.storage.objects import is_url
 from lrmil_jax.storage.staging import Ahead, fetched, forget, hold
 
-__all__ = ["Ahead", "Staging", "exists", "fetched", "forget", "hold", "is_url", "local_folder",
-           "paths", "record", "shown"]  # fmt: skip
+__all__ = ["Ahead", "Record", "Staging", "exists", "fetched", "forget", "hold", "is_url",
+           "local_folder", "paths", "record", "remember", "shown"]  # fmt: skip

@@ -104,6 +104,20 @@ def _note(one: StoredObject, staging: Path) -> Path:
     return path
 
 
+def remember(known: Record, gib: float) -> None:
+    """Notes what another host has listed, so that it can be fetched here.
+
+    Args:
+      known: what belongs at a path, which is the same on both.
+      gib: see `Staging`.
+
+    Raises:
+      WorkdirError: the staging folder cannot be written.
+    """
+    _prepare(Staging(str(known.staging), gib))
+    _note(known.object, known.staging)
+
+
 def record_path(path: Path) -> Path:
     """Where the record of the object at a path lies."""
     return path.with_name(f".{path.name}.object")

@@ -36,7 +36,9 @@ def run(config: ConfigDict, workdir: Path, names: Sequence[str] = ()) -> int:
         raise ConfigError("--stages has no meaning for a study; leave it away")
     runs = plan(config, workdir)
     if cluster.is_shard():
-        raise ConfigError("--shard has no meaning for a study; run the study's configs one by one")
+        raise ConfigError(
+            "--shard and Beam have no meaning for a study; run the study's configs one by one"
+        )
     if cluster.is_first():
         files.write_json(workdir / "config.json", configuration.flatten(config))
     workers = _workers(config)

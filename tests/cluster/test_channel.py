@@ -1,6 +1,8 @@
 """What processes tell each other, over real sockets within this process."""
 
+import queue
 import socket
+import struct
 import threading
 import time
 
@@ -101,6 +103,37 @@ def test_a_lost_process_ends_all_others(group, victim):
         link.shutdown(socket.SHUT_RDWR)
     for n in {0, 1, 2} - {victim}:
         assert f"process {victim} of 3 has ended without a word" in processes.wait_ended(n)
+
+
+@pytest.mark.parametrize("speaker", [0, 2])
+@pytest.mark.parametrize("line", [b"no json\n", b"\xff\n", b'{"met": 0}\n'])
+def test_what_cannot_be_understood_ends_all_with_its_cause(group, speaker, line):
+    processes = group(3)
+    hearer = 2 - speaker
+    processes.links[speaker][hearer].sendall(line)
+    sentence = f"what process {speaker} of 3 said cannot be understood ("
+    for n in range(3):
+        assert processes.wait_ended(n).startswith(sentence)
+
+
+def test_half_a_line_is_an_end(group):
+    processes = group(2)
+    processes.channels[1]._leaving = True
+    processes.links[1][0].sendall(b'{"at": 0, "na')
+    processes.links[1][0].shutdown(socket.SHUT_RDWR)
+    assert "process 1 of 2 has ended without a word (killed, or" in processes.wait_ended(0)
+
+
+def test_why_a_connection_broke_is_told():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        mine = socket.create_connection(server.getsockname())
+        other, _ = server.accept()
+    ended = queue.SimpleQueue()
+    Channel(0, 2, {1: mine}, ended=ended.put, stop=pytest.fail)
+    other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    other.close()  # which resets the connection
+    with mine:
+        assert ended.get(timeout=20).endswith("its machine was lost: Connection reset by peer)")
 
 
 @pytest.mark.parametrize("failing", [0, 1])

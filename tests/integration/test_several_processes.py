@@ -87,23 +87,30 @@ def wait_for(processes, stage, folder=None):
     raise AssertionError("\n".join(one.log for one in processes))
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-@pytest.mark.parametrize("stage", ["prepare", "distill", "report"])
+@pytest.mark.parametrize(
+    ("stage", "victim", "before", "after"),
+    [
+        *((stage, 0, 2, 1) for stage in ("prepare", "distill", "report")),
+        *((stage, 1, 2, 4) for stage in ("prepare", "distill", "report")),
+        ("distill", 3, 4, 2),
+    ],
+)
 def test_a_killed_process_ends_the_others_and_any_number_goes_on(
-    alone, cache, tmp_path, stage, victim
+    alone, cache, tmp_path, stage, victim, before, after
 ):
     workdir = tmp_path / "run"
-    processes = runs.together(cache, workdir, 2, *SAVING)
+    processes = runs.together(cache, workdir, before, *SAVING)
     wait_for(processes, stage, workdir / "folds/1/distill" if stage == "distill" else None)
     child_of(processes[victim]).send_signal(signal.SIGKILL)
     statuses, logs = ended(processes)
-    assert statuses == [1, 1]
+    assert statuses == [1] * before
     assert "was killed from outside" in logs[victim]
-    told = f"process {victim} of 2 has ended without a word"
-    assert told in logs[1 - victim] or "another process of it is gone" in logs[1 - victim]
+    told = f"process {victim} of {before} has ended without a word"
+    for log in (*logs[:victim], *logs[victim + 1 :]):
+        assert told in log or "another process of it is gone" in log
     assert "Traceback" not in "".join(logs)
-    if victim:
-        statuses, logs = ended(runs.together(cache, workdir, 4, *SAVING))
+    if after > 1:
+        statuses, logs = ended(runs.together(cache, workdir, after, *SAVING))
     else:
         statuses, logs = ended([runs.train(cache, workdir, *SAVING, fresh=True)])
     assert not any(statuses), "\n".join(logs)

@@ -3,6 +3,7 @@
 import concurrent.futures
 import errno
 import os
+import shutil
 import time
 
 import numpy as np
@@ -52,6 +53,16 @@ def test_a_slide_is_there_while_it_is_held(folder, bucket):
         assert (folder / "s1.svs").read_bytes() == b"\1" * 40
     storage.hold(folder / "s1.svs").close()
     assert bucket.reads == {"b/slides/s1.svs": 4}  # parts of 10 bytes, once
+
+
+def test_another_host_fetches_what_it_has_not_listed(folder, bucket):
+    path = folder / "s1.svs"
+    known = storage.record(path)
+    shutil.rmtree(known.staging)
+    assert not storage.exists(path)
+    storage.remember(known, 1.0)
+    with storage.hold(path):
+        assert path.read_bytes() == b"\1" * 40
 
 
 def test_no_file_is_fetched_twice_at_a_time(folder, bucket):
