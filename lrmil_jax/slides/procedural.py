@@ -228,7 +228,9 @@ def _inclusions(
         distance = radius * (
             rng.uniform(0.45, 0.62, count) if number > 1 else rng.uniform(0, 0.2, count)
         )
-        _add_dots(total, dot, y[:, :, 0], x[:, 0], distance * np.sin(angle), distance * np.cos(angle))
+        _add_dots(
+            total, dot, y[:, :, 0], x[:, 0], distance * np.sin(angle), distance * np.cos(angle)
+        )
     target = _INCLUSION_DEPTH * np.pi * _INCLUSION_RADIUS**2
     return total * (target / total.sum((1, 2), keepdims=True))
 
