@@ -45,6 +45,7 @@ def run(config: ConfigDict, workdir: Path, fold: int) -> None:
             block=own[names[0]],
             jobs={f"point_{place}": _job(config, one, data, guides)
                   for place, one in enumerate(own.values())},
+            later=len(blocks) - len(models) - len(own),
         )  # fmt: skip
         models |= dict(zip(names, trained.values(), strict=True))
     cluster.first_only("predictions", _write, config, workdir, fold, models)

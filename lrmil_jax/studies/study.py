@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -80,14 +81,22 @@ class Outcome:
 
 
 def _run_seed(job: SeedJob) -> Outcome:
-    failed = 0
+    failed, longest = 0, 0.0
     for number, one in enumerate(job.runs):
+        start = time.monotonic()
         log.info("run %d of %d: seed %d, %s", number + 1, len(job.runs), one.seed, one.variant)
         own = job.runs[:number]
         with layout.locked(one.folder):
             cluster.first_only("what earlier runs made", _share, one, [*job.done, *own])
             failed += pipeline.run(one.config, one.folder, [], [other.folder for other in own])
         jax.clear_caches()  # the programs of this run; the next one's come from disk
+        longest = max(longest, time.monotonic() - start)
+        if to_come := len(job.runs) - number - 1:
+            # Mostly an upper bound: the first run makes what the others link.
+            log.info(
+                "runs of seed %d still to come: %d, about %.0f s if each takes the %.0f s of the "
+                "longest so far", one.seed, to_come, to_come * longest, longest,
+            )  # fmt: skip
     return Outcome(failed)
 
 

@@ -21,6 +21,7 @@ from lrmil_jax.train.checkpoint import (
     save_result,
 )
 from lrmil_jax.train.joint import Joint
+from lrmil_jax.train.price import Price
 from lrmil_jax.train.state import Several, TrainSettings
 from lrmil_jax.train.step import LossFn
 from lrmil_jax.train.training import Training, Validate, ValidateSeveral
@@ -97,6 +98,7 @@ def fit_several(
     mesh: Mesh | None = None,
     joint: Joint | None = None,
     place: Callable[[int], int] | None = None,
+    price: Price | None = None,
 ) -> list[FitResult]:
     """`fit` of several models in one program: each gets what it would get alone.
 
@@ -112,6 +114,7 @@ def fit_several(
       batches: as for `fit`, with leaves [S, B, ...]; `ends_update` is one for all.
       validate: `params of all -> metrics of each`.
       constants: as for `fit`; some may be each model's own, see `Several`.
+      price: tells early what the training costs.
 
     Raises:
       As `fit`.
@@ -121,7 +124,7 @@ def fit_several(
     return _trained(
         folders, params, batches, validate, constants, keys,
         name=name, directory=Path(directory), loss_fn=loss_fn, settings=settings,
-        mesh=mesh, joint=joint, several=several, place=place,
+        mesh=mesh, joint=joint, several=several, place=place, price=price,
     )  # fmt: skip
 
 

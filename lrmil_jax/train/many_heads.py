@@ -14,6 +14,7 @@ from lrmil_jax.train import bags, mil, sharding, slide_loss
 from lrmil_jax.train.bag_model import BagModel
 from lrmil_jax.train.bags import BagData
 from lrmil_jax.train.loop import fit_several
+from lrmil_jax.train.price import Price
 from lrmil_jax.train.slide_loss import SlideLoss
 from lrmil_jax.train.state import Several
 from lrmil_jax.train.validation import Validation
@@ -43,6 +44,7 @@ def train_heads(
     directory: Path,
     block: Mapping[str, Any] | ConfigDict,
     jobs: Mapping[str, HeadJob],
+    later: int = 0,
 ) -> dict[str, BagModel]:
     """`mil.train_head` of several jobs on the same slides, in as few programs as it takes.
 
@@ -55,6 +57,7 @@ def train_heads(
     Args:
       name, directory, block: as for `mil.train_head`, of all of them.
       jobs: by a name that makes a folder; all have one store.
+      later: models that further calls will train, for the estimate of what all cost.
 
     Raises:
       As `mil.train_head`.
@@ -78,10 +81,13 @@ def train_heads(
     groups = cluster.first_then_rest(
         f"{name}: groups", lambda: _same_groups(directory / "groups.json", of_streams)
     )
+    left = len(jobs) + later
     for number, group in enumerate(groups):
         count = sum(len(keys) for _, keys in group)
-        folder = directory / f"group_{number}"
-        models |= _train_group(f"{name}, {count} models", folder, group, jobs)
+        left -= count
+        title, folder = f"{name}, {count} models", directory / f"group_{number}"
+        price = Price(title, models=count, later=left)
+        models |= _train_group(title, folder, group, jobs, price)
     return {key: models[key] for key in jobs}
 
 
@@ -129,7 +135,7 @@ def _most(one: mil.HeadTraining) -> int:
 
 
 def _train_group(
-    name: str, directory: Path, group: _Group, jobs: Mapping[str, HeadJob]
+    name: str, directory: Path, group: _Group, jobs: Mapping[str, HeadJob], price: Price
 ) -> dict[str, BagModel]:
     trainings = [one for one, _ in group]
     of_model = {key: one for one, keys in group for key in keys}
@@ -159,6 +165,7 @@ def _train_group(
         mesh=first.mesh,
         place=stacked.before,
         joint=next((one.joint for one in trainings if one.joint is not None), None),
+        price=price,
     )
     models = zip(of_model.items(), results, strict=True)
     return {key: one.model(result) for (key, one), result in models}

@@ -23,6 +23,7 @@ from lrmil_jax.train import choice, optim, sharding
 from lrmil_jax.train.checkpoint import Checkpoints, FitResult, TrainProgress
 from lrmil_jax.train.joint import Joint, JointPass
 from lrmil_jax.train.metric_writer import MetricWriter
+from lrmil_jax.train.price import Price
 from lrmil_jax.train.state import Several, TrainSettings, TrainState
 from lrmil_jax.train.step import LossFn, Stepper, finite, kept, mean_of_updates
 
@@ -53,6 +54,7 @@ class Training:
     joint: Joint | None
     several: Several | None
     place: Callable[[int], int] | None
+    price: Price | None = None
     # Of each model.
     done: list[TrainProgress] = dataclasses.field(default_factory=list)
     # Measurements since the last row, still on the device.
@@ -208,6 +210,8 @@ class Training:
             self._check_state(step)
         if evaluate:
             save |= self._evaluate(step, writer)
+            if self.price is not None:
+                self.price.validated(step, settings.steps)
         if save:
             if writer is not None:
                 writer.flush()
