@@ -85,10 +85,9 @@ def read_cohort(folder: Path) -> tuple[mosaic.MosaicRecipe, pd.DataFrame]:
     paths = [folder / name for name in ("recipe.json", "fields.csv")]
     for path in paths:
         if not path.is_file():
-            raise DataError(
-                f"{path} is not there; give a folder that compose_slides made of fields"
-            )
-    recipe = mosaic.MosaicRecipe(**json.loads(paths[0].read_text()))
+            raise DataError(f"{path} is not there; give folders that compose_slides made of fields")
+    facts = json.loads(paths[0].read_text())
+    recipe = mosaic.MosaicRecipe(**facts | {"shares": tuple(facts["shares"])})
     return recipe, pd.read_csv(paths[1], dtype={"slide_id": str})
 
 

@@ -27,6 +27,7 @@ from lrmil_jax.encoders import pretrained
 from lrmil_jax.errors import UserError
 from lrmil_jax.models import loading
 from lrmil_jax.progress import setup_logging
+from lrmil_jax.slides import fields as tissue_fields
 from lrmil_jax.slides import mosaic
 from lrmil_jax.train.encode import BatchEncoder
 
@@ -87,10 +88,9 @@ def read_fields(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, np.nd
     recipe = mosaic.MosaicRecipe(
         field_px=args.patch_px * args.ratio,
         even_colour=args.even_colour,
-        run_length=args.run_length,
     )
     fields, label, run = [], [], []
-    for number, series in mosaic.runs_of_fields(args.tiles, recipe):
+    for number, series in tissue_fields.runs_of_fields(args.tiles, args.run_length):
         for path in series:
             fields.append(mosaic.read_field(path, recipe))
             label.append(number)

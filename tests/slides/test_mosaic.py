@@ -9,6 +9,7 @@ from PIL import Image, PngImagePlugin
 
 from lrmil_jax.errors import DataError
 from lrmil_jax.slides import mosaic, open_slide
+from lrmil_jax.slides.fields import POOLS, part_fields
 
 COLOURS = {"normal": (200, 120, 160), "oscc": (90, 40, 140)}
 RECIPE = mosaic.MosaicRecipe(fields=4, field_px=64, positive_share=0.2)
@@ -35,16 +36,20 @@ def told(number):
     return info
 
 
+def parted(fields, recipe):
+    return part_fields(fields, shares=recipe.shares, run_length=recipe.run_length, seed=recipe.seed)
+
+
 def test_pools_share_no_field_and_lose_none(fields):
-    pools = mosaic.part_fields(fields, RECIPE)
+    pools = parted(fields, RECIPE)
     for name in COLOURS:
-        parts = [set(pools[pool][name]) for pool in mosaic.POOLS]
+        parts = [set(pools[pool][name]) for pool in POOLS]
         assert all(parts)
         assert sum(len(part) for part in parts) == len(set().union(*parts)) == 24
 
 
 def test_lesion_mask_is_where_the_positive_fields_are(fields):
-    pools = mosaic.part_fields(fields, RECIPE)
+    pools = parted(fields, RECIPE)
     placed = mosaic.place_fields(
         np.random.default_rng(0), pools["train"], negative="normal", positive="oscc", recipe=RECIPE
     )
@@ -96,8 +101,8 @@ def test_copies_and_contradictions_are_left_out(fields, caplog):
     both = (fields / "normal" / "3.png").read_bytes()
     (fields / "oscc" / "copy_of_3.png").write_bytes(both)
     (fields / "normal" / "twin.png").write_bytes((fields / "normal" / "5.png").read_bytes())
-    pools = mosaic.part_fields(fields, RECIPE)
-    names = [path.name for pool in mosaic.POOLS for path in pools[pool]["normal"]]
+    pools = parted(fields, RECIPE)
+    names = [path.name for pool in POOLS for path in pools[pool]["normal"]]
     assert len(names) == 23
     assert "3.png" not in names
     assert ("5.png" in names) != ("twin.png" in names)
@@ -107,13 +112,13 @@ def test_copies_and_contradictions_are_left_out(fields, caplog):
 def test_runs_of_numbers_stay_together(fields):
     """24 fields in runs of 4 are 6 runs, whole in one pool each."""
     recipe = dataclasses.replace(RECIPE, run_length=4, shares=(0.34, 0.33, 0.17, 0.16))
-    pools = mosaic.part_fields(fields, recipe)
+    pools = parted(fields, recipe)
     for name in COLOURS:
         for run in range(6):
             members = {fields / name / f"{number}.png" for number in range(4 * run, 4 * run + 4)}
-            assert sum(members <= set(pools[pool][name]) for pool in mosaic.POOLS) == 1
+            assert sum(members <= set(pools[pool][name]) for pool in POOLS) == 1
     with pytest.raises(DataError, match="pool is empty; use shorter runs"):
-        mosaic.part_fields(fields, dataclasses.replace(RECIPE, run_length=24))
+        parted(fields, dataclasses.replace(RECIPE, run_length=24))
 
 
 def test_even_colour_leaves_nothing_to_colour(fields, tmp_path):
@@ -123,7 +128,7 @@ def test_even_colour_leaves_nothing_to_colour(fields, tmp_path):
             noisy = np.clip(rng.normal(colour, 20, (32, 32, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(noisy).save(path)
     recipe = dataclasses.replace(RECIPE, even_colour=True)
-    pools = mosaic.part_fields(fields, recipe)
+    pools = parted(fields, recipe)
     placed = mosaic.place_fields(
         rng, pools["train"], negative="normal", positive="oscc", recipe=recipe
     )
@@ -160,7 +165,7 @@ def test_a_field_is_turned_and_mirrored_as_it_is_told(tmp_path, turns, mirrored)
 
 def test_unturned_fields_lie_as_they_are(fields):
     recipe = dataclasses.replace(RECIPE, turned=False)
-    pools = mosaic.part_fields(fields, recipe)
+    pools = parted(fields, recipe)
     rng = np.random.default_rng(0)
     placed = mosaic.place_fields(rng, pools["val"], negative="normal", positive=None, recipe=recipe)
     assert {(field.turns, field.mirrored) for field in placed} == {(0, False)}
