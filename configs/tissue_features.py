@@ -1,14 +1,15 @@
 """HR, LR and a student of both on features of real fields, each field encoded once: what finds a
 small lesion, and how many slides that takes.
 
-Slides: composed of fields with one folder a class; of a positive slide's 64, 6 show the lesion:
+Classes: the two class folders of the fields; of a positive slide's 64, 6 show the lesion.
+Slides:  composed of fields with one folder a class:
           for seed in 1 2 3 4 5; do python scripts/compose_slides.py --tiles FIELDS \
             --positive oscc --output composed/seed_$seed --seed $seed --fields 8 \
             --positive_share 0.1 --shares 0.2 0.4 0.15 0.25 --run_length 10 \
             --even_colour --unturned --slides 240 40 100 --tables_only; done
           python scripts/field_features.py --tiles FIELDS --cohorts composed/seed_* \
             --encoder ENCODER --weights FILE --px 128
-CSV:    composed/seed_<seed>/labels.csv, with the split.
+CSV:     composed/seed_<seed>/labels.csv, with the split.
 Geometry: an LR patch is one field. True um/px of such fields are not known.
 
 Run:   python -m lrmil_jax.main --config configs/tissue_features.py --workdir runs/features
