@@ -25,7 +25,7 @@ def config(method, **changes):
     return tiny(method=method, **CHANGES | changes)
 
 
-@pytest.fixture(scope="module", params=["zoom_mil", "hdmil"])
+@pytest.fixture(scope="module", params=["zoom_mil", pytest.param("hdmil", marks=pytest.mark.slow)])
 def run(request, finished, tmp_path_factory):
     """A method's name and its run, from where one of LRMIL has slides and features already."""
     workdir = finished.copy(tmp_path_factory.mktemp(request.param) / "run")
