@@ -102,6 +102,22 @@ def dense(layer: nn.Module, instances: Float[AnyArray, "B N D"]) -> Float[Array,
     return layer(jnp.asarray(instances).reshape(batch * count, width)).reshape(batch, count, -1)
 
 
+def instance_scores(
+    bags: Float[AnyArray, "B N D"],
+    num_classes: int,
+    *,
+    width: int,
+    dropout: float,
+    dtype: Any,
+    train: bool,
+) -> Float[Array, "B N C"]:
+    """Every instance classified by itself, in float32: modules `projection` and `classifier` of the
+    compact head that calls this."""
+    projection = Projection(width, name="projection", dropout=dropout, dtype=dtype)
+    instances = projection(bags, train=train).astype(jnp.float32)
+    return dense(nn.Dense(num_classes, name="classifier"), instances)
+
+
 def softmax(
     scores: Float[AnyArray, "B N K"], mask: Shaped[AnyArray, "B N"]
 ) -> Float[Array, "B N K"]:

@@ -56,10 +56,8 @@ class NoisyAnd(Head):
     ) -> HeadOutput:
         """Classify bags; a bag without instances has no instance of any class."""
         mask = jnp.asarray(mask).astype(bool)
-        rates = {"dropout": self.dropout, "dtype": self.dtype}
-        instances = layers.Projection(self.width, name="projection", **rates)(bags, train=train)
-        instances = instances.astype(jnp.float32)
-        scores = layers.dense(nn.Dense(self.num_classes, name="classifier"), instances)
+        options = {"width": self.width, "dropout": self.dropout, "dtype": self.dtype}
+        scores = layers.instance_scores(bags, self.num_classes, train=train, **options)
         present = jnp.where(mask[..., None], nn.sigmoid(scores), 0.0)
         mean = present.sum(1) / jnp.maximum(mask.sum(1), 1)[:, None]
         share = nn.sigmoid(self.param("share", nn.initializers.zeros, (self.num_classes,)))[None]

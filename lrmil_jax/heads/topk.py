@@ -51,10 +51,8 @@ class TopK(Head):
     ) -> HeadOutput:
         """Classify bags; a bag without instances has logits of 0. `attention_logits` is None."""
         mask = jnp.asarray(mask).astype(bool)
-        rates = {"dropout": self.dropout, "dtype": self.dtype}
-        instances = layers.Projection(self.width, name="projection", **rates)(bags, train=train)
-        instances = instances.astype(jnp.float32)
-        scores = layers.dense(nn.Dense(self.num_classes, name="classifier"), instances)
+        options = {"width": self.width, "dropout": self.dropout, "dtype": self.dtype}
+        scores = layers.instance_scores(bags, self.num_classes, train=train, **options)
         k = min(self.k, mask.shape[1])
         largest = jax.lax.top_k(jnp.where(mask[..., None], scores, -jnp.inf).mT, k)[0]
         there = jnp.arange(k)[None, None] < mask.sum(1)[:, None, None]

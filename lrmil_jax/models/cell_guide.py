@@ -7,7 +7,6 @@ from jaxtyping import Bool, Float, Int
 from scipy.special import softmax
 
 from lrmil_jax.data import cells
-from lrmil_jax.errors import SlideError
 from lrmil_jax.heads import choice
 from lrmil_jax.models.guided import Choices
 from lrmil_jax.models.result import Guidance
@@ -71,16 +70,12 @@ class CellGuide:
         Raises:
           SlideError: nothing of what a member chose could be decoded.
         """
-        low, high = visit.sources
-        places = high.places()
+        parent, places = choices.parents(visit), visit.sources[1].places()
+        # What other members chose may be there too: each head chooses again, and the same.
         ratio = places["child_mask"].shape[-1]
-        parent = np.searchsorted(low.regions_read, places["parent"])
+        bag = _rows(choices.embedding, rows, parent, places["child"], ratio)
         predictions = []
-        for head, chosen in zip(heads, choices.chosen, strict=True):
-            if not np.isin(parent, chosen).any():
-                raise SlideError(f"{visit.path}: none of the chosen regions can be decoded")
-            # What other members chose may be there too: the head chooses again, and the same.
-            bag = _rows(choices.embedding, rows, parent, places["child"], ratio)
+        for head in heads:
             logits, attention = head.predict(bag)
             predictions.append((head.task.link(logits), softmax(attention)))
         return predictions

@@ -35,6 +35,19 @@ class Choices:
         """Those of all members: what several chose is read once."""
         return np.unique(np.concatenate(self.chosen))
 
+    def parents(self, visit: Visit) -> Int[np.ndarray, " M"]:
+        """Of the HR patches that were read, the LR patch in which each lies: its place among those
+        that were read, as others cannot have been chosen.
+
+        Raises:
+          SlideError: nothing of what a member chose could be decoded.
+        """
+        low, high = visit.sources
+        parent = np.searchsorted(low.regions_read, high.places()["parent"])
+        if not all(np.isin(parent, chosen).any() for chosen in self.chosen):
+            raise SlideError(f"{visit.path}: none of the chosen regions can be decoded")
+        return parent
+
 
 @dataclasses.dataclass(frozen=True)
 class Guide:
@@ -84,17 +97,12 @@ class Guide:
         Raises:
           SlideError: nothing of what a member chose could be decoded.
         """
-        low, high = visit.sources
-        # Places among the LR patches that were read: others cannot have been chosen.
-        places = high.places()
-        parent = np.searchsorted(low.regions_read, places["parent"])
+        parent, xy = choices.parents(visit), visit.sources[1].places()["xy"]
         predictions = []
         for head, chosen in zip(heads, choices.chosen, strict=True):
             in_chosen = np.isin(parent, chosen)
-            if not in_chosen.any():
-                raise SlideError(f"{visit.path}: none of the chosen regions can be decoded")
             fused = text_guidance.fused_features(self.config, self.space, rows[in_chosen])
-            logits, weights = head.predict(fused, places["xy"][in_chosen])
+            logits, weights = head.predict(fused, xy[in_chosen])
             mask = np.ones(int(in_chosen.sum()), bool)
             num_patches = len(choices.embedding)
             mass = attention_mass.mass(weights, parent[in_chosen], num_patches, mask)
