@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
+from lrmil_jax.data import regions
 from lrmil_jax.encoders import pretrained
 from lrmil_jax.errors import DataError, UserError
 from lrmil_jax.interchange import registry
@@ -118,17 +118,13 @@ def encoded_fields(
                 for name, turns, mirrored in keys[start : start + _AT_ONCE]
             ]
             if level == "lr":
-                yield np.stack([shrunk(field, side) for field in fields])
+                yield np.stack([mosaic.shrunk(field, side) for field in fields])
             else:
-                parts = np.stack(fields).reshape(-1, args.ratio, side, args.ratio, side, 3)
-                yield parts.swapaxes(2, 3).reshape(-1, side, side, 3)
+                parts = np.stack([regions.cut_mosaic(field, args.ratio) for field in fields])
+                yield parts.reshape(-1, side, side, 3)
 
     rows = np.asarray(encode(images())["embedding"])
     return dict(zip(keys, rows.reshape(len(keys), -1, rows.shape[1]), strict=True))
-
-
-def shrunk(field: np.ndarray, side: int) -> np.ndarray:
-    return np.asarray(Image.fromarray(field).resize((side, side), Image.Resampling.BICUBIC))
 
 
 def slide_bag(

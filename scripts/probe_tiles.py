@@ -16,13 +16,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from lrmil_jax.data import regions
 from lrmil_jax.encoders import pretrained
 from lrmil_jax.errors import UserError
 from lrmil_jax.models import loading
@@ -64,10 +64,9 @@ def probe(args: argparse.Namespace) -> str:
     """
     fields, label, run = read_fields(args)
     ratio, px = args.ratio, args.patch_px
-    cut = fields.reshape(len(fields), ratio, px, ratio, px, 3).swapaxes(2, 3)
+    cut = np.stack([regions.cut_mosaic(one, ratio) for one in fields])
     high = encoded(args, cut.reshape(-1, px, px, 3), args.px)
-    shrunk = [Image.fromarray(one).resize((px, px), Image.Resampling.BICUBIC) for one in fields]
-    low = encoded(args, np.stack([np.asarray(one) for one in shrunk]), args.lr_px or args.px)
+    low = encoded(args, np.stack([mosaic.shrunk(one, px) for one in fields]), args.lr_px or args.px)
     children = np.repeat(np.arange(len(fields)), ratio**2)
     rows = {
         "HR patch": held_out(high, label, run, children, by_field=False),

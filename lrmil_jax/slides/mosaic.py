@@ -131,6 +131,11 @@ def _read_upright(path: Path, px: int, even_colour: bool) -> UInt8[np.ndarray, "
     return field
 
 
+def shrunk(field: UInt8[np.ndarray, "side side 3"], px: int) -> UInt8[np.ndarray, "px px 3"]:
+    """The LR patch that a field is, `px` a side."""
+    return np.asarray(Image.fromarray(field).resize((px, px), Image.Resampling.BICUBIC))
+
+
 def write_cohort(
     tiles: Path,
     output: Path,
