@@ -22,8 +22,10 @@ COMPILED_FAST = (
 _PROGRAMS = "LRMIL_JAX_TEST_PROGRAMS"  # the cache's folder, for workers and what they start
 _MADE = pytest.StashKey[bool]()
 _LONGEST = {name: place for place, name in enumerate((
-    *("test_resume.py", "test_study.py", "test_folds.py", "test_pretrain.py"),
-    *("test_wise_fuse.py", "test_end_to_end.py", "test_devices.py", "test_bad_input.py"),
+    # The second needs nothing of the run that the first begins with and others wait for.
+    *("test_resume.py", "test_folds.py", "test_study.py", "test_end_to_end.py"),
+    *("test_several.py", "test_wise_fuse.py", "test_mil.py", "test_bad_input.py"),
+    *("test_heads.py", "test_pretrain.py", "test_devices.py", "test_fit.py"),
 ))}  # fmt: skip
 
 
@@ -72,11 +74,12 @@ def one_device():
 
 @pytest.fixture(scope="module")
 def figures_not_drawn():
-    """Figures are files of four pixels: drawing takes half of a report, and in these files what is
+    """Figures are files a pixel high: drawing takes half of a report, and in these files what is
     drawn is not the point."""
 
     def savefig(figure, path, **options):
-        Image.new("RGB", (2, 2)).save(path, format="PNG")
+        width = round(figure.get_figwidth() * options["dpi"])
+        Image.new("RGB", (width, 1)).save(path, format="PNG")
 
     with mock.patch.object(Figure, "savefig", savefig):
         yield

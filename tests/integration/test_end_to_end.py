@@ -25,7 +25,7 @@ from lrmil_jax.workspace import feature_sets, layout, statuses
 from tests.integration import runs
 from tests.report.test_html import Strict
 
-pytestmark = pytest.mark.usefixtures("one_device")
+pytestmark = pytest.mark.usefixtures("one_device", "figures_not_drawn")
 SLIDES = 20
 CALL = ("config.json", "slides.csv")  # say what was asked for last, and where the slides lie
 
@@ -152,18 +152,23 @@ def test_a_stage_2_weight_redoes_only_the_student(finished, tmp_path):
     assert same.to_dict() == {"teacher": True, "no_distillation": True, "lrmil": False}
 
 
-def test_a_smaller_student_and_adapters(finished, tmp_path):
-    """Stage 1 with an encoder of another width, depth and patch; then with adapters of its own:
-    what is delivered predicts what was evaluated."""
+@pytest.mark.parametrize(
+    ("keys", "width"),
+    [
+        ({"distill__student": "vit:patch=16,width=32,depth=2,heads=2"}, 32),
+        pytest.param({"distill__rank": 2}, 64, marks=pytest.mark.slow),
+    ],
+)
+def test_a_smaller_student_and_adapters(finished, tmp_path, keys, width):
+    """Stage 1 with an encoder of another width, depth and patch, and with adapters of its own: what
+    is delivered predicts what was evaluated."""
     workdir = finished.copy(tmp_path / "run")
-    small = "vit:patch=16,width=32,depth=2,heads=2"
-    for keys in ({"distill__student": small}, {"distill__rank": 2}):
-        assert go(tiny(evaluate__timed_slides=0, report__slides=0, **keys), workdir) == 0
-        row = evaluated(workdir).query("model == 'lrmil'").iloc[0]
-        model = load_model(workdir)
-        assert model.members[0][1].mean.size == (32 if "distill__student" in keys else 64)
-        result = model.predict(workdir / f"synthetic/slides/{row.slide_id}.tif")
-        assert result.probabilities["tumour"] == pytest.approx(row.prob_tumour, abs=1e-5)
+    assert go(tiny(evaluate__timed_slides=0, report__slides=0, **keys), workdir) == 0
+    row = evaluated(workdir).query("model == 'lrmil'").iloc[0]
+    model = load_model(workdir)
+    assert model.members[0][1].mean.size == width
+    result = model.predict(workdir / f"synthetic/slides/{row.slide_id}.tif")
+    assert result.probabilities["tumour"] == pytest.approx(row.prob_tumour, abs=1e-5)
 
 
 @pytest.mark.parametrize(

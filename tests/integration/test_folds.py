@@ -16,7 +16,7 @@ from lrmil_jax.workspace import cohorts
 from tests.integration import random_model, runs
 from tests.integration.test_end_to_end import go, tiny
 
-pytestmark = pytest.mark.usefixtures("one_device")
+pytestmark = pytest.mark.usefixtures("one_device", "figures_not_drawn")
 # Nothing is learned here: an encoder of random weights, two updates of each training.
 CHANGES = {
     "folds": 2, "student__no_distillation": False, "evaluate__timed_slides": 0,
@@ -109,7 +109,7 @@ def test_every_figure_follows_from_the_predictions(two_folds, tmp_path, capsys):
 def test_the_report_shows_calibration_decisions_and_subgroups(two_folds):
     page = (two_folds / "report/index.html").read_text(encoding="utf-8")
     for name in ("reliability.png", "decision_curve.png"):
-        assert (two_folds / "report" / name).stat().st_size > 1000
+        assert (two_folds / "report" / name).is_file()
         assert name in page
     assert "Subgroups of test patients" in page
     assert "Net benefit [95 %]" in page
@@ -153,7 +153,8 @@ def test_one_lr_encoder_for_all_folds(two_folds, changes, tmp_path):
     assert made == pretrained.weights_hash(workdir / "distill/encoder.safetensors")
     assert set(pd.read_csv(workdir / "report/predictions.csv").fold) == {1, 2}
     before = runs.files(workdir)
-    assert go(tiny(**changes, distill__per_fold=False, teacher__hidden=8), workdir) == 0
+    again = tiny(**changes, distill__per_fold=False, teacher__hidden=8)
+    assert go(again, workdir, "teacher", "distill", "encode_lr", "student") == 0
     changed = runs.changed(before, runs.files(workdir))
     assert not [name for name in changed if name.startswith(("distill/", "encode_lr/"))]
     assert "folds/2/student/model.safetensors" in changed

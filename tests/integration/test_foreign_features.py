@@ -31,7 +31,7 @@ from tests.integration import runs
 from tests.interchange import cohort as simulated
 from tests.interchange import tools
 
-pytestmark = pytest.mark.usefixtures("one_device")
+pytestmark = pytest.mark.usefixtures("one_device", "figures_not_drawn")
 
 
 def config_of(folder, method="lrmil", *, levels=("hr", "lr"), **changes):

@@ -12,7 +12,7 @@ from lrmil_jax.workspace import layout, shards
 from tests.integration import runs
 from tests.integration.test_end_to_end import go, tiny
 
-pytestmark = pytest.mark.usefixtures("one_device")
+pytestmark = pytest.mark.usefixtures("one_device", "figures_not_drawn")
 
 
 def part(name, workdir, *stages, **changes):

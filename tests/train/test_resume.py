@@ -196,7 +196,9 @@ def test_killed_at_many_random_moments(tmp_path, cache):
     assert all(one == undisturbed for one in resumed)
 
 
-@pytest.mark.parametrize("head", ["gated_abmil", "transformer"])
+@pytest.mark.parametrize(
+    "head", ["gated_abmil", pytest.param("transformer", marks=pytest.mark.slow)]
+)
 def test_another_number_of_devices_goes_on_at_the_same_update(tmp_path, monkeypatch, head):
     """An update has other batches on other devices, but the same bags."""
     store, labels = bags.write_store(tmp_path)
