@@ -14,6 +14,7 @@ from lrmil_jax.interchange import registry
 from lrmil_jax.methods import given_features
 from lrmil_jax.models import tower_pair, trained
 from lrmil_jax.slides.readers import READERS
+from lrmil_jax.workspace import teachers
 
 
 def _one_of(*choices: str) -> Callable[[Any], bool]:
@@ -301,6 +302,7 @@ def _fits_together(config: ConfigDict) -> None:
         raise ConfigError("data.splits and data.split_columns are both set; leave one of them away")
     tower_pair.check(config)
     trained.check_student(config)
+    teachers.named(config)
     if config.pretrain.smallest_crop > config.pretrain.largest_crop:
         raise ConfigError("pretrain.smallest_crop is above pretrain.largest_crop; swap them")
     for block, terms in _TERMS.items():

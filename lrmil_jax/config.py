@@ -259,6 +259,10 @@ def _teaching(config: ConfigDict) -> None:
     distill.lambda_layer = 1.0
     distill.lambda_attn = 1.0
     distill.normalise = True  # divide each block's term by the variance of its targets
+    # Other runs of the same slides and folds whose teachers teach too, (("runs/other", 1.0), ...):
+    # folder and weight, this run's own being 1. Their HR encoders have a term each in stage 1, and
+    # their teachers' predictions are averaged with this run's in stage 2.
+    distill.teachers = ()
 
 
 def _student(config: ConfigDict) -> None:

@@ -145,6 +145,18 @@ class Task(abc.ABC):
     def unlink(self, values: Float[np.ndarray, "n V"]) -> Float[np.ndarray, "n W"]:
         """Outputs of a head of which `link` makes these values."""
 
+    def ensembled(
+        self, logits: Float[np.ndarray, "M n W"], weights: Sequence[float]
+    ) -> Float[np.ndarray, "n W"]:
+        """Outputs of which `link` makes the weighted mean of what it makes of several models'.
+
+        Args:
+          logits: of M models.
+          weights: [M], above 0.
+        """
+        values = self.link(np.asarray(logits, np.float64))
+        return self.unlink(np.average(values, axis=0, weights=weights))
+
     def pooled(
         self, values: Float[np.ndarray, "n V"], place: Integer[np.ndarray, " n"]
     ) -> Float[np.ndarray, "P V"]:
