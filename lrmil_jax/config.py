@@ -50,6 +50,9 @@ def bag_training(**changes: Any) -> ConfigDict:
     # Share of a training slide's patches that an epoch reads, drawn anew each time: fewer are
     # faster, and a head cannot learn slides by heart.
     block.instances = 1.0
+    # Above 0 every training slide is mixed, anew in each epoch: a share s of its patches with 1 - s
+    # of another's, s of Beta(mixup, mixup), and their targets alike. 0: none is.
+    block.mixup = 0.0
     block.dtype = "float32"  # compute of the head; "bfloat16" on GPU and TPU, sums stay float32
     # Instances that a device computes at once, padding included: bags of an update are computed in
     # so many goes. Speed and memory depend on it, what is learned does not.

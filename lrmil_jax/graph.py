@@ -136,6 +136,7 @@ _LATER = {
     "distill.per_fold": True,
     **dict.fromkeys(("pretrain.layer_decay", "distill.layer_decay"), 1.0),
     **dict.fromkeys((f"{block}.instances" for block in ("teacher", "student", "mil")), 1.0),
+    **dict.fromkeys((f"{block}.mixup" for block in ("teacher", "student", "mil")), 0.0),
     **dict.fromkeys(("distill.stain_jitter", "align.stain_jitter"), 0.0),
 }
 

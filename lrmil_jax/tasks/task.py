@@ -52,6 +52,7 @@ class Task(abc.ABC):
     joint: ClassVar[bool] = False  # the loss of a slide depends on the others of its update
     calibrates: ClassVar[bool] = False  # `calibrated` asks for the outputs of a trained head
     has_temperature: ClassVar[bool] = False  # values are probabilities that it can make right
+    mixes: ClassVar[bool] = False  # targets have a mean, which `loss` of either is linear in
 
     @classmethod
     @abc.abstractmethod
