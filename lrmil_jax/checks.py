@@ -14,6 +14,7 @@ from lrmil_jax.interchange import registry
 from lrmil_jax.methods import given_features
 from lrmil_jax.models import tower_pair, trained
 from lrmil_jax.slides.readers import READERS
+from lrmil_jax.workspace import teachers
 
 
 def _one_of(*choices: str) -> Callable[[Any], bool]:
@@ -63,6 +64,7 @@ _TRAINING_CHECKS = {
     "budget": _range(1, _INFINITE),
     "bags": _range(1, _INFINITE),
     "instances": _range(1e-3, 1),
+    "mixup": _range(0, 1000),
     "balance": _one_of("none", "weights", "sampling"),
     "dropout": _range(0, 0.99),
     "dtype": _one_of("float32", "bfloat16"),
@@ -222,6 +224,8 @@ def _task(config: ConfigDict) -> None:
                 f"config.{name}.head={block.head} has an output a class, which the task "
                 f"{config.task} does not ask for; choose another head"
             )
+        if block.mixup:
+            _mixup(config, name)
         if task.joint and heads.find(block.head).has_own_loss():
             raise ConfigError(
                 f"config.{name}.head={block.head} has a loss of its own, slide by slide, but the "
@@ -237,6 +241,22 @@ def _task(config: ConfigDict) -> None:
         raise ConfigError(
             f"evaluate.colour_baseline tells classes apart, which the task {config.task} has none "
             "of; switch it off"
+        )
+
+
+def _mixup(config: ConfigDict, name: str) -> None:
+    """Two slides can be mixed where their targets have a mean, and places do not count."""
+    if not tasks.kind(config.task).mixes:
+        raise ConfigError(
+            f"config.{name}.mixup mixes the targets of two slides, of which the task {config.task} "
+            "knows no mean; leave it at 0"
+        )
+    block = config[name]
+    options = heads.parse_options(block.head, block.options)
+    if heads.create(block.head, num_classes=2, **options).needs_xy:
+        raise ConfigError(
+            f"config.{name}.mixup mixes the patches of two slides, but config.{name}.head="
+            f"{block.head} asks where in one slide they lie; leave it at 0, or choose another head"
         )
 
 
@@ -301,6 +321,7 @@ def _fits_together(config: ConfigDict) -> None:
         raise ConfigError("data.splits and data.split_columns are both set; leave one of them away")
     tower_pair.check(config)
     trained.check_student(config)
+    teachers.named(config)
     if config.pretrain.smallest_crop > config.pretrain.largest_crop:
         raise ConfigError("pretrain.smallest_crop is above pretrain.largest_crop; swap them")
     for block, terms in _TERMS.items():

@@ -50,6 +50,9 @@ def bag_training(**changes: Any) -> ConfigDict:
     # Share of a training slide's patches that an epoch reads, drawn anew each time: fewer are
     # faster, and a head cannot learn slides by heart.
     block.instances = 1.0
+    # Above 0 every training slide is mixed, anew in each epoch: a share s of its patches with 1 - s
+    # of another's, s of Beta(mixup, mixup), and their targets alike. 0: none is.
+    block.mixup = 0.0
     block.dtype = "float32"  # compute of the head; "bfloat16" on GPU and TPU, sums stay float32
     # Instances that a device computes at once, padding included: bags of an update are computed in
     # so many goes. Speed and memory depend on it, what is learned does not.
@@ -259,6 +262,10 @@ def _teaching(config: ConfigDict) -> None:
     distill.lambda_layer = 1.0
     distill.lambda_attn = 1.0
     distill.normalise = True  # divide each block's term by the variance of its targets
+    # Other runs of the same slides and folds whose teachers teach too, (("runs/other", 1.0), ...):
+    # folder and weight, this run's own being 1. Their HR encoders have a term each in stage 1, and
+    # their teachers' predictions are averaged with this run's in stage 2.
+    distill.teachers = ()
 
 
 def _student(config: ConfigDict) -> None:

@@ -17,7 +17,7 @@ from lrmil_jax.data import subgroups
 from lrmil_jax.errors import WorkdirError
 from lrmil_jax.methods import delivery
 from lrmil_jax.models import trained
-from lrmil_jax.workspace import cohorts, foreign, provenance, statuses
+from lrmil_jax.workspace import cohorts, foreign, provenance, statuses, teachers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,10 +81,13 @@ STAGES = {
               by_slide=True),
         Stage("teacher", keys=("teacher.",), after=("encode_hr", "import_features"),
               per_fold=True, looks_again=True),
-        Stage("distill", keys=("distill.", "encoder.lr_px"), after=("teacher",), per_fold=True),
+        Stage("distill", keys=("distill.", "encoder.lr_px"),
+              # What the other runs hold is an input, wherever they lie.
+              except_keys=("distill.teachers",), after=("teacher",), per_fold=True,
+              own_checks=True),
         Stage("encode_lr", after=("distill",), per_fold=True, parted=True, looks_again=True),
         Stage("student", keys=("student.",), except_keys=("student.no_distillation",),
-              after=("teacher", "encode_lr"), per_fold=True),
+              after=("teacher", "encode_lr"), per_fold=True, own_checks=True),
         Stage("sweep", keys=("student.", "sweep.points"), except_keys=("student.no_distillation",),
               after=("teacher", "encode_lr", "student"), per_fold=True),
         Stage("baseline", keys=("student.", *_ENCODER, "encoder.lr_px", "encoder.dtype",
@@ -133,12 +136,15 @@ _LATER = {
     "distill.per_fold": True,
     **dict.fromkeys(("pretrain.layer_decay", "distill.layer_decay"), 1.0),
     **dict.fromkeys((f"{block}.instances" for block in ("teacher", "student", "mil")), 1.0),
+    **dict.fromkeys((f"{block}.mixup" for block in ("teacher", "student", "mil")), 0.0),
     **dict.fromkeys(("distill.stain_jitter", "align.stain_jitter"), 0.0),
 }
 
 
 # What makes HR features, and what reads LR tiles to distil an encoder.
 _MAKE_HR, _READ_LR = ("pretrain", "encode_hr"), ("distill", "encode_lr")
+# What learns from the teachers of other runs.
+_TAUGHT = ("distill", "student")
 
 
 def stage_of(name: str, *, per_fold: bool) -> Stage:
@@ -274,11 +280,20 @@ def _inputs(
         raise WorkdirError(f"{workdir} has no HR features yet; run --stages {maker} first")
     if cohort.task.pooling != tasks.POOLINGS[0]:
         own = own | {"pooling": cohort.task.pooling}
+    if config.distill.teachers and any(one.name in _TAUGHT for one in _up_to(stage)):
+        own = own | {"teachers": teachers.inputs(config, _teaching_folds(config, stage, fold))}
     return own | {
         "table": cohort.table[columns].to_csv(index=False),
         "sources": sources,
         "encoder": recorded or trained.encoder_facts(config, workdir),
     }
+
+
+def _teaching_folds(config: ConfigDict, stage: Stage, fold: int | None) -> tuple[int, ...]:
+    """The folds whose teachers a result depends on; none of one encoder for all folds."""
+    if stage in _ONCE.values():
+        return ()
+    return delivery.trainings(config) if fold is None else (fold,)
 
 
 def _own_inputs(config: ConfigDict, stage: Stage) -> dict:

@@ -97,6 +97,7 @@ _INPUT_WORDS = {
     "sources": "other slide files",
     "encoder": "another encoder",
     "pooling": "another data.patient",
+    "teachers": "other distill.teachers, or other outputs of theirs",
 }
 
 

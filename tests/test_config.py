@@ -153,6 +153,10 @@ def test_values_out_of_range_are_refused_by_name(key, value):
         ({"task": "cox", "student.head": "dsmil"}, "dsmil has a loss of its own"),
         ({"task": "survival", "teacher.select": "auc"}, "loss, headline, c_index, td_auc"),
         ({"task": "regression", "evaluate.colour_baseline": True}, "tells classes apart"),
+        ({"task": "survival", "teacher.mixup": 0.2}, "teacher.mixup .* the task survival knows no"),
+        ({"task": "ordinal", "student.mixup": 0.2}, "student.mixup .* the task ordinal knows no"),
+        ({"task": "cox", "mil.mixup": 0.2}, "mil.mixup .* the task cox knows no mean"),
+        ({"teacher.mixup": 0.2, "teacher.head": "transformer"}, "transformer asks where in one"),
     ],
 )
 def test_what_a_task_cannot_do_is_refused_before_anything_runs(changes, said):

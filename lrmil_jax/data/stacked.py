@@ -54,8 +54,9 @@ class StackedBatches(Planned):
             bags = np.full((len(update), count), -1, np.int32)
             sizes = np.zeros((len(update), count), np.int64)
             for row, (source, part) in enumerate(zip(self._sources, update, strict=True)):
-                ranked = part[np.argsort(-source.sizes[part], kind="stable")]
-                bags[row, : len(part)], sizes[row, : len(part)] = ranked, source.sizes[ranked]
+                own = source.sizes_of(epoch)
+                ranked = part[np.argsort(-own[part], kind="stable")]
+                bags[row, : len(part)], sizes[row, : len(part)] = ranked, own[ranked]
             yield bags, sizes
 
     def _packed(self, bags: np.ndarray, sizes: np.ndarray) -> list[Batch]:

@@ -106,6 +106,33 @@ def attention_kl_loss(
     return temperature**2 * (q * (log_q - log_p)).sum(-1)
 
 
+def mixed_guide(
+    guide: Float[AnyArray, "B N"],
+    mask: Shaped[AnyArray, "B N"],
+    *,
+    second: Shaped[AnyArray, "B N"],
+    share: Float[AnyArray, " B"],
+) -> Float[Array, "B N"]:
+    """The guide of bags that are mixed of two slides each: what is taken of the first sums to its
+    share, what is taken of the second to the rest.
+
+    Args:
+      guide: the slides' own guides, of the patches that were taken.
+      mask: True for real patches with a guide.
+      second: True for patches of the second slide.
+      share: of the first slide, from 0 to 1.
+    """
+    mask, second = jnp.asarray(mask).astype(bool), jnp.asarray(second).astype(bool)
+    share = f32(share)[:, None]
+
+    def part(of: Bool[AnyArray, "B N"]) -> Float[Array, "B N"]:
+        own = jnp.where(mask & of, f32(guide), 0.0)
+        total = own.sum(-1, keepdims=True)
+        return own / jnp.where(total > 0, total, 1.0)
+
+    return share * part(~second) + (1 - share) * part(second)
+
+
 def attention_rank_loss(
     student_attention_logits: Float[AnyArray, "B N"],
     guide: Float[AnyArray, "B N"],

@@ -134,6 +134,11 @@ class Method:
                 f"study.other_methods has {wrong[0]!r}, but with method {self.name} it must be "
                 f"{known}"
             )
+        if config.distill.teachers and "student" not in self.stages:
+            raise ConfigError(
+                f"distill.teachers teach a student, which method {self.name} does not train; leave "
+                "it at ()"
+            )
         if config.data.labels is None and config.synthetic.slides == 0:
             raise ConfigError(
                 "data.labels is not set; give --config.data.labels=LABELS.csv and "

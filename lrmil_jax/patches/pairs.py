@@ -11,17 +11,21 @@ import numpy as np
 from lrmil_jax.data import source
 from lrmil_jax.data.features import read_index
 from lrmil_jax.data.schema import Geometry, RecordParser
+from lrmil_jax.errors import DataError
 from lrmil_jax.patches.shards import tile_parser
 from lrmil_jax.processes import Workers
 from lrmil_jax.slides import stain
+
+_OTHER = "other_"
 
 
 class PatchPairs:
     """One example per LR patch that has HR children, random access, in the order of the slides.
 
     Items are dicts: `lr` uint8 [px, px, 3]; `child_embedding` [r*r, D] as stored, 0 where masked;
-    `child_mask` bool [r, r]; where they are given, `child_cls` [r, r, L, W] and `attention` float32
-    [r*r], the teacher's logits.
+    `child_mask` bool [r, r]; where they are given, `child_cls` [r, r, L, W], `attention` float32
+    [r*r], the teacher's logits, and `other_<i>` [r*r, D_i], the children's embeddings by other
+    encoders, from 0.
 
     Args:
       regions: region shards, one a slide.
@@ -30,6 +34,11 @@ class PatchPairs:
       geometry: of the run.
       target_parser: reads `embedding`, `child` and perhaps `cls`.
       attention: the teacher's attention logits over each slide's HR patches, or None.
+      others: of each further encoder the target shards of the same slides, with the same rows, and
+        what reads their `embedding`.
+
+    Raises:
+      DataError: the targets of another encoder are of other LR patches.
     """
 
     def __init__(
@@ -41,7 +50,11 @@ class PatchPairs:
         geometry: Geometry,
         target_parser: RecordParser,
         attention: Sequence[np.ndarray] | None = None,
+        others: Sequence[tuple[Sequence[Path], RecordParser]] = (),
     ):
+        self._others = [source.RecordSource(paths, parser) for paths, parser in others]
+        for paths, _ in others:
+            _refuse_other_rows(targets, paths)
         self._regions = source.RecordSource(regions, tile_parser(geometry))
         self._targets = source.RecordSource(targets, target_parser)
         self._ratio = geometry.ratio
@@ -88,6 +101,8 @@ class PatchPairs:
             item["child_cls"] = cls.reshape(*square, *cls.shape[1:])
         if self._attention is not None:
             item["attention"] = spread(self._attention[rows])
+        for number, other in enumerate(self._others):
+            item[f"{_OTHER}{number}"] = spread(other[index]["embedding"])
         return item
 
     def batches(
@@ -133,6 +148,16 @@ class PatchPairs:
         batch's filling weighs 0."""
         chosen = np.unique(np.linspace(0, len(self) - 1, min(most, len(self))).round().astype(int))
         return source.held_out_batches(self, chosen, batch=batch, part=part)
+
+
+def _refuse_other_rows(targets: Sequence[Path], others: Sequence[Path]) -> None:
+    for own, other in zip(targets, others, strict=True):
+        here, there = read_index(own), read_index(other)
+        if not all(np.array_equal(here[name], there[name]) for name in ("parent", "rows")):
+            raise DataError(
+                f"{other} is of other patches than {own}; both encoders must have read the same HR "
+                "patches"
+            )
 
 
 class _Beside:
@@ -184,6 +209,7 @@ def _turned(element: dict, rng: np.random.Generator) -> dict:
 
     square = ("lr", "child_cls", "child_mask")
     turned = {name: turn(element[name]) for name in square if name in element}
-    flattened = ("child_embedding", "attention")
+    others = (name for name in element if name.startswith(_OTHER))
+    flattened = ("child_embedding", "attention", *others)
     flat = {name: turn_flat(element[name]) for name in flattened if name in element}
     return element | turned | flat

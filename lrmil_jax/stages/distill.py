@@ -1,7 +1,9 @@
 """distill: stage 1, patch by patch. The LR encoder starts from the HR encoder and learns to say
 at 5x what that one says of the children at 20x, most of all where the teacher looks."""
 
+import dataclasses
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,20 @@ from lrmil_jax import cluster
 from lrmil_jax.data import features
 from lrmil_jax.distill import stage1
 from lrmil_jax.encoders import adapters, pretrained
+from lrmil_jax.methods import delivery
 from lrmil_jax.models import loading, trained
 from lrmil_jax.patches.pairs import PatchPairs
 from lrmil_jax.train.encode import Encoder
 from lrmil_jax.train.pairs import fit_pairs
-from lrmil_jax.workspace import cohorts, feature_sets, layout, stage_files
+from lrmil_jax.workspace import cohorts, feature_sets, layout, stage_files, teachers
 
 log = logging.getLogger(__name__)
+
+
+def check(config: ConfigDict, workdir: Path, classes: tuple[str, ...]) -> None:
+    """Refuses other runs whose teachers cannot teach here; see `teachers.check`."""
+    del classes
+    teachers.check(config, workdir, delivery.trainings(config))
 
 
 def run(config: ConfigDict, workdir: Path, fold: int | None = None) -> None:
@@ -26,6 +35,7 @@ def run(config: ConfigDict, workdir: Path, fold: int | None = None) -> None:
     of one encoder for all folds, that learns from no label and from no teacher's attention.
     """
     settings = config.distill
+    teachers.check(config, workdir, delivery.trainings(config) if fold is None else (fold,))
     encoder = trained.hr_encoder(config, workdir)
     blocks = trained.layers(config, encoder.module)
     sides = _slides(config, workdir, fold)
@@ -33,8 +43,9 @@ def run(config: ConfigDict, workdir: Path, fold: int | None = None) -> None:
     if settings.normalise and blocks:
         paths = [layout.shard(targets, slide_id) for slide_id in sides["train"]]
         scale = features.target_variance(paths)
-    learner = _Learner(config, encoder, blocks)
-    pairs = {side: _pairs(config, workdir, fold, sides[side], blocks) for side in sides}
+    weight, others = _teachers(config, workdir, targets, sides["train"])
+    learner = _Learner(config, encoder, blocks, weight, others)
+    pairs = {side: _pairs(config, workdir, fold, sides[side], blocks, others) for side in sides}
     folder = layout.stage_folder(workdir, "distill", fold)
     result = fit_pairs(
         name="distill" if fold is None else f"distill, {layout.fold_title(fold)}",
@@ -59,18 +70,33 @@ def run(config: ConfigDict, workdir: Path, fold: int | None = None) -> None:
 
 class _Learner:
     """What learns in stage 1: the HR encoder itself, adapters of it, or an encoder of another shape
-    with the linear maps that compare the two.
+    with the linear maps that compare the two; and the maps to further HR encoders.
 
     Attributes:
       reader: the LR encoder as it reads tiles, before training.
       params, constants, loss_fn: as `fit` takes them.
     """
 
-    def __init__(self, config: ConfigDict, teacher: Encoder, blocks: tuple[int, ...]):
+    def __init__(
+        self,
+        config: ConfigDict,
+        teacher: Encoder,
+        blocks: tuple[int, ...],
+        weight: float,
+        others: Sequence[teachers.OtherEncoder],
+    ):
+        """
+        Args:
+          config: of the run.
+          teacher: its HR encoder.
+          blocks: of L_layer.
+          weight: of that encoder's L_attn; 1 where no other run has the same encoder.
+          others: further HR encoders.
+        """
         settings, own = config.distill, trained.has_student(config)
         reader = trained.student(config) if own else trained.low_resolution(config, teacher)
         self.reader = loading.rematerialised(reader) if settings.remat else reader
-        self._form = "projected" if own else "adapted" if settings.rank else "whole"
+        self._adapted = settings.rank > 0
         self.params, self.constants = reader.params, {}
         depth, deepest = reader.module.depth, teacher.module.depth
         loss_fn = stage1.make_loss(
@@ -78,27 +104,52 @@ class _Learner:
             self.reader.transform,
             stage1.answering(blocks, depth=depth, teacher_depth=deepest) if own else blocks,
             lambda_layer=settings.lambda_layer,
-            lambda_attn=settings.lambda_attn,
+            lambda_attn=weight * settings.lambda_attn,
             projected=own,
+            others=[settings.lambda_attn * other.weight for other in others],
         )
-        if self._form == "projected":
-            maps = stage1.projections(
+        maps = stage1.other_maps(reader.module, [one.width for one in others], seed=config.seed)
+        if own:
+            maps |= stage1.projections(
                 reader.module, teacher.module, layers=len(blocks), seed=config.seed
             )
-            self.params = {"encoder": reader.params, "projections": maps}
-        if self._form == "adapted":
-            self.constants, loss_fn = (
-                {adapters.FROZEN: reader.params},
-                adapters.of_constants(loss_fn),
-            )
+        self._part = None
+        if self._adapted:
+            self.constants = {adapters.FROZEN: reader.params}
             self.params = adapters.initial(reader.params, rank=settings.rank, seed=config.seed)
+            loss_fn = loss_fn if maps else adapters.of_constants(loss_fn)
+        if maps:
+            self._part = adapters.ADAPTERS if self._adapted else adapters.WHOLE
+            self.params = {self._part: self.params, "projections": maps}
         self.loss_fn = loss_fn
 
     def encoder(self, params: dict[str, Any]) -> dict[str, Any]:
         """The LR encoder's parameters, of what has learned."""
-        if self._form == "adapted":
-            return adapters.merged(self.reader.params, params)
-        return params["encoder"] if self._form == "projected" else params
+        params = params if self._part is None else params[self._part]
+        return adapters.merged(self.reader.params, params) if self._adapted else params
+
+
+def _teachers(
+    config: ConfigDict, workdir: Path, targets: Path, slide_ids: Sequence[str]
+) -> tuple[float, tuple[teachers.OtherEncoder, ...]]:
+    """What this run's HR encoder weighs in L_attn, and the encoders of other runs; with
+    `distill.normalise` on the scale of this run's embeddings, so that weights compare."""
+    settings = config.distill
+    if not settings.lambda_attn:
+        return 1.0, ()
+    weight, others = teachers.encoders(config, workdir)
+    if not settings.normalise:
+        return weight, others
+
+    def variance(folder: Path) -> float:
+        paths = [layout.shard(folder, slide_id) for slide_id in slide_ids]
+        return max(float(features.moments(paths, "embedding")[1].mean()), 1e-12)
+
+    scaled = (
+        dataclasses.replace(one, weight=one.weight * variance(targets) / variance(one.targets))
+        for one in others
+    )
+    return weight, tuple(scaled)
 
 
 def _slides(config: ConfigDict, workdir: Path, fold: int | None) -> dict[str, list[str]]:
@@ -124,6 +175,7 @@ def _pairs(
     fold: int | None,
     slide_ids: list[str],
     blocks: tuple[int, ...],
+    others: Sequence[teachers.OtherEncoder],
 ) -> PatchPairs:
     attention = None
     if fold is not None:
@@ -136,4 +188,5 @@ def _pairs(
         stage_files.targets_folder(workdir, blocks),
         layers=len(blocks),
         attention=attention,
+        others=others,
     )

@@ -9,11 +9,18 @@ from lrmil_jax import cluster
 from lrmil_jax import config as configuration
 from lrmil_jax.methods import delivery
 from lrmil_jax.train import mil
-from lrmil_jax.workspace import cohorts, feature_sets, layout, stage_files, teaching
+from lrmil_jax.workspace import cohorts, feature_sets, layout, stage_files, teachers, teaching
+
+
+def check(config: ConfigDict, workdir: Path, classes: tuple[str, ...]) -> None:
+    """Refuses other runs whose teachers cannot teach here; see `teachers.check`."""
+    del classes
+    teachers.check(config, workdir, delivery.trainings(config))
 
 
 def run(config: ConfigDict, workdir: Path, fold: int) -> None:
     """Writes `folds/<k>/student/model.safetensors` and the model folder."""
+    teachers.check(config, workdir, (fold,))
     cohort = cohorts.prepared(config, workdir)
     path = stage_files.head(workdir, "student", fold)
     slide_ids = cohort.slides(fold, "train", "val").slide_id.tolist()

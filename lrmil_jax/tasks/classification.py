@@ -39,6 +39,7 @@ class Classification(Task):
     columns: ClassVar[tuple[str, ...]] = ("label",)
     metrics: ClassVar[tuple[str, ...]] = metrics.NAMES
     headline: ClassVar[str] = "auc"
+    mixes: ClassVar[bool] = True
     titles: ClassVar[Mapping[str, str]] = {"auc": "AUC", "accuracy": "accuracy"}
     has_classes: ClassVar[bool] = True
     has_output_a_class: ClassVar[bool] = True

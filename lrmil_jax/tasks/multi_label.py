@@ -40,6 +40,7 @@ class MultiLabel(Task):
         *("auc", "average_precision", "accuracy", "f1_macro", "brier", "loss"),
     )
     headline: ClassVar[str] = "auc"
+    mixes: ClassVar[bool] = True
     has_temperature: ClassVar[bool] = True
     titles: ClassVar[Mapping[str, str]] = {"auc": "mean AUC", "f1_macro": "mean F1"}
     ranges: ClassVar[Mapping[str, Bounds]] = {

@@ -34,6 +34,7 @@ class Ordinal(Classification):
         *("kappa", "accuracy", "balanced_accuracy", "mae", "brier", "loss"),
     )
     headline: ClassVar[str] = "kappa"
+    mixes: ClassVar[bool] = False  # between two grades lie others
     has_output_a_class: ClassVar[bool] = False
     titles: ClassVar[Mapping[str, str]] = {
         "kappa": "quadratic kappa", "accuracy": "accuracy", "mae": "steps off",

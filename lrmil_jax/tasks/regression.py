@@ -36,6 +36,7 @@ class Regression(Task):
     columns: ClassVar[tuple[str, ...]] = ("number",)
     metrics: ClassVar[tuple[str, ...]] = ("pearson", "spearman", "r2", "mae", "rmse", "loss")
     headline: ClassVar[str] = "pearson"
+    mixes: ClassVar[bool] = True
     titles: ClassVar[Mapping[str, str]] = {
         "pearson": "Pearson r", "spearman": "Spearman rho", "r2": "R2", "mae": "MAE",
     }  # fmt: skip

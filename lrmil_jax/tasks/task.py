@@ -52,6 +52,7 @@ class Task(abc.ABC):
     joint: ClassVar[bool] = False  # the loss of a slide depends on the others of its update
     calibrates: ClassVar[bool] = False  # `calibrated` asks for the outputs of a trained head
     has_temperature: ClassVar[bool] = False  # values are probabilities that it can make right
+    mixes: ClassVar[bool] = False  # targets have a mean, which `loss` of either is linear in
 
     @classmethod
     @abc.abstractmethod
@@ -144,6 +145,18 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def unlink(self, values: Float[np.ndarray, "n V"]) -> Float[np.ndarray, "n W"]:
         """Outputs of a head of which `link` makes these values."""
+
+    def ensembled(
+        self, logits: Float[np.ndarray, "M n W"], weights: Sequence[float]
+    ) -> Float[np.ndarray, "n W"]:
+        """Outputs of which `link` makes the weighted mean of what it makes of several models'.
+
+        Args:
+          logits: of M models.
+          weights: [M], above 0.
+        """
+        values = self.link(np.asarray(logits, np.float64))
+        return self.unlink(np.average(values, axis=0, weights=weights))
 
     def pooled(
         self, values: Float[np.ndarray, "n V"], place: Integer[np.ndarray, " n"]

@@ -152,6 +152,7 @@ class BagLoader:
             per_bag={"target": data.targets, **data.per_bag},
             per_instance=data.per_instance,
             instances=self.block["instances"],
+            mixup=self.block["mixup"],
             seed=seed,
             max_lengths=_DEAR_FILLING if self._platform == "cpu" else _FEW_SHAPES,
         )

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import optax
 
+from lrmil_jax.encoders.adapters import ADAPTERS, WHOLE
 from lrmil_jax.train.state import TrainSettings
 
 # Leaves that weight decay would only shrink for nothing, by a part of their name.
@@ -83,16 +84,18 @@ def layer_rates(params: Mapping[str, Any], decay: float | int) -> dict[str, floa
 
 
 def _by_layer(decay: float | int) -> Callable[[Any, Any], Any]:
-    """Updates of an encoder, alone or as "encoder" beside others, with the rates of its layers."""
+    """Updates of an encoder or of its adapters, alone or, as "encoder" or "adapters", beside
+    others, with the rates of its layers."""
 
     def scaled(updates: Any, params: Any) -> Any:
         del params
-        tower = updates.get("encoder", updates)
+        part = next((name for name in (WHOLE, ADAPTERS) if name in updates), None)
+        tower = updates if part is None else updates[part]
         rates = layer_rates(tower, decay)
         slower = {
             name: jax.tree.map(lambda update, rate=rates[name]: rate * update, part)
             for name, part in tower.items()
         }
-        return {**updates, "encoder": slower} if "encoder" in updates else slower
+        return slower if part is None else {**updates, part: slower}
 
     return scaled

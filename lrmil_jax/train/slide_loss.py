@@ -18,6 +18,7 @@ from lrmil_jax.types import Number
 # Weights of terms; a term whose weight is the number 0 is not computed at all.
 _WEIGHTS = ("lambda_ce", "lambda_bag", "lambda_soft", "lambda_hard")
 _COUNTS = ("counted", "guide")
+_SECOND = "second_"  # of the other slide of a mixed bag
 _ARRAYS = (*_WEIGHTS, "temperature_bag", "temperature_attn", *_COUNTS)
 
 
@@ -72,25 +73,21 @@ class SlideLoss:
         A `joint` task's loss of the labels was computed before (`train.joint`), and is carried on.
         The head's own terms of the label (`Head.label_losses`) have their shares of it already. The
         batch holds `target` [B, T]; with teacher terms also `teacher_logits` [B, W], and `guide`
-        and `covered` [B, N]: patches without any HR patch have no guide and are left out.
+        and `covered` [B, N]: patches without any HR patch have no guide and are left out. Of bags
+        that are mixed of two slides (`data.mixup`) the terms of labels and of the teacher's logits
+        are the mean of both slides' by `label_share`.
         """
-
-        def of_logits(logits):
-            if task.joint:
-                return carried(logits, batch["joint_value"], batch["joint_slope"])
-            return task.loss(logits, batch["target"])
-
-        terms, own = {}, {}
-        if not _off(self.lambda_ce):
-            labels = batch["target"][:, 0].astype(jnp.int32) if task.has_classes else None
-            own = head.label_losses(output, labels, batch["mask"], of_logits)
-        if not _off(self.lambda_bag):
-            terms["bag"] = task.distillation(
-                output.logits, batch["teacher_logits"], temperature=self.temperature_bag
+        own, terms = self._of_slide(output, batch, task, head)
+        if "share" in batch:
+            second = {name.removeprefix(_SECOND): values for name, values in batch.items()
+                      if name.startswith(_SECOND)}  # fmt: skip
+            others = self._of_slide(output, {**batch, **second}, task, head)
+            own, terms = (
+                _mean(one, other, batch["label_share"])
+                for one, other in zip((own, terms), others, strict=True)
             )
         if not (_off(self.lambda_soft) and _off(self.lambda_hard)):
-            guide = batch["guide"] if self.guide is None else batch["guide"][..., self.guide]
-            guided = (guide, batch["mask"] & batch["covered"])
+            guided = self._guided(batch)
         if not _off(self.lambda_soft):
             terms["soft"] = slide_losses.attention_kl_loss(
                 output.attention_logits, *guided, temperature=self.temperature_attn
@@ -106,6 +103,40 @@ class SlideLoss:
         total = sum(getattr(self, f"lambda_{name}") * value for name, value in terms.items())
         total += self.lambda_ce * sum(own.values())
         return {"loss": total, **own, **terms}
+
+    def _of_slide(
+        self, output: heads.HeadOutput, batch: Mapping[str, Array], task: Task, head: heads.Head
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Terms of the label, and that of the teacher's logits."""
+
+        def of_logits(logits):
+            if task.joint:
+                return carried(logits, batch["joint_value"], batch["joint_slope"])
+            return task.loss(logits, batch["target"])
+
+        own, terms = {}, {}
+        if not _off(self.lambda_ce):
+            labels = batch["target"][:, 0].astype(jnp.int32) if task.has_classes else None
+            own = head.label_losses(output, labels, batch["mask"], of_logits)
+        if not _off(self.lambda_bag):
+            terms["bag"] = task.distillation(
+                output.logits, batch["teacher_logits"], temperature=self.temperature_bag
+            )
+        return own, terms
+
+    def _guided(self, batch: Mapping[str, Array]) -> tuple[Array, Array]:
+        """The guide, and which patches have one."""
+        guide = batch["guide"] if self.guide is None else batch["guide"][..., self.guide]
+        mask = batch["mask"] & batch["covered"]
+        if "share" in batch:
+            guide = slide_losses.mixed_guide(
+                guide, mask, second=batch["second"], share=batch["share"]
+            )
+        return guide, mask
+
+
+def _mean(one: Mapping[str, Array], other: Mapping[str, Array], share: Array) -> dict[str, Array]:
+    return {name: share * one[name] + (1 - share) * other[name] for name in one}
 
 
 def _off(weight: Any) -> bool:

@@ -88,18 +88,19 @@ def take_one_split(config: ConfigDict) -> None:
 
 def record_regions(config: ConfigDict, workdir: Path) -> None:
     """The regions' identity: whatever changes their pixels."""
-    provenance.record(workdir, "regions", _identity(config))
+    provenance.record(workdir, "regions", regions_identity(config))
 
 
-def _identity(config: ConfigDict) -> dict[str, Any]:
-    """Without `upsample`: which slides are taken is not what their pixels are."""
+def regions_identity(config: ConfigDict) -> dict[str, Any]:
+    """What decides which pixels a region holds, as `cohort.json` keeps it. Without `upsample`:
+    which slides are taken is not what their pixels are."""
     settings = dataclasses.asdict(tiling_settings(config))
     return {name: value for name, value in settings.items() if name != "upsample"}
 
 
 def check_regions(config: ConfigDict, workdir: Path) -> None:
     """Refuses a config other than the one that made the regions, before anything is changed."""
-    provenance.check(workdir, "regions", _identity(config))
+    provenance.check(workdir, "regions", regions_identity(config))
 
 
 def read(config: ConfigDict, workdir: Path) -> label_csv.Cohort:

@@ -8,14 +8,16 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from lrmil_jax import encoders
-from lrmil_jax.data import schema
+from lrmil_jax.data import features, schema, source
 from lrmil_jax.data.cells import CellBags
 from lrmil_jax.data.features import FeatureStore
 from lrmil_jax.data.patient_bags import PatientBags
+from lrmil_jax.errors import DataError
 from lrmil_jax.patches.pairs import PatchPairs
 from lrmil_jax.selection import fuse, shared_space, windows
 from lrmil_jax.train import mil
 from lrmil_jax.workspace import cohorts, layout, provenance, stage_files, statuses
+from lrmil_jax.workspace.teachers import OtherEncoder
 
 
 def record(config: ConfigDict, workdir: Path, *, num_layers: int = 0, width: int | None = None):
@@ -135,6 +137,7 @@ def pairs(
     *,
     layers: int = 0,
     attention: Sequence[np.ndarray] | None = None,
+    others: Sequence[OtherEncoder] = (),
 ) -> PatchPairs:
     """LR tiles of some slides beside their children's features.
 
@@ -144,7 +147,16 @@ def pairs(
       folder: with the children's features, one record an LR patch.
       layers: blocks whose CLS is wanted too.
       attention: the teacher's logits over each slide's HR patches, or None.
+      others: further encoders whose embeddings of the children are wanted.
+
+    Raises:
+      DataError: another encoder has read other patches.
     """
+    beside = []
+    for other in others:
+        _refuse_other_places(config, workdir, folder, other, slide_ids)
+        paths = [layout.shard(other.targets, slide_id) for slide_id in slide_ids]
+        beside.append((paths, parser(config, other.workdir, ("embedding",))))
     names = ("embedding", "child", *(("cls",) if layers else ()))
     regions = layout.regions_folder(workdir)
     return PatchPairs(
@@ -154,7 +166,35 @@ def pairs(
         geometry=cohorts.geometry(config),
         target_parser=parser(config, workdir, names, num_layers=layers),
         attention=attention,
+        others=beside,
     )
+
+
+def _refuse_other_places(
+    config: ConfigDict,
+    workdir: Path,
+    folder: Path,
+    other: OtherEncoder,
+    slide_ids: Sequence[str],
+) -> None:
+    """Compares where the first and the last HR patch of each slide lie: with the same number of
+    patches in each LR patch between them, `PatchPairs` finds all others."""
+    sides = []
+    for held, where in ((workdir, folder), (other.workdir, other.targets)):
+        paths = [layout.shard(where, slide_id) for slide_id in slide_ids]
+        sides.append(source.RecordSource(paths, parser(config, held, ("xy", "child"))))
+    ends = np.cumsum([
+        len(features.read_index(layout.shard(folder, slide_id))["rows"]) for slide_id in slide_ids
+    ])  # fmt: skip
+    for slide_id, first, last in zip(slide_ids, [0, *ends[:-1]], ends - 1, strict=True):
+        for index in (int(first), int(last)):
+            own, there = (side[index] if index < len(side) else {} for side in sides)
+            if not all(np.array_equal(own[name], there.get(name)) for name in own):
+                raise DataError(
+                    f"the HR patches of slide {slide_id} in {other.workdir}, which "
+                    "distill.teachers names, lie elsewhere than in this run; both must have "
+                    "prepared it from the same file"
+                )
 
 
 def selecting_width(config: ConfigDict, workdir: Path) -> int:

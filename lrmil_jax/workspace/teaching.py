@@ -1,4 +1,4 @@
-"""What a fold's teacher says of the slides that a student learns from."""
+"""What a fold's teachers say of the slides that a student learns from."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,13 +10,17 @@ from ml_collections import ConfigDict
 from lrmil_jax.data.features import FeatureStore
 from lrmil_jax.distill import guidance
 from lrmil_jax.progress import progress
-from lrmil_jax.workspace import feature_sets, stage_files
+from lrmil_jax.tasks import Task
+from lrmil_jax.workspace import cohorts, feature_sets, stage_files, teachers
 
 
 def outputs(
     config: ConfigDict, workdir: Path, fold: int, store: FeatureStore, guides: Sequence[str]
 ) -> dict[str, dict[str, np.ndarray]]:
     """Teacher logits per slide, and per LR patch its guides and whether it has HR patches at all.
+
+    With teachers of other runs (`distill.teachers`) the logits are those of all of them together
+    (`Task.ensembled`); the guides are of this run's own.
 
     Args:
       config, workdir, fold: of the run.
@@ -27,23 +31,36 @@ def outputs(
       `per_bag` and `per_instance` of `mil.BagData`; `guide` is [rows, G] of G guides.
     """
     hr = feature_sets.hr_store(config, workdir, store.slide_ids)
+    others = teachers.named(config)
     logits, guided, covered = [], [], []
     with progress("the teacher's guides", len(store.slide_ids)) as bar:
         for slide, slide_id in enumerate(store.slide_ids):
             said = stage_files.read_teacher(workdir, fold, slide_id)
             parent, patches = hr.places(slide)["parent"], int(store.sizes[slide])
-            logits.append(said["logits"])
+            beside = (stage_files.read_teacher(one.folder, fold, slide_id) for one in others)
+            logits.append(np.stack([said["logits"], *(one["logits"] for one in beside)]))
             each = [_guide(how, said["attention_logits"], parent, patches) for how in guides]
             guided.append(np.stack(each, -1))
             covered.append(guidance.covered(parent, patches, parent >= 0))
             bar.advance()
+    every = np.stack(logits, 1)
+    together = every[0]
+    if others:
+        weights = [1.0, *(one.weight for one in others)]
+        together = _task(config, workdir, fold).ensembled(every, weights)
     return {
-        "per_bag": {"teacher_logits": np.stack(logits).astype(np.float32)},
+        "per_bag": {"teacher_logits": together.astype(np.float32)},
         "per_instance": {
             "guide": np.concatenate(guided).astype(np.float32),
             "covered": np.concatenate(covered),
         },
     }
+
+
+def _task(config: ConfigDict, workdir: Path, fold: int) -> Task:
+    """With the scale of the fold's training slides."""
+    cohort = cohorts.prepared(config, workdir)
+    return cohort.task.fitted(cohort.task.targets(cohort.slides(fold, "train")))
 
 
 def _guide(

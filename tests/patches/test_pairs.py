@@ -1,10 +1,13 @@
 """Stage 1's examples: every child beside its own LR tile, target and attention."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from lrmil_jax import processes
 from lrmil_jax.data import features
+from lrmil_jax.errors import DataError
 from lrmil_jax.patches.pairs import Change, PatchPairs
 from tests.data import records
 
@@ -81,6 +84,52 @@ def test_absent_children_hold_zeros_and_types_stay(cohort):
     assert not item["child_cls"][absent].any()
     assert not item["child_embedding"][absent.ravel()].any()
     assert not item["attention"][absent.ravel()].any()
+
+
+def of_another_encoder(folder, tables, change=None):
+    """Target files with the same rows and three features, which say parent and child."""
+    paths = []
+    for name, table in tables.items():
+        rows = table if change is None else change(table)
+        own = np.stack([rows.parent, rows.child, np.ones(len(rows.parent))], 1)
+        other = dataclasses.replace(rows, embedding=own.astype(np.float32), cls=None)
+        paths.append(folder / f"{name}.other.array_record")
+        features.write(paths[-1], name, other, dtype="float16", block=None)
+    return paths, records.parser(other, ("embedding",))
+
+
+def with_another(folder, tables, change=None):
+    names = list(SLIDES)
+    return PatchPairs(
+        [folder / f"{name}.array_record" for name in names],
+        [folder / f"{name}.t.array_record" for name in names],
+        counts=[len(masks) for masks in SLIDES.values()],
+        geometry=records.GEOMETRY,
+        target_parser=records.parser(tables["a"], ("embedding", "child")),
+        others=[of_another_encoder(folder, tables, change)],
+    )
+
+
+def test_another_encoders_children_lie_where_the_own_do(cohort, tmp_path):
+    _, tables = cohort
+    pairs = with_another(tmp_path, tables)
+    for position, (_, name, index) in enumerate(places()):
+        mask = np.asarray(SLIDES[name][index]).ravel()
+        other = pairs[position]["other_0"]
+        assert other.shape == (4, 3)
+        assert not other[~mask].any()
+        wanted = [[index, child, 1] for child in np.flatnonzero(mask)]
+        np.testing.assert_array_equal(other[mask], wanted)
+    flipped = next(iter(pairs.batches(batch=4, seed=3, steps=1, threads=1, flips=True)))
+    real = flipped["other_0"][..., 2] > 0
+    np.testing.assert_array_equal(real.reshape(-1, 2, 2), flipped["child_mask"])
+
+
+def test_targets_of_other_patches_are_refused(cohort, tmp_path):
+    _, tables = cohort
+    fewer = lambda table: table.take(np.arange(len(table.parent)) > 0)  # noqa: E731
+    with pytest.raises(DataError, match="is of other patches than"):
+        with_another(tmp_path, tables, fewer)
 
 
 def first_epoch(pairs, **options):

@@ -107,6 +107,22 @@ def test_outputs_are_found_again_from_values(given):
     np.testing.assert_allclose(found, logits, rtol=1e-5, atol=1e-5)
 
 
+def test_teachers_are_averaged_by_what_they_predict(given):
+    """The weighted mean of the values, as a head's outputs; equal teachers change nothing."""
+    task, *_, logits = given
+    logits = np.minimum.accumulate(logits, 1) if task.name == "ordinal" else logits
+    other = logits[::-1]
+    found = task.link(task.ensembled(np.stack([logits, other]), [1.0, 3.0]))
+    first, second = (np.asarray(task.link(one.astype(np.float64))) for one in (logits, other))
+    wanted = 0.25 * first + 0.75 * second
+    if task.name == "cox":  # a mean of log risks; what follows from them is not averaged
+        found, wanted = found[:, :1], wanted[:, :1]
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+    same = task.ensembled(np.stack([logits, logits, logits]), [1.0, 0.5, 2.0])
+    again = task.distillation(jnp.asarray(logits), jnp.asarray(same, jnp.float32), temperature=2.0)
+    np.testing.assert_allclose(again, 0, atol=1e-5)
+
+
 def test_slides_of_a_patient_are_pooled_by_value_or_by_output(given, tmp_path):
     """Three slides a patient, against plain loops; the CSV tells which way it was."""
     task, table, _, logits = given

@@ -101,6 +101,69 @@ def test_a_head_brings_its_own_terms_of_the_label(output):
     assert "max_instance" not in without.terms(said, batch, **of_head)
 
 
+@pytest.fixture(scope="module")
+def mixed(output):
+    """The same bags, each mixed with another slide; what the label's share weighs is another number
+    than the share of instances, as classes weigh differently."""
+    _, batch = output
+    return batch | {
+        "share": jnp.array([0.25, 1.0, 0.6]),
+        "label_share": jnp.array([0.5, 1.0, 0.2]),
+        "second": jnp.arange(6)[None] >= jnp.array([2, 6, 4])[:, None],
+        "second_target": jnp.array([[1.0], [0.0], [1.0]]),
+        "second_teacher_logits": batch["teacher_logits"][::-1],
+    }
+
+
+def test_labels_of_mixed_bags_are_mixed(output, mixed):
+    """Cross-entropy against the mean of both one-hot labels, by hand."""
+    said, _ = output
+    target = np.array([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+    expected = -(target * log_softmax(np.asarray(said.logits, np.float64), -1)).sum(-1)
+    terms = mil.SlideLoss().terms(said, mixed, **OF)
+    np.testing.assert_allclose(terms["ce"], expected, rtol=1e-5)
+    np.testing.assert_array_equal(terms["loss"], terms["ce"])
+
+
+def test_what_a_teacher_says_of_mixed_bags_is_mixed(output, mixed):
+    said, batch = output
+    terms = mil.SlideLoss(lambda_bag=1.0, lambda_soft=1.0).terms(said, mixed, **OF)
+    of = [slide_losses.bag_loss(said.logits, batch["teacher_logits"][::step], temperature=1.0)
+          for step in (1, -1)]  # fmt: skip
+    share = np.array([0.5, 1.0, 0.2])
+    np.testing.assert_allclose(terms["bag"], share * of[0] + (1 - share) * of[1], rtol=1e-5)
+    # The guide of each slide's patches sums to its share; those without HR patches have none.
+    guide = np.array(batch["guide"] * batch["covered"])
+    for row, (share, first) in enumerate(((0.25, 2), (1.0, 6), (0.6, 4))):
+        guide[row, :first] *= share / guide[row, :first].sum()
+        guide[row, first:] *= (1 - share) / max(guide[row, first:].sum(), 1e-30)
+    expected = slide_losses.attention_kl_loss(
+        said.attention_logits, guide, batch["mask"] & batch["covered"], temperature=1.0
+    )
+    np.testing.assert_allclose(terms["soft"], expected, rtol=1e-5)
+
+
+def test_a_heads_own_terms_of_mixed_bags_are_mixed(output, mixed):
+    said, batch = output
+    head = OF | {"head": heads.create("clam_mb", num_classes=3, k=2)}
+    shape = (3, 3, 2)
+    keys = jax.random.split(jax.random.key(5), 2)
+    aux = {
+        name: jax.random.normal(key, (*shape, 2))
+        for name, key in zip(("top", "bottom"), keys, strict=True)
+    }
+    said = said.replace(aux=aux)
+    terms = mil.SlideLoss().terms(said, mixed, **head)
+    first = mil.SlideLoss().terms(said, batch, **head)
+    second = mil.SlideLoss().terms(said, batch | {"target": mixed["second_target"]}, **head)
+    share = np.array([0.5, 1.0, 0.2])
+    assert set(terms) == {"loss", "ce", "instance"}
+    for name, value in terms.items():
+        np.testing.assert_allclose(
+            value, share * first[name] + (1 - share) * second[name], rtol=1e-5, err_msg=name
+        )
+
+
 @pytest.mark.parametrize("left_out", LAMBDAS)
 def test_a_term_of_weight_0_is_not_computed(output, left_out):
     said, batch = output
@@ -203,6 +266,25 @@ def test_separable_bags_are_learned_and_streaming_changes_no_bit(tmp_path, loss,
         for slide in data.val:
             attention = softmax(resident.predict(store.embedding(int(slide)))[1])
             assert attention[:3].sum() > 0.6
+
+
+def test_streaming_changes_no_bit_of_what_is_learned_of_mixed_bags(tmp_path, store):
+    data = bags.data_of(*store, teaching=True)
+    options = {"loss": FULL, "select": "loss", "mixup": 1.0, "epochs": 3, "eval_every": 3}
+    resident = train(tmp_path / "resident", data, **options)
+    assert_same(resident, train(tmp_path / "streamed", data, resident_gib=0.0, **options))
+
+
+@pytest.mark.slow
+def test_separable_bags_are_learned_of_mixed_ones(tmp_path, store):
+    data = bags.data_of(*store, teaching=True)
+    model = train(tmp_path / "mixed", data, loss=FULL, select="loss", mixup=1.0)
+    said, labels = probabilities(model, store[0]), store[1]
+    val = np.isin(np.arange(len(labels)), data.val)
+    assert said[val & (labels == 1), 1].min() > said[val & (labels == 0), 1].max()  # AUC 1
+    # Most bags are of both classes, so it is less sure than without.
+    plain = train(tmp_path / "plain", data, loss=FULL, select="loss")
+    assert said[val].max(1).mean() < probabilities(plain, store[0])[val].max(1).mean()
 
 
 SMALL = {"transmil": ("width=8", "heads=2", "landmarks=4"), "clam_sb": ("k=2", "width=6")}

@@ -24,15 +24,15 @@ def change(params, **settings):
     return jax.tree.map(lambda leaf: float(leaf.ravel()[0]), updates)
 
 
-@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("inside", ["encoder", "adapters", None])
 def test_a_block_learns_slower_than_the_one_behind_it(inside):
     """Worked out by hand: depth 3 and a half a block; alone, or beside a text tower."""
     text = {"block_0": {"kernel": jnp.ones((2, 2))}}
-    params = {"encoder": TOWER, "text": text} if inside else TOWER
+    params = {inside: TOWER, "text": text} if inside else TOWER
     usual, found = change(params), change(params, layer_decay=0.5)
     if inside:
         assert found["text"] == usual["text"]
-        usual, found = usual["encoder"], found["encoder"]
+        usual, found = usual[inside], found[inside]
     share = jax.tree.map(lambda slow, fast: slow / fast, found, usual)
     assert share["norm"]["scale"] == pytest.approx(1)
     blocks = [share[f"block_{index}"]["mlp"]["kernel"] for index in range(3)]

@@ -127,6 +127,12 @@ def test_points_of_a_sweep_are_what_they_are_alone(tmp_path, jobs, one_device):
     assert models["instances, 0"].options["instance_classes"] == 2
 
 
+def test_models_on_mixed_bags_are_what_they_are_alone(tmp_path, jobs, one_device):
+    changes = {"epochs": 2, "mixup": 0.5}
+    models = together(tmp_path / "together", jobs, **changes)
+    compare_with_alone(tmp_path / "alone", models["fold_2"], jobs["fold_2"], atol=2e-5, **changes)
+
+
 def test_a_second_call_returns_what_was_trained(tmp_path, jobs, one_device):
     first = together(tmp_path, jobs, epochs=1)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("best.safetensors")}
