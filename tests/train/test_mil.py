@@ -268,6 +268,7 @@ def test_separable_bags_are_learned_and_streaming_changes_no_bit(tmp_path, loss,
             assert attention[:3].sum() > 0.6
 
 
+@pytest.mark.slow
 def test_streaming_changes_no_bit_of_what_is_learned_of_mixed_bags(tmp_path, store):
     data = bags.data_of(*store, teaching=True)
     options = {"loss": FULL, "select": "loss", "mixup": 1.0, "epochs": 3, "eval_every": 3}
