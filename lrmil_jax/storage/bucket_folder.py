@@ -1,7 +1,7 @@
 """A folder of a bucket that is written to: objects are put, read, copied and removed by their names
 in it."""
 
-import contextlib
+import functools
 import hashlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -39,27 +39,15 @@ class BucketFolder:
 
     def names(self, folder: str) -> list[str]:
         """Of the objects right in a folder below, in order; none if there is no such folder."""
-
-        def look() -> list[str]:
-            self._system.invalidate_cache()
-            try:
-                return self._system.ls(self._path(folder), detail=False)
-            except FileNotFoundError:
-                return []
-
-        found = self._try(look, folder, "read")
+        self._system.invalidate_cache()
+        listing = functools.partial(self._system.ls, self._path(folder), detail=False)
+        found = self._try(lambda: _or_if_missing(listing, []), folder, "read")
         return sorted(f"{folder}/{PurePosixPath(path).name}" for path in found)
 
     def read(self, name: str) -> bytes | None:
         """The content of a small object; None if there is none."""
-
-        def read() -> bytes | None:
-            try:
-                return self._system.cat_file(self._path(name))
-            except FileNotFoundError:
-                return None
-
-        return self._try(read, name, "read")
+        reading = functools.partial(self._system.cat_file, self._path(name))
+        return self._try(lambda: _or_if_missing(reading, None), name, "read")
 
     def write(self, name: str, content: bytes) -> None:
         """Puts a small object, over what was there."""
@@ -130,36 +118,29 @@ class BucketFolder:
             raise OSError("another content than the run that wrote it noted")
         return content
 
-    def copy(self, name: str, target: str) -> bool:
-        """Puts a copy of an object under another name; the storage does it.
-
-        Returns:
-          False where there is no such object.
-        """
-
-        def copy() -> bool:
-            try:
-                self._system.cp_file(self._path(name), self._path(target))
-            except FileNotFoundError:
-                return False
-            return True
-
-        return self._try(copy, target, "written")
+    def copy(self, name: str, target: str) -> None:
+        """Puts a copy of an object under another name, if it is there; the storage does it."""
+        copying = functools.partial(self._system.cp_file, self._path(name), self._path(target))
+        self._try(lambda: _or_if_missing(copying, None), target, "written")
 
     def remove(self, name: str) -> None:
         """Removes an object, if it is there."""
-
-        def remove() -> None:
-            with contextlib.suppress(FileNotFoundError):
-                self._system.rm_file(self._path(name))
-
-        self._try(remove, name, "written")
+        removing = functools.partial(self._system.rm_file, self._path(name))
+        self._try(lambda: _or_if_missing(removing, None), name, "written")
 
     def _path(self, name: str) -> str:
         return f"{self._place}/{name}"
 
     def _try(self, function: Callable[[], _Value], name: str, verb: str) -> _Value:
         return repeated(function, f"{self.url}/{name}", WorkdirError, verb)
+
+
+def _or_if_missing(function: Callable[[], _Value], value: _Value) -> _Value:
+    """What a function gives, or a value where there is no such object."""
+    try:
+        return function()
+    except FileNotFoundError:
+        return value
 
 
 def in_threads(function: Callable[[_Item], object], items: Iterable[_Item], threads: int) -> None:
