@@ -47,18 +47,12 @@ def repeated(
     raise kind(told)
 
 
-def status(error: Exception) -> int | None:
-    """Of HTTP, which gcsfs keeps in the error; None of other errors."""
-    code = str(getattr(error, "code", None))
-    return int(code) if code.isdigit() else None
-
-
 def sentence(error: Exception, url: str, verb: str = "read") -> str:
     """What went wrong in the end, and what to do."""
     if _lacks_credentials(error):
         scheme = url.partition("://")[0]
         return f"{url} needs credentials, and none were found; {_LOG_IN[scheme]}"
-    if isinstance(error, PermissionError) or status(error) == 403:
+    if _is_forbidden(error):
         return f"{url} may not be {verb} with these credentials; ask the bucket's owner for access"
     if isinstance(error, FileNotFoundError) and verb == "written":
         return f"{url} cannot be written, as there is no such bucket; make it, or check its name"
@@ -70,10 +64,21 @@ def sentence(error: Exception, url: str, verb: str = "read") -> str:
 
 
 def _is_final(error: Exception) -> bool:
-    told = isinstance(error, FileNotFoundError | PermissionError)
-    return told or status(error) == 403 or _lacks_credentials(error)
+    missing = isinstance(error, FileNotFoundError)
+    return missing or _is_forbidden(error) or _lacks_credentials(error)
+
+
+def _is_forbidden(error: Exception) -> bool:
+    told = isinstance(error, OSError) and str(error).startswith("Forbidden")  # by gcsfs
+    return told or isinstance(error, PermissionError) or _status(error) == 403
 
 
 def _lacks_credentials(error: Exception) -> bool:
     name = type(error).__name__
-    return "Credential" in name or name == "RefreshError" or status(error) == 401
+    return "Credential" in name or name == "RefreshError" or _status(error) == 401
+
+
+def _status(error: Exception) -> int | None:
+    """Of HTTP, which gcsfs keeps in the error."""
+    code = str(getattr(error, "code", None))
+    return int(code) if code.isdigit() else None

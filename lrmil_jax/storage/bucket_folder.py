@@ -11,7 +11,7 @@ from typing import TypeVar
 from lrmil_jax import files
 from lrmil_jax.errors import WorkdirError
 from lrmil_jax.storage import objects
-from lrmil_jax.storage.attempts import repeated, status
+from lrmil_jax.storage.attempts import repeated
 
 LARGE = 16 << 20  # bytes of an object that is not read in one piece
 _Item = TypeVar("_Item")
@@ -64,10 +64,6 @@ class BucketFolder:
             try:
                 self._system.pipe_file(self._path(name), content, mode="create")
             except FileExistsError:
-                return False
-            except Exception as error:
-                if status(error) != 412:  # as gcsfs tells it
-                    raise
                 return False
             return True
 

@@ -71,7 +71,7 @@ def locked(root: Path, url: str) -> Iterator[State]:
       ConfigError: it holds other files, or another working directory.
       WorkdirError: another run is at work there, or it cannot be written to.
     """
-    if root.exists() and not (root / FOLDER).is_dir() and any(root.iterdir()):
+    if root.is_dir() and not (root / FOLDER).is_dir() and any(root.iterdir()):
         raise ConfigError(f"--scratch {root} holds other files, which would be removed; give a "
                           "folder that is empty or not there")  # fmt: skip
     with files.disk_errors(root):

@@ -91,25 +91,30 @@ def opened(name: str, work: Work, given: str | None = None) -> Iterator[Workdir]
 def _saved(workdir: Workdir, copy: "_Copy") -> Iterator[Workdir]:
     try:
         yield workdir
+        copy.save(last=True)
     except KeyboardInterrupt:
         log.warning("not saved after the last stage, as it was stopped by hand: the same command "
                     "on this host goes on with what is in %s", workdir.folder)  # fmt: skip
         raise
     except BaseException as error:  # of any kind: stages may be killed at any moment
-        try:
-            copy.save(last=True)
-        except UserError as other:
-            if str(other) != str(error):
+        if error is not copy.failure:
+            try:
+                copy.save(last=True)
+            except UserError as other:
                 log.error("%s", other)
         raise
-    copy.save(last=True)
 
 
 class _Copy:
-    """A local folder and what is saved of it."""
+    """A local folder and what is saved of it.
+
+    Attributes:
+      failure: why it could not be saved last; None if it could.
+    """
 
     def __init__(self, root: Path, state: scratch.State, saved: Transactions, work: Work):
         self._root, self._state, self._saved, self._work = root, state, saved, work
+        self.failure: UserError | None = None
 
     def restore(self) -> None:
         """Makes the folder what was saved last. What a killed run on this host had made since its
@@ -167,6 +172,13 @@ class _Copy:
         Args:
           last: whether the run ends now.
         """
+        try:
+            self._save(last=last)
+        except UserError as error:
+            self.failure = error
+            raise
+
+    def _save(self, *, last: bool) -> None:
         begun = time.perf_counter()
         known = self._saved.read()
         view, local = self._view(known), self._scan()

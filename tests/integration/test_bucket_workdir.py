@@ -46,23 +46,28 @@ def forget_holder(bucket):
             bucket.pipe_file(name, json.dumps({**holder, "renewed": 0}).encode())
 
 
+def start(cache, *flags):
+    """A run in an environment that names the server, which others have not."""
+    return runs.train(cache, URL, *flags, fresh=True)
+
+
 def wait_for(run, text):
     while run.running and text not in run.log:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("kept", [False, True], ids=["other_hosts", "one_host"])
+@pytest.mark.parametrize("kept", [False, True], ids=["on_other_hosts", "on_one_host"])
 def test_killed_in_some_stages(bucket, finished, cache, tmp_path, kept):
     for stage, delay in (("pretrain", 4.0), ("prepare", 4.0), ("encode_hr", 0.3), ("distill", 3.0),
                          ("student", 0.5)):  # fmt: skip
-        run = runs.train(cache, URL, f"--scratch={tmp_path / 'scratch'}", *SAVING)
+        run = start(cache, f"--scratch={tmp_path / 'scratch'}", *SAVING)
         wait_for(run, f"] {stage}")
         time.sleep(delay)
         assert run.kill(), run.log
         if not kept:
             shutil.rmtree(tmp_path / "scratch")
             forget_holder(bucket)
-    run = runs.train(cache, URL, f"--scratch={tmp_path / 'scratch'}", *SAVING)
+    run = start(cache, f"--scratch={tmp_path / 'scratch'}", *SAVING)
     assert run.wait() == 0, run.log
     assert "pretrain: 6/6" not in run.log  # it was saved before
     wanted = runs.results(finished.workdir)
@@ -81,15 +86,15 @@ def test_shards_in_folders_of_their_own(bucket, finished, cache, tmp_path):
     data = (f"--config.data.labels={source / 'labels.csv'}",
             f"--config.data.slides={source / 'slides'}")  # fmt: skip
     shards = [
-        runs.train(cache, URL, "--stages=prepare", f"--shard={number}/2", *data,
+        start(cache, "--stages=prepare", f"--shard={number}/2", *data,
                    f"--scratch={tmp_path / f's{number}'}")
         for number in (1, 2)
     ]  # fmt: skip
     for run in shards:
         assert run.wait() == 0, run.log
-    whole = runs.train(cache, URL, "--stages=prepare", *data, f"--scratch={tmp_path / 'whole'}")
+    whole = start(cache, "--stages=prepare", *data, f"--scratch={tmp_path / 'whole'}")
     assert whole.wait() == 0, whole.log
-    local = runs.train(cache, tmp_path / "local", "--stages=prepare", *data)
+    local = runs.train(cache, tmp_path / "local", "--stages=prepare", *data, fresh=True)
     assert local.wait() == 0, local.log
     ones = sorted((tmp_path / "local/regions").rglob("*.array_record"))
     assert len(ones) == 40  # of 20 slides, LR and HR
@@ -99,8 +104,9 @@ def test_shards_in_folders_of_their_own(bucket, finished, cache, tmp_path):
         assert one.read_bytes() == bucket.cat_file(f"runs/tiny/{name}")
     for number in (1, 2):  # each did its half
         assert len(list((tmp_path / f"s{number}/regions/hr").glob("*.array_record"))) == 10
-    other = runs.train(cache, URL, "--stages=prepare", "--shard=1/2", *data,
-                       "--config.prepare.jpeg_quality=50", f"--scratch={tmp_path / 's1'}")  # fmt: skip
+    changed = "--config.prepare.jpeg_quality=50"
+    other = start(cache, "--stages=prepare", "--shard=1/2", *data, changed,
+                  f"--scratch={tmp_path / 's1'}")  # fmt: skip
     assert other.wait() == 1
     assert "was made by another config" in other.log
     ours = bucket.ls("runs/tiny/.lrmil_jax", detail=False)
@@ -109,7 +115,7 @@ def test_shards_in_folders_of_their_own(bucket, finished, cache, tmp_path):
 
 def test_sigterm_saves(bucket, cache, tmp_path):
     for stage, delay in (("prepare", 5.0), ("teacher", 0.0)):
-        run = runs.train(cache, URL, f"--scratch={tmp_path / 'scratch'}", *SAVING)
+        run = start(cache, f"--scratch={tmp_path / 'scratch'}", *SAVING)
         wait_for(run, f"] {stage}")
         time.sleep(delay)
         os.kill(run.pid, signal.SIGTERM)

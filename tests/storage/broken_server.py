@@ -2,6 +2,7 @@
 
 import http.client
 import http.server
+import socket
 import threading
 import urllib.parse
 
@@ -27,6 +28,8 @@ class BrokenServer:
         owner = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"  # so that `Expect` is answered
+
             def handle_any(self):
                 owner._hand_on(self)
 
@@ -48,20 +51,22 @@ class BrokenServer:
         self._server.server_close()
 
     def _hand_on(self, request):
+        headers = {k: v for k, v in request.headers.items() if k != "Expect"}  # it was answered
         sent = request.rfile.read(int(request.headers.get("Content-Length") or 0))
         fate = self._fate(request)
         if fate == "before":
-            return request.connection.close()
+            return self._hang_up(request)
         behind = http.client.HTTPConnection(self.behind)
-        behind.request(request.command, request.path, sent or None, dict(request.headers))
+        behind.request(request.command, request.path, sent or None, headers)
         answer = behind.getresponse()
         body = answer.read()
         if fate == "after":
-            return request.connection.close()
+            return self._hang_up(request)
         request.send_response(answer.status)
         for name, value in answer.getheaders():
             if name.lower() not in ("connection", "transfer-encoding", "date", "server"):
                 request.send_header(name, value)
+        request.send_header("Connection", "close")
         request.end_headers()
         if request.command == "GET" and any(part in request.path for part in self.broken):
             body, self.cut = body[: len(body) // 2], self.cut + 1
@@ -69,6 +74,11 @@ class BrokenServer:
         behind.close()
         request.close_connection = True
         return None
+
+    @staticmethod
+    def _hang_up(request):
+        request.close_connection = True
+        request.connection.shutdown(socket.SHUT_RDWR)
 
     def _fate(self, request):
         """Whether a write is cut off before or after it is done; None: it is not."""

@@ -18,7 +18,7 @@ URL = "s3://bucket/runs/a"
 FIRST = {"config.json": "1", "regions/a": "a", "regions/b": "b", "teacher/stage.json": "begun",
          "view/a": ("../regions/a",)}  # fmt: skip
 SECOND = {"config.json": "2", "regions/a": "a", "regions/c": "c", "teacher/stage.json": "done",
-          "teacher/head": "x" * 40, "view/a": "a link before", "view/b": ("../regions/a",)}  # fmt: skip
+          "teacher/head": "x", "view/a": "a link once", "view/b": ("../regions/a",)}  # fmt: skip
 
 
 class KilledError(BaseException):
@@ -375,11 +375,15 @@ def test_folders_that_hold_other_things_are_let_be(bucket, tmp_path):
     with pytest.raises(ConfigError, match="home holds other files, which would be removed"):
         run(tmp_path / "home", FIRST)
     run(tmp_path / "one", FIRST)
-    with pytest.raises(ConfigError, match=r"one stands for s3://bucket/runs/a; give s3://bucket/runs/b"):
+    with pytest.raises(
+        ConfigError, match=r"one stands for s3://bucket/runs/a; give s3://bucket/runs/b"
+    ):
         run(tmp_path / "one", FIRST, url="s3://bucket/runs/b")
     assert (tmp_path / "home/thesis.tex").read_text() == "years"
     assert scratch.folder(URL, "", None) != scratch.folder(URL, "1-of-2", None)
-    assert scratch.folder(URL, "", None).parent == scratch.folder("s3://bucket/runs", "", None).parent
+    assert (
+        scratch.folder(URL, "", None).parent == scratch.folder("s3://bucket/runs", "", None).parent
+    )
 
 
 @pytest.mark.parametrize(
