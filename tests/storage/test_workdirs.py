@@ -114,10 +114,10 @@ def run(scratch_folder, files, work=None, *, url=URL):
     return before
 
 
-def restored(folder, work=None):
+def restored(folder, work=None, *, url=URL):
     """What another host finds."""
     shutil.rmtree(folder, ignore_errors=True)
-    return run(folder, None, work)
+    return run(folder, None, work, url=url)
 
 
 def names(bucket):
