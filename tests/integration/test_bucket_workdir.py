@@ -114,14 +114,15 @@ def test_shards_in_folders_of_their_own(bucket, finished, cache, tmp_path):
 
 
 def test_sigterm_saves(bucket, cache, tmp_path):
-    for stage, delay in (("prepare", 5.0), ("teacher", 0.0)):
-        run = start(cache, f"--scratch={tmp_path / 'scratch'}", *SAVING)
+    scratch = tmp_path / "scratch"
+    for stage, file in (("prepare", "regions/*.json"), ("distill", "folds/1/distill/stage.json")):
+        run = start(cache, f"--scratch={scratch}", *SAVING)
         wait_for(run, f"] {stage}")
-        time.sleep(delay)
+        while run.running and not [*scratch.glob(file)]:
+            time.sleep(0.01)
         os.kill(run.pid, signal.SIGTERM)
         assert run.wait() == 75, run.log
         assert "stopped, as SIGTERM asked" in run.log
-        shutil.rmtree(tmp_path / "scratch")
-    names = bucket.find("runs/tiny")
-    assert [name for name in names if name.endswith("teacher/stage.json")]
-    assert not [name for name in names if "lease" in name]  # the next run need not wait
+        assert bucket.glob(f"runs/tiny/{file}"), run.log
+        shutil.rmtree(scratch)
+    assert not bucket.glob("runs/tiny/.lrmil_jax/lease*")  # the next run need not wait
