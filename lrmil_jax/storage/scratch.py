@@ -19,7 +19,7 @@ from lrmil_jax.storage.manifests import FOLDER, Entry, entries_of
 _STATE = "state.json"
 # Locks, what `files.atomic_path` and checkpoints write to before it is whole, and what is on its
 # way out: of no use to another host.
-_PASSING = re.compile(r"\.(.*\.)?(lock|tmp|stale)|.*\.orbax-checkpoint-tmp.*")
+_PASSING = re.compile(r"\.(.*\.)?(lock|new|stale|tmp)|.*\.orbax-checkpoint-tmp.*")
 
 
 @dataclasses.dataclass

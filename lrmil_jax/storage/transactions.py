@@ -65,7 +65,12 @@ class Transactions:
 
     def read(self) -> dict[str, Manifest]:
         """All manifests by their names; what a save of this run's left unfinished is finished, and
-        what one of any shard left where this is a run of all."""
+        what one of any shard left where this is a run of all.
+
+        Raises:
+          WorkdirError: another run has taken over, two shards disagree, or see `BucketFolder`.
+        """
+        self._lease.require()
         known: dict[str, Manifest] = {}
         for name in self._named("manifest"):
             content = self._bucket.read(name)
@@ -159,6 +164,7 @@ class Transactions:
         incoming = [f"{folder}/{path}" for path in manifest.changing]
         in_threads(self._bucket.remove, [*incoming, *removing], _THREADS)
         manifest = dataclasses.replace(manifest, changing=(), removing=())
+        self._lease.require()  # or it might take the place of a newer one
         self._bucket.write(name, manifest.content())
         return manifest
 
