@@ -29,7 +29,7 @@ class Help:
 _CONFIG = {
     "--config": "a config that comes along (`lrmil init` lists them), FILE.py or FILE.yaml; "
     "`:tiny` after it shrinks it to a minute's test",
-    "--workdir": "folder for all output; the same again goes on where it was",
+    "--workdir": "folder for all output, also of a bucket; the same again goes on where it was",
     "--config.KEY=VALUE": "changes one key (`lrmil keys` lists them)",
 }
 _MODEL = {
@@ -46,6 +46,7 @@ COMMANDS: Mapping[str, Help] = {
         options=_CONFIG
         | {
             "--stages": "only these, such as teacher,distill",
+            "--scratch": "of a --workdir in a bucket: the folder in which this host works on it",
             "--shard": "i/n: only this part of the slides, of stages done slide by slide",
             "--beam_pipeline_options": "name=value,...: prepare by a job of Apache Beam",
             "--left_out_ok": "exit status 0 where slides were left out, for schedulers",

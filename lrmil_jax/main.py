@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from absl import app, flags
@@ -12,11 +13,17 @@ from lrmil_jax.cluster import keeper
 from lrmil_jax.cluster.stopping import SENTENCE, STATUS, StoppedError, stopping
 from lrmil_jax.errors import ConfigError, UserError, one_line
 from lrmil_jax.progress import setup_logging
+from lrmil_jax.storage import workdirs
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "a config that comes along, FILE.py or FILE.yaml; and :tiny after it"
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "where all output goes")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "where all output goes: a folder, s3://bucket/path or gs://bucket/path"
+)
+_SCRATCH = flags.DEFINE_string(
+    "scratch", None, "of a --workdir in a bucket: the folder in which this host works on it"
+)
 _STAGES = flags.DEFINE_list("stages", [], "stages to run (default all), or predict, or check")
 _SLIDE = flags.DEFINE_string("slide", None, "predict: one slide file")
 _SLIDES = flags.DEFINE_string("slides", None, "predict: a folder of slides, or a CSV")
@@ -103,6 +110,7 @@ def _join() -> None:
         _refuse_with_shard()
     if _BEAM.value is not None:
         _refuse_with_beam()
+    _refuse_with_bucket()
     if _COORDINATOR.value is None:
         if _PROCESSES.value is not None or _PROCESS.value is not None:
             raise ConfigError("--processes and --process need --coordinator HOST:PORT")
@@ -147,6 +155,22 @@ def _refuse_with_beam() -> None:
         )
 
 
+def _refuse_with_bucket() -> None:
+    """Raises ConfigError where several hosts are to work at once in a --workdir of a bucket."""
+    if not storage.is_url(_WORKDIR.value):
+        if _SCRATCH.value is not None:
+            raise ConfigError("--scratch is for a --workdir in a bucket; leave it away")
+        return
+    together = "--coordinator" if _COORDINATOR.value is not None else None
+    together = "--beam_pipeline_options" if _BEAM.value is not None else together
+    if together is not None:
+        raise ConfigError(
+            f"{together} is for processes that work in one folder at once, and --workdir "
+            f"{_WORKDIR.value} is no folder of a file system; give one that all hosts share, such "
+            "as a network disk (--shard and runs of one process may have theirs in a bucket)"
+        )
+
+
 def _texts(config: ConfigDict) -> dict[str, str]:
     """Every key of a config."""
     from lrmil_jax import config as configuration
@@ -175,42 +199,62 @@ def _dispatch() -> int:
     stages = _STAGES.value
     if _WORKDIR.value is None:
         raise ConfigError("--workdir is missing; name a folder for the output")
-    if storage.is_url(_WORKDIR.value):  # renames and locks, on which every stage relies
-        raise ConfigError(f"--workdir {_WORKDIR.value} is no folder of a file system; give one "
-                          "that all hosts share, such as a network disk")  # fmt: skip
-    workdir = Path(_WORKDIR.value)
     if stages == ["predict"]:
         if _MODEL.value is None or (_SLIDE.value is None) == (_SLIDES.value is None):
             raise ConfigError("predict needs --model DIR and one of --slide FILE or --slides PATH")
-        return _predict(workdir)
+        with _opened("predictions") as workdir:
+            return _predict(workdir.folder)
     if _COHORT.value is not None:
-        return _evaluate_external(workdir)
+        with _opened("predictions", "evaluate", "report") as workdir:
+            return _evaluate_external(workdir.folder)
     if _CONFIG.value is None:
         raise ConfigError("--config is missing; for a first look: --config quickstart")
     from lrmil_jax import checks
     from lrmil_jax.studies import plan
-    from lrmil_jax.workspace import beam, cohorts, shards
+    from lrmil_jax.workspace import cohorts
 
     cohorts.take_one_split(_CONFIG.value)
     checks.validate(_CONFIG.value, stages)
     if stages == ["check"]:
         from lrmil_jax import preflight
 
-        with layout.locked(workdir):
-            return preflight.run(plan.first(_CONFIG.value, workdir), workdir)
-    if plan.is_study(_CONFIG.value):
+        with _opened(saved=False) as workdir, layout.locked(workdir.folder):
+            folder = workdir.folder
+            return preflight.run(plan.first(_CONFIG.value, folder), folder)
+    with _opened() as workdir:
+        return _run(workdir)
+
+
+def _opened(*below: str, saved: bool = True) -> AbstractContextManager[workdirs.Workdir]:
+    """The working directory, a folder or in a bucket; see `workdirs.Work`."""
+    from lrmil_jax.workspace import shards
+
+    shard = ""
+    if _SHARD.value is not None:
+        index, count = shards.parse(_SHARD.value)
+        shard = f"{index + 1}-of-{count}"
+    return workdirs.opened(_WORKDIR.value, workdirs.Work(shard, below, saved), _SCRATCH.value)
+
+
+def _run(workdir: workdirs.Workdir) -> int:
+    from lrmil_jax.studies import plan
+    from lrmil_jax.workspace import beam, layout, shards
+
+    config, folder, stages = _CONFIG.value, workdir.folder, _STAGES.value
+    if plan.is_study(config):
         from lrmil_jax.studies import study as runner
     else:
         from lrmil_jax import pipeline as runner
     if _SHARD.value is not None:
-        with shards.joined(_SHARD.value, _CONFIG.value, workdir):
-            return runner.run(_CONFIG.value, workdir, stages)
-    if _BEAM.value is not None:
-        with beam.joined(_BEAM.value, _CONFIG.value, workdir):
-            return runner.run(_CONFIG.value, workdir, stages)
-    with layout.locked(workdir):
-        shards.forget(workdir)
-        return runner.run(_CONFIG.value, workdir, stages)
+        alone = shards.joined(_SHARD.value, config, folder)
+    elif _BEAM.value is not None:
+        alone = beam.joined(_BEAM.value, config, folder)
+    else:
+        alone = layout.locked(folder)
+    with alone:
+        if _SHARD.value is None and _BEAM.value is None:
+            shards.forget(folder)
+        return runner.run(config, folder, stages, after_stage=workdir.save)
 
 
 def _predict(workdir: Path) -> int:

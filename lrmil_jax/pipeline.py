@@ -9,7 +9,7 @@ and unfinished goes on where it was, another one is made anew.
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -65,7 +65,14 @@ def choose_stages(config: ConfigDict, names: list[str]) -> list[graph.Stage]:
     return [graph.stage_of(name, per_fold=per_fold) for name in named]
 
 
-def run(config: ConfigDict, workdir: Path, names: list[str], others: Sequence[Path] = ()) -> int:
+def run(
+    config: ConfigDict,
+    workdir: Path,
+    names: list[str],
+    others: Sequence[Path] = (),
+    *,
+    after_stage: Callable[[], None] = lambda: None,
+) -> int:
     """Runs the chosen stages; the caller holds the lock of `workdir`.
 
     Args:
@@ -74,6 +81,7 @@ def run(config: ConfigDict, workdir: Path, names: list[str], others: Sequence[Pa
       names: stages; an empty list means all.
       others: other working directories; a stage that is done there with the same fingerprint is
         linked, not run again.
+      after_stage: called after each stage, of each fold.
 
     Returns:
       How many slides or tiles could not be read: they are listed, and the rest went on.
@@ -105,6 +113,7 @@ def run(config: ConfigDict, workdir: Path, names: list[str], others: Sequence[Pa
             for fold in graph.folds(config, stage):
                 log.info("[%d/%d] %s%s", number, len(stages), stage.name, _of_fold(config, fold))
                 _run_stage(config, workdir, stage, fold, others)
+                after_stage()
     if stages == [graph.STAGES["pretrain"]]:
         return 0  # which needs no slides, and so no label CSV
     return _report_failures(config, workdir)

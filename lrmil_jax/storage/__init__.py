@@ -1,5 +1,6 @@
 """Files in object storage (s3://, gs://): each has a path in a local folder, and is fetched to it
-when it is opened.
+when it is opened. A working directory there is a local folder that is restored and saved
+(`workdirs`, which nobody needs but the program).
 
 The folder mirrors the bucket. Beside the place of each file lies a small record of its object, so
 that any process that is given the path knows what belongs there; all else is told by

@@ -6,26 +6,16 @@ import functools
 import hashlib
 import logging
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO
 
-from lrmil_jax.errors import ConfigError, DataError, SlideError, one_line
-
-log = logging.getLogger(__name__)
+from lrmil_jax.errors import ConfigError, DataError, SlideError
+from lrmil_jax.storage.attempts import repeated, sentence
 
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs"}
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
-_ATTEMPTS = 4
-_PAUSE = 0.5  # seconds before the second attempt, three times longer before each that follows
 _PART = 16 << 20  # bytes asked for at a time
-_LOG_IN = {
-    "s3": "give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
-    "gs": "log in with `gcloud auth application-default login`, or give "
-          "GOOGLE_APPLICATION_CREDENTIALS",
-}  # fmt: skip
-_Value = TypeVar("_Value")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +78,7 @@ def filesystem(scheme: str) -> Any:
             f"reading {scheme}:// needs {_PACKAGES[scheme]}; pip install 'lrmil_jax[storage]'"
         ) from error
     except Exception as error:  # of any library, on credentials above all
-        raise DataError(_sentence(error, f"{scheme}://")) from error
+        raise DataError(sentence(error, f"{scheme}://")) from error
     if scheme == "s3":
         opened.retries = 1
         for name in ("aiobotocore", "botocore"):  # which tell where they found keys and servers
@@ -110,9 +100,9 @@ def listed(url: str) -> list[StoredObject]:
         system.invalidate_cache()
         return system.find(place, detail=True)
 
-    entries = _repeated(look, url, DataError)
+    entries = repeated(look, url, DataError)
     found = [
-        _described(scheme, name, entry)
+        described(scheme, name, entry)
         for name, entry in sorted(entries.items())
         if entry["type"] == "file" and not name.endswith("/")
     ]
@@ -142,33 +132,59 @@ def fetch(
     scheme, place = parted(wanted.url)
     system = filesystem(scheme)
     _require_unchanged(system, wanted)
-    digest = hashlib.md5(usedforsecurity=False)
     with open(path, "r+b") as file:
-        for start in range(0, wanted.size, _PART):
-            if interrupted():
-                return False
-            _copy_part(system, wanted, (start, min(start + _PART, wanted.size)), file, digest)
+        md5 = copy(wanted.url, wanted.size, file, interrupted=interrupted)
+    if md5 is None:
+        return False
     _require_unchanged(system, wanted)
-    if wanted.md5 and digest.hexdigest() != wanted.md5 and not _is_encrypted(system, place):
+    if wanted.md5 and md5 != wanted.md5 and not is_encrypted(system, place):
         raise SlideError(f"{wanted.url}: what was read has another checksum than the object; run "
                          "the same command again")  # fmt: skip
     return True
 
 
-def _copy_part(
-    system: Any, wanted: StoredObject, span: tuple[int, int], file: BinaryIO, digest: Any
-) -> None:
-    _, place = parted(wanted.url)
+def copy(
+    url: str,
+    size: int,
+    file: BinaryIO,
+    *,
+    interrupted: Callable[[], bool] = lambda: False,
+    kind: type[Exception] = SlideError,
+) -> str | None:
+    """Writes the content of an object to an open file, part by part; a part that breaks off is
+    asked for again.
 
-    def read() -> bytes:
-        part = system.cat_file(place, start=span[0], end=span[1])
-        if len(part) != span[1] - span[0]:
-            raise OSError(f"{len(part)} of {span[1] - span[0]} bytes came")
+    Args:
+      url: of the object.
+      size: bytes that it has.
+      file: written from where it stands.
+      interrupted: asked between parts.
+      kind: of the error that is raised.
+
+    Returns:
+      MD5 of what came, in hexadecimal; None where it was interrupted.
+
+    Raises:
+      kind: the object cannot be read.
+    """
+    scheme, place = parted(url)
+    system = filesystem(scheme)
+    digest = hashlib.md5(usedforsecurity=False)
+
+    def read(start: int, end: int) -> bytes:
+        part = system.cat_file(place, start=start, end=end)
+        if len(part) != end - start:
+            raise OSError(f"{len(part)} of {end - start} bytes came")
         return part
 
-    part = _repeated(read, wanted.url, SlideError)
-    digest.update(part)
-    file.write(part)
+    for start in range(0, size, _PART):
+        if interrupted():
+            return None
+        end = min(start + _PART, size)
+        part = repeated(functools.partial(read, start, end), url, kind)
+        digest.update(part)
+        file.write(part)
+    return digest.hexdigest()
 
 
 def _require_unchanged(system: Any, wanted: StoredObject) -> None:
@@ -178,7 +194,7 @@ def _require_unchanged(system: Any, wanted: StoredObject) -> None:
         system.invalidate_cache()
         return system.info(place)
 
-    now = _described(scheme, place, _repeated(look, wanted.url, SlideError))
+    now = described(scheme, place, repeated(look, wanted.url, SlideError))
     if (now.size, now.version) != (wanted.size, wanted.version):
         raise ChangedError(
             f"{wanted.url} was changed after this run had listed it (then {wanted.size:,} bytes, "
@@ -186,7 +202,7 @@ def _require_unchanged(system: Any, wanted: StoredObject) -> None:
         )
 
 
-def _is_encrypted(system: Any, place: str) -> bool:
+def is_encrypted(system: Any, place: str) -> bool:
     """Whether S3 keeps an object under a key of the user's, where its ETag is no checksum."""
     if not hasattr(system, "call_s3"):
         return False
@@ -195,7 +211,7 @@ def _is_encrypted(system: Any, place: str) -> bool:
     return "SSECustomerAlgorithm" in head or "kms" in head.get("ServerSideEncryption", "")
 
 
-def _described(scheme: str, name: str, entry: dict[str, Any]) -> StoredObject:
+def described(scheme: str, name: str, entry: dict[str, Any]) -> StoredObject:
     """An object from an entry of fsspec's, whose keys are the storage's own."""
     md5, version = "", str(entry.get("ETag") or entry.get("etag") or "").strip('"')
     if entry.get("md5Hash"):
@@ -204,46 +220,3 @@ def _described(scheme: str, name: str, entry: dict[str, Any]) -> StoredObject:
         md5 = version
     written = entry.get("LastModified") or entry.get("updated") or entry.get("mtime")
     return StoredObject(f"{scheme}://{name}", int(entry["size"]), version or str(written), md5)
-
-
-def _repeated(read: Callable[[], _Value], url: str, kind: type[Exception]) -> _Value:
-    """What `read` gives, tried again after a pause where trying again may help."""
-    for attempt in range(1, _ATTEMPTS + 1):
-        try:
-            return read()
-        except Exception as error:  # each storage has errors of its own
-            sentence, final = _sentence(error, url), _is_final(error)
-            log.info("%s: attempt %d of %d: %s", url, attempt, _ATTEMPTS, one_line(error))
-        if final:
-            break
-        if attempt < _ATTEMPTS:
-            time.sleep(_PAUSE * 3 ** (attempt - 1))
-    # Not from the storage's error, in which `files.disk_errors` would see one of the local disk.
-    raise kind(sentence)
-
-
-def _is_final(error: Exception) -> bool:
-    told = isinstance(error, FileNotFoundError | PermissionError)
-    return told or _status(error) == 403 or _lacks_credentials(error)
-
-
-def _status(error: Exception) -> int | None:
-    """Of HTTP, which gcsfs keeps in the error."""
-    status = str(getattr(error, "code", None))
-    return int(status) if status.isdigit() else None
-
-
-def _lacks_credentials(error: Exception) -> bool:
-    name = type(error).__name__
-    return "Credential" in name or name == "RefreshError" or _status(error) == 401
-
-
-def _sentence(error: Exception, url: str) -> str:
-    if _lacks_credentials(error):
-        scheme = url.partition("://")[0]
-        return f"{url} needs credentials, and none were found; {_LOG_IN[scheme]}"
-    if isinstance(error, PermissionError) or _status(error) == 403:
-        return f"{url} may not be read with these credentials; ask the bucket's owner for access"
-    if isinstance(error, FileNotFoundError):
-        return f"{url} is not there; check bucket and path"
-    return f"{url} could not be read in {_ATTEMPTS} attempts ({one_line(error)}); check the network"

@@ -1,9 +1,10 @@
 """Running a study: every run in a working directory of its own, and nothing done twice."""
 
 import dataclasses
+import functools
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -19,13 +20,20 @@ from lrmil_jax.workspace import layout, provenance
 log = logging.getLogger(__name__)
 
 
-def run(config: ConfigDict, workdir: Path, names: Sequence[str] = ()) -> int:
+def run(
+    config: ConfigDict,
+    workdir: Path,
+    names: Sequence[str] = (),
+    *,
+    after_stage: Callable[[], None] = lambda: None,
+) -> int:
     """Runs what is not done yet and writes `study/`; the caller holds the lock of `workdir`.
 
     Args:
       config: with the study's seeds and variants.
       workdir: gets `runs/` and `study/`.
       names: must be empty: a study runs all stages.
+      after_stage: called after each stage; of seeds side by side when all of them have ended.
 
     Returns:
       How many slides could not be prepared, over all runs.
@@ -49,11 +57,13 @@ def run(config: ConfigDict, workdir: Path, names: Sequence[str] = ()) -> int:
         own = [[one for one in runs if one.seed == seed] for seed in seeds]
         jobs = [SeedJob(workdir, part, done) for part in own]
         alone = min(workers, len(jobs)) == 1
-        function = _run_seed if alone else _run_in_worker
+        alone_run = functools.partial(_run_seed, after_stage=after_stage)
+        function = alone_run if alone else _run_in_worker
         outcomes += processes.map_jobs(
             function, jobs, workers=workers, label="seeds of the study", key="study.workers"
         )
         done = done + [one for part in own for one in part]
+        after_stage()
     broken = next((one.error for one in outcomes if one.error is not None), None)
     if broken is not None:
         raise broken
@@ -80,7 +90,7 @@ class Outcome:
     error: UserError | None = None
 
 
-def _run_seed(job: SeedJob) -> Outcome:
+def _run_seed(job: SeedJob, after_stage: Callable[[], None] = lambda: None) -> Outcome:
     failed, longest = 0, 0.0
     for number, one in enumerate(job.runs):
         start = time.monotonic()
@@ -88,7 +98,8 @@ def _run_seed(job: SeedJob) -> Outcome:
         own = job.runs[:number]
         with layout.locked(one.folder):
             cluster.first_only("what earlier runs made", _share, one, [*job.done, *own])
-            failed += pipeline.run(one.config, one.folder, [], [other.folder for other in own])
+            folders = [other.folder for other in own]
+            failed += pipeline.run(one.config, one.folder, [], folders, after_stage=after_stage)
         jax.clear_caches()  # the programs of this run; the next one's come from disk
         longest = max(longest, time.monotonic() - start)
         if to_come := len(job.runs) - number - 1:

@@ -279,6 +279,20 @@ def test_where_a_shard_has_no_meaning(monkeypatch, flags, sentence):
         main._join()
 
 
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ({"COORDINATOR": "auto"}, r"^--coordinator is for processes that .* s3://b/runs is no fol"),
+        ({"BEAM": ["runner=X"], "STAGES": ["prepare"]}, "^--beam_pipeline_options is for process"),
+        ({"WORKDIR": "runs", "SCRATCH": "/scratch"}, "^--scratch is for a --workdir in a bucket"),
+    ],
+)
+def test_where_a_bucket_has_no_meaning(monkeypatch, flags, sentence):
+    given(monkeypatch, **{"WORKDIR": "s3://b/runs", **flags})
+    with pytest.raises(ConfigError, match=sentence):
+        main._join()
+
+
 def test_the_file_that_all_must_see_is_cleared_like_any_leftover(second, tmp_path):
     second([".seen.0123abcd.tmp"] * 3, [True, False, True])
     with pytest.raises(WorkdirError, match="process 1 does not see"):

@@ -138,6 +138,14 @@ def test_same_command_again_does_nothing(finished, tmp_path):
     assert runs.leftovers(workdir) == []
 
 
+def test_a_run_is_told_of_after_each_stage(finished, tmp_path, monkeypatch):
+    workdir, events = finished.copy(tmp_path / "run"), []
+    monkeypatch.setattr(pipeline, "_run_stage", lambda *given: events.append(given[2].name))
+    with layout.locked(workdir):
+        pipeline.run(tiny(), workdir, [], after_stage=lambda: events.append("saved"))
+    assert events == [event for stage in runs.STAGES for event in (stage, "saved")]
+
+
 def test_a_stage_2_weight_redoes_only_the_student(finished, tmp_path):
     workdir = finished.copy(tmp_path / "run")
     before, predictions = runs.files(workdir), evaluated(workdir)

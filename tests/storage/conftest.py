@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from lrmil_jax import storage
-from lrmil_jax.storage import Staging, objects
+from lrmil_jax.storage import Staging, attempts, objects
 
 
 class Bucket:
@@ -62,7 +62,7 @@ def bucket(tmp_path, monkeypatch):
     made = Bucket(tmp_path / "buckets")
     monkeypatch.setattr(objects, "filesystem", lambda scheme: made)
     monkeypatch.setattr(objects, "_PART", 10)
-    monkeypatch.setattr(objects, "_PAUSE", 0)
+    monkeypatch.setattr(attempts, "_PAUSE", 0)
     storage.forget()
     yield made
     storage.forget()

@@ -11,7 +11,7 @@ import pytest
 
 from lrmil_jax import storage
 from lrmil_jax.errors import DataError
-from lrmil_jax.storage import objects
+from lrmil_jax.storage import attempts, objects
 
 gcsfs = pytest.importorskip("gcsfs")
 pytestmark = pytest.mark.filterwarnings("ignore")  # gcsfs's own, of credentials and sockets
@@ -59,7 +59,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(objects, "_PAUSE", 0.01)
+    monkeypatch.setattr(attempts, "_PAUSE", 0.01)
     made = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=made.serve_forever, daemon=True).start()
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{made.server_address[1]}")

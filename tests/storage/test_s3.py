@@ -11,7 +11,7 @@ from lrmil_jax.data import schema, source
 from lrmil_jax.errors import DataError
 from lrmil_jax.slides import synthetic
 from lrmil_jax.stages import prepare
-from lrmil_jax.storage import objects
+from lrmil_jax.storage import attempts, objects
 from lrmil_jax.workspace import cohorts, layout
 from tests.storage.broken_server import BrokenServer
 
@@ -39,7 +39,7 @@ def server(labels, monkeypatch):
     """An S3 server with the cohort in s3://cohort, behind one that can cut answers off."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")
-    monkeypatch.setattr(objects, "_PAUSE", 0.01)
+    monkeypatch.setattr(attempts, "_PAUSE", 0.01)
     real = moto_server.ThreadedMotoServer(port=0, verbose=False)
     real.start()
     _, port = real.get_host_and_port()

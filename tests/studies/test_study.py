@@ -12,7 +12,7 @@ from lrmil_jax.studies.plan import Run
 def test_what_is_to_come_is_priced_by_the_longest_run(tmp_path, monkeypatch, caplog):
     now, seconds = [0.0], iter([100, 20, 30])
 
-    def run(*_arguments) -> int:
+    def run(*_arguments, after_stage) -> int:
         now[0] += next(seconds)
         return 0
 
