@@ -8,7 +8,7 @@ from pathlib import Path
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from lrmil_jax import cluster, storage
+from lrmil_jax import cluster, flag_rules
 from lrmil_jax.cluster import keeper
 from lrmil_jax.cluster.stopping import SENTENCE, STATUS, StoppedError, stopping
 from lrmil_jax.errors import ConfigError, UserError, one_line
@@ -106,19 +106,18 @@ def main(arguments: list[str]) -> int:
 
 def _join() -> None:
     """Makes this process one of several, where the command line says so."""
-    if _SHARD.value is not None:
-        _refuse_with_shard()
-    if _BEAM.value is not None:
-        _refuse_with_beam()
-    _refuse_with_bucket()
+    flag_rules.check(
+        stages=_STAGES.value,
+        workdir=_WORKDIR.value,
+        scratch=_SCRATCH.value,
+        cohort=_COHORT.value,
+        shard=_SHARD.value,
+        beam=_BEAM.value,
+        coordinator=_COORDINATOR.value,
+        numbered=_PROCESSES.value is not None or _PROCESS.value is not None,
+    )
     if _COORDINATOR.value is None:
-        if _PROCESSES.value is not None or _PROCESS.value is not None:
-            raise ConfigError("--processes and --process need --coordinator HOST:PORT")
         return
-    if _STAGES.value in (["predict"], ["check"]) or _COHORT.value is not None:
-        raise ConfigError(
-            "--coordinator is for runs and studies; predict, check and --cohort are one process"
-        )
     cluster.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value, seconds=_JOIN_SECONDS.value)
     config = _CONFIG.value
     cluster.same({
@@ -130,45 +129,6 @@ def _join() -> None:
     })  # fmt: skip
     if not cluster.is_first():
         setup_logging(logging.ERROR)
-
-
-def _refuse_with_shard() -> None:
-    """Raises ConfigError where --shard is given for what has no parts, or beside processes."""
-    alone = _STAGES.value in (["predict"], ["check"])
-    if alone or _COHORT.value is not None:
-        what = f"--stages {_STAGES.value[0]}" if alone else "--cohort"
-        raise ConfigError(
-            f"--shard does a part of the slides of a run, and {what} is none; leave --shard away"
-        )
-    if _COORDINATOR.value is not None:
-        raise ConfigError("--shard is for runs of one process; leave --coordinator away")
-
-
-def _refuse_with_beam() -> None:
-    """Raises ConfigError where a Beam job is asked for what is not of it."""
-    if _STAGES.value != ["prepare"]:
-        raise ConfigError("--beam_pipeline_options is for --stages prepare, and no other beside it")
-    if _SHARD.value is not None or _COORDINATOR.value is not None:
-        raise ConfigError(
-            "--beam_pipeline_options lets Beam share out the slides; leave --shard and "
-            "--coordinator away"
-        )
-
-
-def _refuse_with_bucket() -> None:
-    """Raises ConfigError where several hosts are to work at once in a --workdir of a bucket."""
-    if not storage.is_url(_WORKDIR.value):
-        if _SCRATCH.value is not None:
-            raise ConfigError("--scratch is for a --workdir in a bucket; leave it away")
-        return
-    together = "--coordinator" if _COORDINATOR.value is not None else None
-    together = "--beam_pipeline_options" if _BEAM.value is not None else together
-    if together is not None:
-        raise ConfigError(
-            f"{together} is for processes that work in one folder at once, and --workdir "
-            f"{_WORKDIR.value} is no folder of a file system; give one that all hosts share, such "
-            "as a network disk (--shard and runs of one process may have theirs in a bucket)"
-        )
 
 
 def _texts(config: ConfigDict) -> dict[str, str]:

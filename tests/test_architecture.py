@@ -15,6 +15,7 @@ ORDER = (
     *(
         "command",
         "main",
+        "flag_rules",
         "serve",
         "verify",
         "doctor",
