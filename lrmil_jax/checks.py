@@ -110,7 +110,7 @@ _CHECKS = {
     "encoder.px": _optional(_range(16, 4096)),
     "encoder.lr_px": _optional(_range(16, 4096)),
     "encoder.batch": _range(1, _INFINITE),
-    "encoder.dtype": _one_of("float32", "bfloat16"),
+    "encoder.dtype": _one_of("float32", "bfloat16", "int8"),
     "encoder.threads": _range(1, 256),
     "encoder.workers": _range(0, 256),
     "text.power": _one_of("low", "high", "both"),

@@ -184,7 +184,9 @@ def _encoding(config: ConfigDict) -> None:
     encoder.lr_px = placeholder(int)
     encoder.batch = 64  # images per step of encode_hr, encode_lr and predict
     encoder.fsdp = False  # split the encoder's parameters over the devices, where one is too small
-    encoder.dtype = "float32"  # compute; "bfloat16" on GPU and TPU
+    # Compute; "bfloat16" on GPU and TPU; "int8": float32 with products of tokens and weights of
+    # 8-bit integers, in encoding alone, for CPUs that have instructions for them.
+    encoder.dtype = "float32"
     encoder.threads = 4  # decoding threads
     # Processes that read slides and make stage 1's examples; 0 is one per core but one, or none
     # where the CPU is the device.

@@ -48,6 +48,8 @@ def test_a_folder_that_cannot_be_used_is_told(monkeypatch, tmp_path, settings, c
         ("fpu avx2", "float32", None),
         ("fpu avx512_bf16 amx_bf16", "float32", "--config.encoder.dtype=bfloat16 encodes faster"),
         ("fpu avx512_bf16", "bfloat16", None),
+        ("fpu avx2", "int8", "hardly faster than --config.encoder.dtype=float32"),
+        ("fpu avx512_vnni", "int8", None),
     ],
 )
 def test_the_type_that_suits_the_processor_is_told(monkeypatch, caplog, flags, dtype, sentence):

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from lrmil_jax.encoders import products
 from lrmil_jax.types import AnyArray
 
 # From about this many tokens on, XLA's CPU backend runs one small matmul per head, in a loop,
@@ -104,7 +105,7 @@ def _separate(x, kernel, bias, heads: int) -> tuple[Array, Array, Array]:
 
 
 def _dense(x, kernel, bias) -> Float[Array, "B T V"]:
-    out = jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
+    out = products.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
     return out if bias is None else out + bias[None, None]
 
 

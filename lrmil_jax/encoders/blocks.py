@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from lrmil_jax.encoders import products
 from lrmil_jax.encoders.attention import attend, self_attention
 from lrmil_jax.encoders.norm import LayerNorm
 from lrmil_jax.errors import ConfigError
@@ -32,6 +33,10 @@ ACTIVATIONS: dict[str, Callable] = {
 MLPS = (*ACTIVATIONS, "swiglu")
 
 
+def _dense(features: int, dtype: Any, name: str) -> nn.Dense:
+    return nn.Dense(features, dtype=dtype, dot_general=products.dot_general, name=name)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention with one packed projection, as timm stores it."""
 
@@ -47,7 +52,7 @@ class Attention(nn.Module):
         kernel, bias = _DenseParams(width, 3 * width, self.qkv_bias, name="qkv")()
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         out = self_attention(x, kernel, bias, heads=self.heads, mask=mask)
-        return nn.Dense(width, dtype=self.dtype, name="proj")(out)
+        return _dense(width, self.dtype, "proj")(out)
 
 
 class _DenseParams(nn.Module):
@@ -79,13 +84,13 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T W"]) -> Float[Array, "B T W"]:
-        hidden = nn.Dense(self.hidden, dtype=self.dtype, name="fc1")(x)
+        hidden = _dense(self.hidden, self.dtype, "fc1")(x)
         if self.kind == "swiglu":
             gate, value = jnp.split(hidden, 2, axis=-1)
             hidden = nn.silu(gate) * value
         else:
             hidden = ACTIVATIONS[self.kind](hidden)
-        return nn.Dense(x.shape[-1], dtype=self.dtype, name="fc2")(hidden)
+        return _dense(x.shape[-1], self.dtype, "fc2")(hidden)
 
 
 class Block(nn.Module):

@@ -13,8 +13,9 @@ from lrmil_jax.errors import ConfigError
 from lrmil_jax.train import sharding
 from lrmil_jax.train.encode import Encoder
 
-# What encoders compute in, by name.
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+# What encoders compute in, by name; of 8-bit integers are the products with weights alone.
+EIGHT_BITS = "int8"
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, EIGHT_BITS: jnp.float32}
 
 
 def load_encoder(
@@ -42,6 +43,7 @@ def load_encoder(
         params=params,
         transform=encoders.transform(name, **options),
         weights_hash=pretrained.weights_hash(path),
+        eight_bits=dtype == EIGHT_BITS,
     )
 
 
@@ -116,11 +118,9 @@ def prompted(tower: Encoder, path: Path) -> Encoder:
       WeightsError: it is missing, broken, or another tower's.
     """
     values, deep = prompts.load(path, encoder_hash=tower.weights_hash)
-    return Encoder(
-        name=tower.name,
-        options=tower.options,
+    return dataclasses.replace(
+        tower,
         module=prompts.Prompted(tower.module, values.shape[1], deep),
         params={"tower": tower.params, "prompts": values},
-        transform=tower.transform,
         weights_hash=pretrained.weights_hash(path),
     )

@@ -69,7 +69,15 @@ def student(config: ConfigDict) -> Encoder:
     module = encoders.create(name, **options, dtype=loading.DTYPES[settings.dtype])
     params = jax.jit(module.init)(jax.random.key(config.seed), jnp.zeros((1, side, side, 3)))
     transform = encoders.transform(name, **options)
-    new = Encoder(name, options, module, params["params"], transform, "untrained")
+    new = Encoder(
+        name,
+        options,
+        module,
+        params["params"],
+        transform,
+        "untrained",
+        eight_bits=settings.dtype == loading.EIGHT_BITS,
+    )
     return low_resolution(config, new)
 
 
@@ -218,6 +226,11 @@ def _tell_type(dtype: str) -> None:
         log.info(
             "encoder.dtype is bfloat16, but this CPU has neither AMX nor AVX-512 BF16, so it is no "
             "faster than --config.encoder.dtype=float32, and less exact"
+        )
+    if dtype == loading.EIGHT_BITS and not processor.multiplies_int8():
+        log.info(
+            "encoder.dtype is int8, but this CPU has neither AMX nor VNNI, so it is hardly faster "
+            "than --config.encoder.dtype=float32, and less exact"
         )
     if dtype == "float32" and processor.multiplies_bfloat16():
         log.info(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from lrmil_jax.encoders import Transform
+from lrmil_jax.encoders import Transform, products
 from lrmil_jax.errors import UserError
 from lrmil_jax.train import sharding
 from lrmil_jax.types import AnyArray
@@ -33,7 +33,15 @@ Key = TypeVar("Key")
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """A frozen encoder with everything that binds its features to it."""
+    """A frozen encoder with everything that binds its features to it.
+
+    Attributes:
+      name, options, module, params: what it is.
+      transform: of its images.
+      weights_hash: of the file of its parameters.
+      eight_bits: `BatchEncoder` multiplies by `products.eight_bits`; the module itself, which stage
+        1 trains, does not.
+    """
 
     name: str
     options: dict[str, Any]
@@ -41,6 +49,7 @@ class Encoder:
     params: Any
     transform: Transform
     weights_hash: str
+    eight_bits: bool = False
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for two sets of features to be comparable."""
@@ -81,7 +90,8 @@ class BatchEncoder:
 
         def apply(params, images):
             normalised = encoder.transform.normalise(images)
-            output = encoder.module.apply({"params": params}, normalised, blocks=blocks)
+            with products.eight_bits(encoder.eight_bits):
+                output = encoder.module.apply({"params": params}, normalised, blocks=blocks)
             cls = [output.cls[block] for block in blocks]
             return {
                 "embedding": output.embedding.astype(jnp.float32),
