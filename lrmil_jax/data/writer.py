@@ -109,9 +109,11 @@ def remove_tfds_view(folder: Path) -> None:
     shutil.rmtree(folder / "tfds", ignore_errors=True)
 
 
-def _content(view: Path) -> dict[str, str]:
+def _content(view: Path) -> dict[str, str | None]:
+    """Links and descriptions; None of a file that a copy has in a link's place."""
     paths = view.iterdir() if view.is_dir() else ()
-    return {p.name: os.readlink(p) if p.is_symlink() else p.read_text() for p in paths}
+    files = {p.name: p.read_text() if p.suffix == ".json" else None for p in paths}
+    return files | {p.name: os.readlink(p) for p in view.glob("*") if p.is_symlink()}
 
 
 def _fill_view(

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -176,6 +177,18 @@ def test_a_view_is_replaced_by_its_successor(tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == [
         *("a.array_record", "b.array_record", "c.array_record", "tfds")
     ]
+
+
+def test_a_view_copied_with_its_links_resolved_has_links_again(tmp_path):
+    folder = tmp_path / "regions"
+    path = records.write_regions(folder / "a.array_record", MASKS)
+    writer.write_tfds_view(folder, KINDS, {path: 2})
+    copy = shutil.copytree(folder, tmp_path / "copy")  # as `cp -rL` does
+    view = writer.write_tfds_view(copy, KINDS, {copy / path.name: 2})
+    assert [link.name for link in view.iterdir() if link.is_symlink()] == [
+        "copy-slides.array_record-00000-of-00001"
+    ]
+    assert len(tfds.builder_from_directory(view).as_data_source("slides")) == 2
 
 
 def test_a_view_on_a_full_disk_keeps_the_old_one(tmp_path, monkeypatch):
