@@ -237,15 +237,15 @@ class BagBatches(Planned):
         sizes = np.where(present, self.sizes_of(batch.epoch)[bags], 0)
         mask = np.arange(batch.length) < sizes[:, None]
         rows = np.zeros(mask.shape, np.int64)
-        second = np.zeros(mask.shape, bool)
+        item: dict[str, Any] = {"mask": mask, **self._of_bags(bags, batch.epoch)}
+        if self._mixup:
+            item["second"] = np.zeros(mask.shape, bool)
         for slot in np.flatnonzero(present):
             drawn = self._drawn(int(bags[slot]), batch.epoch)
             taken = np.concatenate([self.offsets[bag] + places for bag, places in drawn])
             rows[slot, : len(taken)] = taken
-            second[slot, : len(taken)] = _of_second(drawn)
-        item: dict[str, Any] = {"mask": mask, **self._of_bags(bags, batch.epoch)}
-        if self._mixup:
-            item["second"] = second
+            if self._mixup:
+                item["second"][slot, : len(taken)] = _of_second(drawn)
         for name, values in self._per_instance.items():
             item[name] = _keep(values[rows], mask)
         if self._read is None:

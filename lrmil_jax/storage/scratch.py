@@ -121,9 +121,10 @@ def scan(root: Path, state: State, *, below: tuple[str, ...] = (), follow: bool 
     """
     found: dict[str, Entry] = {}
     seen: dict[str, list] = {}
-    for path in _walk(root, root.resolve(), below, follow=follow):
+    resolved = root.resolve()
+    for path in _walk(root, resolved, below, follow=follow):
         name = path.relative_to(root).as_posix()
-        if path.is_symlink() and not _leads_out(path, root.resolve(), follow=follow):
+        if path.is_symlink() and not _leads_out(path, resolved, follow=follow):
             found[name] = Entry(link=os.readlink(path))
             continue
         known = path.stat()

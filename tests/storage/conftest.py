@@ -8,6 +8,7 @@ import pytest
 
 from lrmil_jax import storage
 from lrmil_jax.storage import Staging, attempts, objects
+from tests.storage import gcs_server
 
 
 class Bucket:
@@ -72,3 +73,27 @@ def bucket(tmp_path, monkeypatch):
 def staging(tmp_path):
     """With room for 100 bytes."""
     return Staging(str(tmp_path / "staging"), 100 / 2**30)
+
+
+@pytest.fixture
+def gcs(monkeypatch):
+    """Contents by name in any bucket of a stand-in for Google Cloud Storage."""
+    monkeypatch.setattr(attempts, "_PAUSE", 0.01)
+    monkeypatch.setattr(gcs_server.Handler, "stored", {}, raising=False)
+    with gcs_server.serving() as url:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", url)
+        objects.filesystem.cache_clear()
+        storage.forget()
+        yield gcs_server.Handler.stored
+    objects.filesystem.cache_clear()
+    storage.forget()
+
+
+@pytest.fixture
+def no_credentials(tmp_path, monkeypatch):
+    """None for S3, wherever they are looked for."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))

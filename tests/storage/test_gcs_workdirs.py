@@ -1,17 +1,12 @@
 """Working directories in Google Cloud Storage by gcsfs, in a stand-in for its JSON interface."""
 
-import base64
-import hashlib
-import http.server
 import json
-import threading
-import urllib.parse
-from email import message_from_bytes, policy
 
 import pytest
 
 from lrmil_jax.errors import WorkdirError
-from lrmil_jax.storage import attempts, bucket_folder, leases, objects
+from lrmil_jax.storage import bucket_folder, leases
+from tests.storage.gcs_server import Handler
 from tests.storage.test_workdirs import FIRST, SECOND, restored, run
 
 pytest.importorskip("gcsfs")
@@ -19,130 +14,36 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # gcsfs's own, of credentials
 URL = "gs://bucket/runs/a"
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
-    """Lists, gives, takes, copies and removes objects."""
-
-    protocol_version = "HTTP/1.1"
-    stored: dict[str, bytes]
-    forbidden = False
-
-    def do_GET(self):
-        name, query = self._asked()
-        if self.path.partition("?")[0].rstrip("/").endswith("/o"):
-            return self._send(200, self._listing(query))
-        if name not in self.stored:
-            return self._send(404, {"error": {"code": 404, "message": "no such object"}})
-        if query.get("alt") != ["media"]:
-            return self._send(200, self._of(name))
-        first, last = 0, len(self.stored[name])
-        if "Range" in self.headers:
-            first, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
-        return self._send(200, self.stored[name][first : last + 1])
-
-    def do_POST(self):
-        name, query = self._asked()
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.forbidden:
-            return self._send(403, {"error": {"code": 403, "message": "no storage.objects.create"}})
-        if "/rewriteTo/" in self.path:
-            source, _, target = name.partition("/rewriteTo/b/bucket/o/")
-            if source not in self.stored:
-                return self._send(404, {"error": {"code": 404, "message": "no such object"}})
-            self.stored[target] = self.stored[source]
-            return self._send(200, {"done": True, "resource": self._of(target)})
-        head = f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode()
-        about, content = message_from_bytes(head + body, policy=policy.HTTP).iter_parts()
-        name = json.loads(about.get_payload(decode=True))["name"]
-        if query.get("ifGenerationMatch") == ["0"] and name in self.stored:
-            return self._send(412, {"error": {"code": 412, "message": "it is there"}})
-        self.stored[name] = content.get_payload(decode=True)
-        return self._send(200, self._of(name))
-
-    def do_DELETE(self):
-        name, _ = self._asked()
-        there = self.stored.pop(name, None) is not None
-        return self._send(204 if there else 404, {})
-
-    def _asked(self):
-        parts = urllib.parse.urlsplit(self.path)
-        name = urllib.parse.unquote(parts.path.partition("/o/")[2])
-        return name, urllib.parse.parse_qs(parts.query)
-
-    def _listing(self, query):
-        prefix = query.get("prefix", [""])[0]
-        found = sorted(name for name in self.stored if name.startswith(prefix))
-        if "delimiter" not in query:
-            return {"items": [self._of(name) for name in found]}
-        deeper = {prefix + name[len(prefix) :].split("/")[0] + "/" for name in found
-                  if "/" in name[len(prefix) :]}  # fmt: skip
-        items = [self._of(name) for name in found if "/" not in name[len(prefix) :]]
-        return {"items": items, "prefixes": sorted(deeper)}
-
-    def _of(self, name):
-        digest = base64.b64encode(hashlib.md5(self.stored[name]).digest()).decode()
-        time = "2026-01-01T00:00:00Z"
-        return {"name": name, "bucket": "bucket", "size": str(len(self.stored[name])),
-                "md5Hash": digest, "etag": "CN=", "generation": "1", "updated": time,
-                "timeCreated": time}  # fmt: skip
-
-    def _send(self, status, body):
-        content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        self.send_response(status)
-        kind = "application/octet-stream" if isinstance(body, bytes) else "application/json"
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture
-def stored(monkeypatch):
-    """What is in gs://bucket."""
-    monkeypatch.setattr(attempts, "_PAUSE", 0.01)
-    monkeypatch.setattr(Handler, "stored", {}, raising=False)
-    made = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=made.serve_forever, daemon=True).start()
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{made.server_address[1]}")
-    objects.filesystem.cache_clear()
-    yield Handler.stored
-    made.shutdown()
-    made.server_close()
-    objects.filesystem.cache_clear()
-
-
-def test_another_host_finds_what_was_saved(stored, tmp_path):
+def test_another_host_finds_what_was_saved(gcs, tmp_path):
     run(tmp_path / "one", FIRST, url=URL)
     assert run(tmp_path / "two", SECOND, url=URL) == FIRST
     assert restored(tmp_path / "three", url=URL) == SECOND
-    names = {name.removeprefix("runs/a/") for name in stored}
+    names = {name.removeprefix("runs/a/") for name in gcs}
     assert names == {name for name in SECOND if name != "view/b"} | {".lrmil_jax/manifest.json"}
 
 
-def test_one_of_two_that_begin_at_once(stored):
+def test_one_of_two_that_begin_at_once(gcs):
     folder = bucket_folder.BucketFolder(URL)
     assert folder.create("lease", b"mine")
     assert not folder.create("lease", b"yours")
     assert folder.read("lease") == b"mine"
 
 
-def test_who_may_not_write(stored, tmp_path, monkeypatch):
+def test_who_may_not_write(gcs, tmp_path, monkeypatch):
     monkeypatch.setattr(Handler, "forbidden", True)
     with pytest.raises(WorkdirError, match=r"^gs://bucket/runs/a/.* may not be written with these"):
         run(tmp_path / "one", FIRST, url=URL)
 
 
-def test_a_run_that_was_killed(stored, tmp_path, monkeypatch):
+def test_a_run_that_was_killed(gcs, tmp_path, monkeypatch):
     run(tmp_path / "one", FIRST, url=URL)
     holder = {"token": "of a killed run", "host": "h", "process": 1, "renewed": 1e10}
-    stored["runs/a/.lrmil_jax/lease.json"] = json.dumps(holder).encode()
+    gcs["runs/a/.lrmil_jax/lease.json"] = json.dumps(holder).encode()
     with pytest.raises(
         WorkdirError, match=r"^a run on h \(process 1, since 1970-01-01 00:00 UTC\)"
     ):
         run(tmp_path / "one", SECOND, url=URL)
     monkeypatch.setattr(leases, "_SETTLED", 0)
-    stored["runs/a/.lrmil_jax/lease.json"] = json.dumps({**holder, "renewed": 0}).encode()
+    gcs["runs/a/.lrmil_jax/lease.json"] = json.dumps({**holder, "renewed": 0}).encode()
     run(tmp_path / "one", SECOND, url=URL)
     assert restored(tmp_path / "two", url=URL) == SECOND

@@ -164,12 +164,7 @@ def test_a_slide_without_room(server, tmp_path):
         assert status["reason"].endswith("raise data.staging_gib")
 
 
-def test_without_credentials(server, tmp_path, monkeypatch):
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+def test_without_credentials(server, no_credentials, tmp_path):
     forget()
     sentence = "s3://cohort/labels.csv needs credentials, and none were found; give AWS_ACCESS_KEY"
     with pytest.raises(DataError, match=f"^{sentence}"):

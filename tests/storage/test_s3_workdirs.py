@@ -109,12 +109,7 @@ def test_a_bucket_that_is_not_there(server, tmp_path):
         run(tmp_path / "one", FIRST, url="s3://none/a")
 
 
-def test_without_credentials(server, tmp_path, monkeypatch):
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+def test_without_credentials(server, no_credentials, tmp_path):
     forget()
     with pytest.raises(
         WorkdirError, match=r"^s3://bucket/runs/a/.* needs credentials, and none were"
